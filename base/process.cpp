@@ -26,12 +26,14 @@ struct Prepared {
   std::vector<char*> env;
   int stdout_fd = -1;
   int stderr_fd = -1;
+  pid_t parent = 0;
 };
 
 Prepared prepare(const SpawnOptions& options) {
   Prepared p;
   for (const std::string& arg : options.argv) p.argv.push_back(const_cast<char*>(arg.c_str()));
   p.argv.push_back(nullptr);
+  p.parent = ::getpid();
   for (char** e = environ; *e != nullptr; ++e) {
     const std::string_view entry = *e;
     const std::string_view name = entry.substr(0, entry.find('='));
@@ -69,7 +71,10 @@ void place_fds(const SpawnOptions& options, int error_fd) {
 
 [[noreturn]] void run_child(const SpawnOptions& options, const Prepared& p, int error_fd) {
   if (options.new_session) ::setsid();
-  if (options.die_with_parent) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (options.die_with_parent) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != p.parent) ::_exit(127);  // it died before the line above
+  }
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -79,6 +84,7 @@ void place_fds(const SpawnOptions& options, int error_fd) {
   if (p.stdout_fd >= 0 && ::dup2(p.stdout_fd, 1) < 0) child_fail(error_fd);
   if (p.stderr_fd >= 0 && ::dup2(p.stderr_fd, 2) < 0) child_fail(error_fd);
   place_fds(options, error_fd);
+  if (!options.working_dir.empty() && ::chdir(options.working_dir.c_str()) != 0) child_fail(error_fd);
   ::execve(p.argv[0], p.argv.data(), p.env.data());
   child_fail(error_fd);
 }

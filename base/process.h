@@ -19,6 +19,7 @@ struct SpawnOptions {
   std::vector<std::pair<std::string, std::string>> extra_env;  // added to this process's environment
   std::string stdout_path;                                    // appended to; "" inherits
   std::string stderr_path;                                    // appended to; "" inherits; may equal stdout_path
+  std::string working_dir;                                    // "": this process's
   std::vector<std::pair<int, int>> fds;                       // (fd here, fd in the child); all others are closed on exec
   bool new_session = false;                                   // setsid: survives the terminal and leads a process group
   bool die_with_parent = false;                               // SIGKILL when the parent dies (Linux)

@@ -1,0 +1,80 @@
+// The table; see capability.h.
+#include "cluster/plan/capability.h"
+
+#include <algorithm>
+
+namespace dsv3::plan {
+namespace {
+
+struct Request {
+  const spec::JobSpec& job;
+  const Layout& layout;
+  DeviceKind device;
+};
+
+struct Row {
+  Capability capability;
+  bool (*needed)(const Request&);
+};
+
+constexpr Row kMissing[] = {
+    {{"cuda", "jobs on GPUs are not run yet (use cluster.devices: cpu)"},
+     [](const Request& r) { return r.device == DeviceKind::kCuda; }},
+    {{"tensor_parallel", "tensor parallelism is not run yet (tensor_parallel_size must be 1)"},
+     [](const Request& r) { return r.layout.tp > 1; }},
+    {{"context_parallel", "context parallelism is not run yet (context_parallel_size must be 1)"},
+     [](const Request& r) { return r.layout.cp > 1; }},
+    {{"pipeline_parallel", "pipeline parallelism is not run yet (pipeline_parallel_size must be 1)"},
+     [](const Request& r) { return r.layout.pp > 1; }},
+    {{"expert_parallel", "expert parallelism is not run yet (expert_parallel_size must be 1)"},
+     [](const Request& r) { return r.layout.ep > 1; }},
+    {{"data_parallel", "data parallelism is not run yet (data_parallel_size must be 1)"},
+     [](const Request& r) { return r.layout.dp > 1; }},
+    {{"recompute", "recomputation is not run yet (parallel.recompute must be none)"},
+     [](const Request& r) { return r.layout.recompute != "none"; }},
+    {{"offload_optimizer", "parallel.offload_optimizer is not run yet"},
+     [](const Request& r) { return r.job.parallel.offload_optimizer; }},
+    {{"fp8", "training.dtype fp8 is not run yet (use bf16 or fp32)"},
+     [](const Request& r) { return r.job.training.dtype == "fp8"; }},
+    {{"bf16_gradients", "training.grads_dtype bf16 is not run yet (use fp32)"},
+     [](const Request& r) { return r.job.training.grads_dtype == "bf16"; }},
+    {{"capacity_factor", "moe.capacity_factor is not run yet (null: dropless)"},
+     [](const Request& r) { return r.job.model.moe.capacity_factor.has_value(); }},
+    {{"flash_mla", "mla.use_flash_mla is not run yet (attention is blocked without it)"},
+     [](const Request& r) { return r.job.model.mla.use_flash_mla; }},
+    {{"deep_ep", "moe.use_deep_ep is not run yet"},
+     [](const Request& r) { return r.job.model.moe.use_deep_ep; }},
+    {{"remote_launchers", "cluster.launcher must be local: ssh and slurm are not run yet"},
+     [](const Request& r) { return r.job.cluster.launcher != "local"; }},
+};
+
+}  // namespace
+
+std::vector<Capability> missing_capabilities(const spec::JobSpec& job, const Layout& layout,
+                                             DeviceKind device) {
+  const Request request{job, layout, device};
+  std::vector<Capability> missing;
+  for (const Row& row : kMissing) {
+    if (row.needed(request)) missing.push_back(row.capability);
+  }
+  return missing;
+}
+
+Status check_runnable(const spec::JobSpec& job) {
+  const spec::ParallelSpec& parallel = job.parallel;
+  Layout layout;
+  layout.tp = std::max<int64_t>(1, parallel.tensor_parallel_size);
+  layout.cp = std::max<int64_t>(1, parallel.context_parallel_size);
+  layout.pp = std::max<int64_t>(1, parallel.pipeline_parallel_size);
+  layout.ep = std::max<int64_t>(1, parallel.expert_parallel_size);
+  layout.dp = std::max<int64_t>(1, parallel.data_parallel_size);
+  layout.recompute = parallel.recompute;
+  const DeviceKind device = job.cluster.devices == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
+  std::string reasons;
+  for (const Capability& capability : missing_capabilities(job, layout, device)) {
+    reasons += (reasons.empty() ? "" : "; ") + std::string(capability.reason);
+  }
+  return reasons.empty() ? Status() : Status(Code::kInvalid, reasons);
+}
+
+}  // namespace dsv3::plan

@@ -1,0 +1,241 @@
+// From a job and a cluster to a Plan; see plan.h.
+#include "cluster/plan/plan.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "cluster/plan/capability.h"
+#include "cluster/plan/memory.h"
+#include "cluster/plan/rank_grid.h"
+#include "cluster/plan/search.h"
+
+namespace dsv3::plan {
+namespace {
+
+DeviceKind wanted_device(const spec::JobSpec& job, const ClusterSpec& cluster) {
+  const bool has_cpu = count_devices(cluster, DeviceKind::kCpu) > 0;
+  if (!has_cpu && count_devices(cluster, DeviceKind::kCuda) > 0) return DeviceKind::kCuda;
+  return job.cluster.devices == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
+}
+
+// Slots for ranks: a GPU each, or ranks_per_node of a node's cores.
+int64_t slots_per_node(const spec::JobSpec& job, const ClusterSpec& cluster, DeviceKind device) {
+  if (device == DeviceKind::kCpu) return std::max<int64_t>(1, job.cluster.ranks_per_node);
+  int64_t most = 0;
+  for (const Node& node : cluster.nodes) {
+    const auto gpus = std::count_if(node.devices.begin(), node.devices.end(), [](const Device& d) {
+      return d.kind == DeviceKind::kCuda;
+    });
+    most = std::max<int64_t>(most, gpus);
+  }
+  return most;
+}
+
+// TP·CP·PP·EP·DP with free sizes as 1; *free says whether there are any.
+int64_t fixed_product(const spec::ParallelSpec& parallel, bool* free) {
+  int64_t product = 1;
+  *free = false;
+  for (const int64_t size : {parallel.tensor_parallel_size, parallel.context_parallel_size,
+                             parallel.pipeline_parallel_size, parallel.expert_parallel_size,
+                             parallel.data_parallel_size}) {
+    if (size < 1) *free = true;
+    product *= std::max<int64_t>(1, size);
+  }
+  return product;
+}
+
+int64_t choose_world(const spec::JobSpec& job, const ClusterSpec& cluster, DeviceKind device) {
+  bool free = false;
+  const int64_t product = fixed_product(job.parallel, &free);
+  if (!free) return product;
+  if (device == DeviceKind::kCuda) return count_devices(cluster, device);
+  return std::max(product, job.cluster.ranks_per_node * job.cluster.nodes);
+}
+
+void place_ranks(const spec::JobSpec& job, const ClusterSpec& cluster, Plan* plan) {
+  const RankGrid grid(plan->layout);
+  int64_t rank = 0;
+  const int64_t slots = slots_per_node(job, cluster, plan->device);
+  // CPU ranks beyond ranks_per_node go to the last node: a node without GPUs may hold more ranks than cores.
+  for (size_t n = 0; n < cluster.nodes.size(); ++n) {
+    const bool last = n + 1 == cluster.nodes.size();
+    for (int64_t slot = 0; rank < grid.world_size(); ++slot) {
+      const bool full = slot >= slots && !(last && plan->device == DeviceKind::kCpu);
+      if (full) break;
+      const RankPosition at = grid.position(rank);
+      plan->ranks.push_back({rank, at.tp_rank, at.cp_rank, at.ep_rank, at.dp_rank, at.pp_stage,
+                             cluster.nodes[n].name, slot});
+      ++rank;
+    }
+  }
+}
+
+std::string largest_term(const std::vector<LedgerLine>& ledger) {
+  const auto largest =
+      std::max_element(ledger.begin(), ledger.end(), [](const LedgerLine& a, const LedgerLine& b) {
+        return a.bytes < b.bytes;
+      });
+  return largest == ledger.end()
+             ? "nothing"
+             : fmt::format("{} {}", largest->name, human_bytes(largest->bytes));
+}
+
+std::string describe_devices(const ClusterSpec& cluster, DeviceKind device) {
+  const int64_t memory = smallest_memory_bytes(cluster, device);
+  const int64_t ram = smallest_memory_bytes(cluster, DeviceKind::kCpu);
+  if (device == DeviceKind::kCpu) {
+    return fmt::format("this machine has {} of memory", human_bytes(memory));
+  }
+  const int64_t gpus = count_devices(cluster, device);
+  if (gpus == 0 && ram == 0) return "there is no GPU";
+  if (gpus == 0) {
+    return fmt::format("this machine has no GPU and {} of memory", human_bytes(ram));
+  }
+  return fmt::format("there {} {} GPU{} of {}", gpus == 1 ? "is" : "are", gpus,
+                     gpus == 1 ? "" : "s", human_bytes(memory));
+}
+
+std::string describe_refusal(const Plan& plan, const spec::JobSpec& job,
+                             const ClusterSpec& cluster) {
+  const std::string& name = job.model.name;
+  const std::string device = plan.device == DeviceKind::kCuda ? "GPU" : "CPU rank";
+  return fmt::format("{} needs {} on each {} with {} ({} is the largest part), {}",
+                     name.empty() ? "the model" : name,
+                     human_bytes(plan.predicted.peak_memory_bytes), device,
+                     plan.layout.world_size() == 1 ? "one rank" : to_string(plan.layout),
+                     largest_term(plan.ledger), describe_devices(cluster, plan.device));
+}
+
+void take(const MemoryModel& model, const Candidate& candidate, Plan* plan) {
+  plan->layout = candidate.layout;
+  plan->predicted.peak_memory_bytes = candidate.peak_bytes;
+  plan->ledger = memory_ledger(model, candidate.layout, candidate.worst_stage);
+  RankPosition worst;
+  worst.pp_stage = candidate.worst_stage;
+  plan->worst_rank = RankGrid(candidate.layout).global_rank(worst);
+}
+
+// A refusal still shows a layout: the closest, or one rank when not even the axes match.
+void explain_refusal(const MemoryModel& model, const ClusterSpec& cluster,
+                     const SearchResult& found, int64_t world, Plan* plan) {
+  if (found.closest) {
+    take(model, *found.closest, plan);
+    plan->reason = describe_refusal(*plan, model.job, cluster);
+    return;
+  }
+  const Layout one{.schedule = model.job.parallel.pipeline_schedule,
+                   .recompute = model.job.parallel.recompute,
+                   .micro_batch = model.job.training.micro_batch_size};
+  take(model, {one, sum_bytes(memory_ledger(model, one, 0)), 0}, plan);
+  if (!found.rejected.empty()) {
+    plan->reason = fmt::format("no layout of {} ranks is valid: {}", world,
+                               found.rejected.front().reason);
+  } else if (world > 0 && plan->memory_bytes > 0) {
+    plan->reason = fmt::format(
+        "{} ranks can't be cut into the sizes that the configuration fixes "
+        "(TP {} CP {} PP {} EP {} DP {}; -1 is free)",
+        world, model.job.parallel.tensor_parallel_size, model.job.parallel.context_parallel_size,
+        model.job.parallel.pipeline_parallel_size, model.job.parallel.expert_parallel_size,
+        model.job.parallel.data_parallel_size);
+  } else {
+    plan->reason = describe_refusal(*plan, model.job, cluster);
+  }
+}
+
+// The card that gpus_needed counts: the cluster's own, or 80 GB ones.
+double card_label_gb(const ClusterSpec& cluster) {
+  const int64_t memory = smallest_memory_bytes(cluster, DeviceKind::kCuda);
+  if (memory == 0) return 80;
+  constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+  return static_cast<double>(memory) / (0.98 * kGib);
+}
+
+}  // namespace
+
+Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster) {
+  Plan plan;
+  plan.device = wanted_device(job, cluster);
+  const bool cuda = plan.device == DeviceKind::kCuda;
+  const int64_t slots = slots_per_node(job, cluster, plan.device);
+  const int64_t world = choose_world(job, cluster, plan.device);
+  const MemoryModel model(job, plan.device, slots > 0 ? slots : 8);
+  plan.memory_bytes = smallest_memory_bytes(cluster, plan.device);
+  plan.gpu_label_gb = card_label_gb(cluster);
+
+  SearchResult found;
+  const bool enough = !cuda || (world >= 1 && world <= count_devices(cluster, plan.device));
+  if (enough) {
+    // Ranks on CPUs share their node's memory.
+    const int64_t nodes = std::max<int64_t>(1, static_cast<int64_t>(cluster.nodes.size()));
+    const int64_t sharing = cuda ? 1 : std::max(std::min(slots, world), (world + nodes - 1) / nodes);
+    found = search(model, {world, plan.memory_bytes / sharing});
+  }
+  plan.rejected = found.rejected;
+  if (found.chosen) {
+    plan.feasible = true;
+    take(model, *found.chosen, &plan);
+    place_ranks(job, cluster, &plan);
+    plan.gpus = cuda ? world : 0;
+  } else {
+    explain_refusal(model, cluster, found, world, &plan);
+    if (!enough && count_devices(cluster, plan.device) > 0) {
+      plan.reason = fmt::format("the configuration fixes {} ranks, {}", world,
+                                describe_devices(cluster, plan.device));
+    }
+    const MemoryModel gpu_model(job, DeviceKind::kCuda, 8);
+    plan.gpus_needed = smallest_world(gpu_model, usable_gpu_bytes(plan.gpu_label_gb));
+  }
+  for (const Capability& missing : missing_capabilities(job, plan.layout, plan.device)) {
+    plan.not_runnable.emplace_back(missing.reason);
+  }
+  plan.runnable = plan.feasible && plan.not_runnable.empty();
+  return plan;
+}
+
+namespace {
+
+// The largest preset that would run here, as "'small' (needs 6.4 GiB)"; "" when none.
+std::string runnable_preset(const ClusterSpec& cluster, const std::vector<NamedJob>& presets) {
+  std::string best;
+  int64_t best_bytes = 0;
+  for (const NamedJob& preset : presets) {
+    spec::JobSpec job = preset.job;
+    std::string how;
+    Plan tried = plan(job, cluster);
+    if (!tried.runnable) {  // the preset may be written for GPUs: would it run on this CPU?
+      job.cluster.devices = "cpu";
+      job.parallel = spec::ParallelSpec{};
+      tried = plan(job, cluster);
+      how = " with --set cluster.devices=cpu";
+    }
+    if (!tried.runnable || tried.predicted.peak_memory_bytes <= best_bytes) continue;
+    best_bytes = tried.predicted.peak_memory_bytes;
+    best = fmt::format("'{}' runs here{} (needs {})", preset.name, how, human_bytes(best_bytes));
+  }
+  return best;
+}
+
+}  // namespace
+
+Status refusal(const Plan& plan, const spec::JobSpec& job, const ClusterSpec& cluster,
+               const std::vector<NamedJob>& presets) {
+  if (plan.feasible && plan.runnable) return {};
+  std::string message = plan.reason;
+  std::string hint;
+  if (plan.feasible) {
+    message = fmt::format("{} fits but can't be run yet: {}",
+                          job.model.name.empty() ? "the job" : job.model.name,
+                          fmt::join(plan.not_runnable, "; "));
+  } else if (plan.gpus_needed) {
+    hint = fmt::format("{} × {:.0f} GB GPU{} would hold it", *plan.gpus_needed, plan.gpu_label_gb,
+                       *plan.gpus_needed == 1 ? "" : "s");
+  }
+  const std::string preset = runnable_preset(cluster, presets);
+  if (!preset.empty()) hint += (hint.empty() ? "" : "; ") + preset;
+  return Status(Code::kDoesNotFit, message, hint);
+}
+
+}  // namespace dsv3::plan

@@ -1,0 +1,95 @@
+// plan(): one job on one cluster → layout, predictions and ranks, or why not and what would.
+//
+// Law: PURE: no I/O, clock, thread or device; the same job and cluster give the same plan, byte for byte. `feasible` says that the
+// memory model fits it; `runnable` says that today's runtime can run it (capability.h). Submitting needs both.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "cluster/plan/cluster_spec.h"
+#include "cluster/plan/layout.h"
+#include "configs/spec/job_spec.h"
+
+namespace dsv3::plan {
+
+// Of one step of the whole job; absent: not known yet.
+struct Predicted {
+  int64_t peak_memory_bytes = 0;  // of the worst rank
+  std::optional<double> step_s;
+  std::optional<double> tokens_per_s;
+  std::optional<double> tokens_per_s_per_gpu;
+  std::optional<double> mfu;
+  std::optional<double> days;
+  std::optional<double> cost_usd;
+};
+
+struct LedgerLine {
+  std::string name;
+  int64_t bytes = 0;
+  bool operator==(const LedgerLine&) const = default;
+};
+
+struct RankPlacement {
+  int64_t global_rank = 0;
+  int64_t tp_rank = 0;
+  int64_t cp_rank = 0;
+  int64_t ep_rank = 0;
+  int64_t dp_rank = 0;
+  int64_t pp_stage = 0;
+  std::string node;
+  int64_t device_idx = 0;  // of its kind on the node
+  bool operator==(const RankPlacement&) const = default;
+};
+
+struct Rejected {
+  Layout layout;
+  std::string reason;
+};
+
+struct Plan {
+  bool feasible = false;
+  bool runnable = false;
+  std::string reason;                     // not feasible: one sentence with figures; "" otherwise
+  std::vector<std::string> not_runnable;  // one sentence for each thing that today's runtime lacks
+  DeviceKind device = DeviceKind::kCpu;   // what the ranks run on
+  int64_t gpus = 0;                       // used; 0 for a job on CPUs
+  int64_t memory_bytes = 0;               // usable, of the device of the worst rank; 0: there is none
+  Layout layout;                          // the chosen one; when not feasible the one that came closest
+  Predicted predicted;
+  std::vector<LedgerLine> ledger;         // of worst_rank; sums to predicted.peak_memory_bytes
+  int64_t worst_rank = 0;
+  std::vector<RankPlacement> ranks;       // by global_rank; empty when not feasible
+  std::optional<int64_t> gpus_needed;     // smallest number of equal GPUs that fits; null when feasible or none up to 4096
+  double gpu_label_gb = 80;               // the card that gpus_needed counts
+  std::vector<Rejected> rejected;         // why others were not taken; at most 32
+};
+
+// Plans `job` (valid: spec::validate has no errors) on `cluster`. Sizes of −1 in job.parallel are chosen here; recompute and
+// zero_stage may be raised, never lowered. job.cluster.devices says which kind of device; a cluster that has GPUs only
+// (cluster_of_gpus) is planned on those.
+Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster);
+
+// The presets to name in a refusal, any order.
+struct NamedJob {
+  std::string name;
+  spec::JobSpec job;
+};
+
+// Ok when the plan is feasible and runnable. Else kDoesNotFit: one sentence with figures (what is needed and its largest term, what
+// this cluster has), and as hint what would do: N × 80 GB GPUs, the largest of `presets` that fits and runs here.
+Status refusal(const Plan& plan, const spec::JobSpec& job, const ClusterSpec& cluster,
+               const std::vector<NamedJob>& presets = {});
+
+// The plan object of CLI.md with schema_version 1, one line. Absent predictions are null.
+std::string plan_json(const Plan& plan);
+// Only its LAYOUT object, one line.
+std::string layout_json(const Layout& layout);
+// Reads plan_json() back. kInvalid names what is missing or of a wrong type; unknown fields are ignored.
+Result<Plan> parse_plan(const std::string& json);
+
+}  // namespace dsv3::plan

@@ -1,0 +1,155 @@
+// The plan object of CLI.md, written and read back.
+//
+// Law: field names are CLI.md's and stay; what is unknown is null, what is none is 0 or an empty list.
+#include <nlohmann/json.hpp>
+
+#include "cluster/plan/plan.h"
+
+namespace dsv3::plan {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+template <typename T>
+Json or_null(const std::optional<T>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+Json to_json(const Layout& layout) {
+  return {{"tp", layout.tp},
+          {"cp", layout.cp},
+          {"pp", layout.pp},
+          {"ep", layout.ep},
+          {"dp", layout.dp},
+          {"etp", layout.etp},
+          {"dense_dp", layout.dense_dp()},
+          {"expert_dp", layout.expert_dp()},
+          {"zero_stage", layout.zero_stage},
+          {"schedule", layout.schedule},
+          {"recompute", layout.recompute},
+          {"micro_batch", layout.micro_batch},
+          {"grad_accumulation", layout.grad_accumulation}};
+}
+
+Json to_json(const Predicted& predicted) {
+  return {{"peak_memory_bytes", predicted.peak_memory_bytes},
+          {"step_s", or_null(predicted.step_s)},
+          {"tokens_per_s", or_null(predicted.tokens_per_s)},
+          {"tokens_per_s_per_gpu", or_null(predicted.tokens_per_s_per_gpu)},
+          {"mfu", or_null(predicted.mfu)},
+          {"days", or_null(predicted.days)},
+          {"cost_usd", or_null(predicted.cost_usd)}};
+}
+
+Json to_json(const RankPlacement& rank) {
+  return {{"global_rank", rank.global_rank}, {"tp_rank", rank.tp_rank},
+          {"cp_rank", rank.cp_rank},         {"ep_rank", rank.ep_rank},
+          {"dp_rank", rank.dp_rank},         {"pp_stage", rank.pp_stage},
+          {"node", rank.node},               {"device_idx", rank.device_idx}};
+}
+
+Layout read_layout(const Json& json) {
+  Layout layout;
+  layout.tp = json.at("tp");
+  layout.cp = json.at("cp");
+  layout.pp = json.at("pp");
+  layout.ep = json.at("ep");
+  layout.dp = json.at("dp");
+  layout.etp = json.at("etp");
+  layout.zero_stage = json.at("zero_stage");
+  layout.schedule = json.at("schedule");
+  layout.recompute = json.at("recompute");
+  layout.micro_batch = json.at("micro_batch");
+  layout.grad_accumulation = json.at("grad_accumulation");
+  for (const int64_t size : {layout.tp, layout.cp, layout.pp, layout.ep, layout.dp, layout.etp,
+                             layout.micro_batch, layout.grad_accumulation}) {
+    if (size < 1 || size > (int64_t{1} << 24)) {
+      throw std::out_of_range("a layout size is below 1 or absurdly large");
+    }
+  }
+  return layout;
+}
+
+template <typename T>
+void read_optional(const Json& json, const char* key, std::optional<T>* value) {
+  const auto found = json.find(key);
+  if (found != json.end() && !found->is_null()) *value = found->template get<T>();
+}
+
+Plan read_plan(const Json& json) {
+  Plan plan;
+  plan.feasible = json.at("feasible");
+  plan.runnable = json.at("runnable");
+  plan.reason = json.value("reason", "");
+  plan.not_runnable = json.value("not_runnable", std::vector<std::string>{});
+  plan.device = json.value("device", "cpu") == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
+  plan.gpus = json.at("gpus");
+  plan.memory_bytes = json.value("memory_bytes", int64_t{0});
+  plan.layout = read_layout(json.at("layout"));
+  const Json& predicted = json.at("predicted");
+  plan.predicted.peak_memory_bytes = predicted.at("peak_memory_bytes");
+  read_optional(predicted, "step_s", &plan.predicted.step_s);
+  read_optional(predicted, "tokens_per_s", &plan.predicted.tokens_per_s);
+  read_optional(predicted, "tokens_per_s_per_gpu", &plan.predicted.tokens_per_s_per_gpu);
+  read_optional(predicted, "mfu", &plan.predicted.mfu);
+  read_optional(predicted, "days", &plan.predicted.days);
+  read_optional(predicted, "cost_usd", &plan.predicted.cost_usd);
+  for (const Json& line : json.at("ledger")) plan.ledger.push_back({line.at("name"), line.at("bytes")});
+  plan.worst_rank = json.at("worst_rank");
+  for (const Json& rank : json.at("ranks")) {
+    plan.ranks.push_back({rank.at("global_rank"), rank.at("tp_rank"), rank.at("cp_rank"),
+                          rank.at("ep_rank"), rank.at("dp_rank"), rank.at("pp_stage"),
+                          rank.at("node"), rank.value("device_idx", int64_t{0})});
+  }
+  read_optional(json, "gpus_needed", &plan.gpus_needed);
+  plan.gpu_label_gb = json.value("gpu_label_gb", 80.0);
+  for (const Json& rejected : json.at("rejected")) {
+    plan.rejected.push_back({read_layout(rejected.at("layout")), rejected.at("reason")});
+  }
+  return plan;
+}
+
+}  // namespace
+
+std::string layout_json(const Layout& layout) { return to_json(layout).dump(); }
+
+std::string plan_json(const Plan& plan) {
+  Json ledger = Json::array();
+  for (const LedgerLine& line : plan.ledger) {
+    ledger.push_back({{"name", line.name}, {"bytes", line.bytes}});
+  }
+  Json ranks = Json::array();
+  for (const RankPlacement& rank : plan.ranks) ranks.push_back(to_json(rank));
+  Json rejected = Json::array();
+  for (const Rejected& other : plan.rejected) {
+    rejected.push_back({{"layout", to_json(other.layout)}, {"reason", other.reason}});
+  }
+  const Json json{{"schema_version", 1},
+                  {"feasible", plan.feasible},
+                  {"runnable", plan.runnable},
+                  {"reason", plan.reason},
+                  {"not_runnable", plan.not_runnable},
+                  {"device", device_kind_name(plan.device)},
+                  {"gpus", plan.gpus},
+                  {"memory_bytes", plan.memory_bytes},
+                  {"layout", to_json(plan.layout)},
+                  {"predicted", to_json(plan.predicted)},
+                  {"ledger", ledger},
+                  {"worst_rank", plan.worst_rank},
+                  {"ranks", ranks},
+                  {"gpus_needed", or_null(plan.gpus_needed)},
+                  {"gpu_label_gb", plan.gpu_label_gb},
+                  {"rejected", rejected}};
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+Result<Plan> parse_plan(const std::string& json) {
+  try {
+    return read_plan(Json::parse(json));
+  } catch (const std::exception& fault) {
+    return Status(Code::kInvalid, std::string("not a plan: ") + fault.what(),
+                  "write it with dsv3ctl plan --json");
+  }
+}
+
+}  // namespace dsv3::plan

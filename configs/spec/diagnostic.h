@@ -1,0 +1,41 @@
+// Diagnostic: one thing that is wrong (error) or doubtful (warning) in a configuration.
+//
+// Law: a config's faults are reported all at once, each with a stable code, the place where the
+// user wrote it, and what would work. Codes are those of `validate --json` (CLI.md); none is ever
+// renamed.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace dsv3::spec {
+
+enum class Severity { kError, kWarning };
+
+struct Diagnostic {
+  Severity severity = Severity::kError;
+  std::string code;   // stable, e.g. "UNKNOWN_KEY", "EP_NOT_DIVIDING_EXPERTS"
+  std::string where;  // "file:line:col" (1-based), "--set a.b=c", or "" for a value nobody wrote (a
+                      // default)
+  std::string key;    // canonical dotted key; as written for an unknown key; "" for the whole file
+  std::string message;  // one sentence with the values
+  std::string hint;     // what would work; "" when there is nothing to add
+};
+
+// Canonical key → place where its value was given ("file:line:col" or "--set a.b=c"). Keys left to
+// their default are absent.
+using Origins = std::map<std::string, std::string>;
+
+// "error" or "warning".
+const char* severity_name(Severity severity);
+// "where: error: message (hint) [CODE]" with absent parts left out: one line for a person.
+std::string to_string(const Diagnostic& diagnostic);
+bool has_errors(const std::vector<Diagnostic>& diagnostics);
+// Ok when there is no error; else kInvalid with the first error's sentence, hint and place, and how
+// many more there are.
+Status to_status(const std::vector<Diagnostic>& diagnostics);
+
+}  // namespace dsv3::spec

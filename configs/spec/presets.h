@@ -1,0 +1,31 @@
+// The presets that ship with the program: YAML files in the configs folder.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "configs/spec/job_spec.h"
+
+namespace dsv3::spec {
+
+struct Preset {
+  std::string name;           // "15b"
+  std::string file;           // absolute path of its YAML file
+  std::string use_case;       // one line
+  int64_t gpus_min = 0;       // 0: runs on CPUs
+  int64_t gpu_memory_gb = 0;  // label GB of those GPUs; 0: none needed
+  JobSpec job;
+};
+
+// The folder of the presets: $DSV3CTL_CONFIG_DIR, else the source tree's configs/ as compiled in,
+// else <folder of the binary>/../share/dsv3ctl/configs; the first that exists. kNotFound naming
+// what was tried.
+Result<std::string> configs_dir();
+
+// Every preset, smallest model first. kInvalid when a preset file has an error (it names the file
+// and line).
+Result<std::vector<Preset>> list_presets();
+
+}  // namespace dsv3::spec

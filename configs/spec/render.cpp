@@ -1,0 +1,152 @@
+// Canonical YAML, explanations and the README, all by walking the field table.
+#include "configs/spec/render.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "configs/spec/field_table.h"
+
+namespace dsv3::spec {
+namespace {
+
+std::string_view leaf(std::string_view key) {
+  return key.substr(key.rfind('.') + 1);
+}
+std::string_view parent(std::string_view key) {
+  const size_t dot = key.rfind('.');
+  return dot == std::string_view::npos ? std::string_view{} : key.substr(0, dot);
+}
+int depth(std::string_view path) {
+  return static_cast<int>(std::count(path.begin(), path.end(), '.'));
+}
+
+void section_yaml(const Section& section, const JobSpec& job, std::string& out) {
+  const std::string indent(2 * static_cast<size_t>(depth(section.path)), ' ');
+  out += fmt::format("{}{}:\n", indent, leaf(section.path));
+  for (const Field& f : field_table()) {
+    if (parent(f.key) != section.path) continue;
+    // A key that may be absent without being null is left out when it is.
+    if (f.key == "model.num_key_value_heads" && !job.model.num_key_value_heads) continue;
+    out += fmt::format("{}  {}: {}\n", indent, leaf(f.key), value_text(f, job));
+  }
+}
+
+// The other spellings, most useful first.
+std::string alias_list(const Field& f) {
+  std::string out;
+  const auto add = [&](std::string_view name) {
+    if (name != leaf(f.key)) out += (out.empty() ? "" : ", ") + std::string(name);
+  };
+  for (const std::string_view name : f.bare) add(name);
+  for (const Alias& a : f.aliases) add(a.path);
+  return out;
+}
+
+std::string explain_field(const Field& f, std::string_view asked) {
+  std::string out = fmt::format("{}\n  {}\n  type:    {}\n", f.key, f.doc, type_name(f));
+  if (const std::string range = range_text(f); !range.empty())
+    out += fmt::format("  range:   {}\n", range);
+  if (!f.unit.empty()) out += fmt::format("  unit:    {}\n", f.unit);
+  out += fmt::format("  default: {}\n", default_text(f));
+  if (!f.hf_default.empty()) out += fmt::format("  absent in a config.json: {}\n", f.hf_default);
+  if (const std::string aliases = alias_list(f); !aliases.empty())
+    out += fmt::format("  also:    {}\n", aliases);
+  if (asked != f.key) out += fmt::format("  ('{}' is another spelling of it)\n", asked);
+  return out;
+}
+
+std::string explain_section(std::string_view path) {
+  std::string out;
+  for (const Section& s : section_table()) {
+    if (s.path == path) out += fmt::format("{}: {}\n", s.path, s.doc);
+    if (parent(s.path) == path)
+      out += fmt::format("  {:<28} (section) {}\n", std::string(leaf(s.path)) + ":", s.doc);
+  }
+  for (const Field& f : field_table()) {
+    if (parent(f.key) == path) out += fmt::format("  {:<28} {}\n", leaf(f.key), f.doc);
+  }
+  return out;
+}
+
+constexpr const char* kReadmeHead =
+    R"(<!-- Generated from configs/spec/fields_*.cpp. To renew it:
+     DSV3_UPDATE_README=1 build/dev/test-bin/unit_spec --gtest_filter='ConfigsReadme.*'   -->
+# Configurations
+
+Each `*.yaml` here is a preset: `dsv3ctl configs` lists them, `dsv3ctl configs show 15b` prints one, and wherever a command
+takes a FILE the bare name of a preset will do, as will a path or a Hugging Face `config.json`. To make your own, copy one,
+or change a preset in passing: `dsv3ctl submit small --set training.max_steps=100`.
+
+- Every key is checked. An unknown key, a wrong type, a value out of range or a key given twice is an error with
+  `file:line:column`, and all errors of a file are shown at once. `dsv3ctl explain KEY` says what a key means.
+- Sizes count what their name says: `global_batch_size` is in sequences, not tokens.
+- A tensor, pipeline, expert or data parallel size that is left out or -1 is the planner's choice.
+- YAML anchors, aliases, tags and merge keys are refused; numbers are decimal (`010` is refused, `1e-4` is fine, `8K` in lengths
+  is 8192).
+- Other spellings (`hidden_size`, `d_latent`, `--moe-router-topk` as `moe_router_topk`) are accepted where their programs put them:
+  at the top level, in the key's section, and for model keys directly under `model`. In a `config.json` absent keys take the
+  defaults of transformers' DeepseekV3Config.
+
+The sizes of the presets were chosen so that what the counter computes is near the size in the name; each file says where its
+numbers come from.
+)";
+
+}  // namespace
+
+std::string to_yaml(const JobSpec& job) {
+  std::string out;
+  for (const Section& section : section_table()) section_yaml(section, job, out);
+  return out;
+}
+
+Result<std::string> explain(const std::string& key) {
+  if (const Resolved r = resolve_key(key); r.field != nullptr) return explain_field(*r.field, key);
+  for (const Section& s : section_table()) {
+    if (s.path == key) return explain_section(key);
+  }
+  if (key.empty()) return explain_section("");
+  // A last part alone is enough when only keys of that name exist.
+  std::string found;
+  std::vector<std::string_view> names;
+  for (const Field& f : field_table()) {
+    names.push_back(f.key);
+    names.push_back(leaf(f.key));
+    if (leaf(f.key) == key) found += (found.empty() ? "" : "\n") + explain_field(f, f.key);
+  }
+  for (const Section& s : section_table()) {
+    names.push_back(s.path);
+    if (leaf(s.path) == key) found += explain_section(s.path);
+  }
+  if (!found.empty()) return found;
+  const std::string near = key.size() <= 64 ? did_you_mean(key, names) : "";
+  return Status(Code::kNotFound, fmt::format("there is no key {}", key.substr(0, 200)),
+                near.empty() ? "dsv3ctl explain lists the sections"
+                             : fmt::format("did you mean '{}'?", near));
+}
+
+std::string configs_readme() {
+  std::string out = kReadmeHead;
+  const auto cell = [](std::string text) {
+    for (size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2)
+      text.insert(at, "\\");
+    return text;
+  };
+  for (const Section& s : section_table()) {
+    out += fmt::format(
+        "\n## {}\n\n{}\n\n| key | type | range | default | meaning | also "
+        "|\n|---|---|---|---|---|---|\n",
+        s.path, s.doc);
+    for (const Field& f : field_table()) {
+      if (parent(f.key) != s.path) continue;
+      const std::string doc =
+          std::string(f.doc) + (f.unit.empty() ? "" : fmt::format(" Unit: {}.", f.unit));
+      out += fmt::format("| `{}` | {} | {} | `{}` | {} | {} |\n", leaf(f.key), type_name(f),
+                         cell(range_text(f)), default_text(f), cell(doc), cell(alias_list(f)));
+    }
+  }
+  return out;
+}
+
+}  // namespace dsv3::spec

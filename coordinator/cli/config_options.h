@@ -1,0 +1,40 @@
+// What every verb that reads a configuration takes: FILE, --set, and the machine it is asked about.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coordinator/cli/verb.h"
+#include "configs/spec/parse.h"
+
+namespace dsv3::cli {
+
+struct ConfigOptions {
+  std::string file;               // YAML file, preset name or Hugging Face config.json
+  std::vector<std::string> set;   // "a.b=c"
+  int64_t gpus = 0;
+  double gpu_memory_gb = 0;
+  std::string gpu;
+};
+
+// The options FILE and --set; with `machine`, --gpus, --gpu-memory and --gpu too. `target` must outlive the verb.
+std::vector<Option> config_options(ConfigOptions* target, bool machine);
+
+// One DIAG object of CLI.md.
+nlohmann::ordered_json to_json(const spec::Diagnostic& diagnostic);
+// Prints every diagnostic as a line on stderr.
+void print_diagnostics(const std::vector<spec::Diagnostic>& diagnostics);
+
+// A configuration that parsed and validated, with its warnings. On failure every error has been printed (as lines, or as the
+// error object with --json) and `exit_code` says how to end.
+struct LoadedConfig {
+  spec::Parsed parsed;
+  std::vector<spec::Diagnostic> warnings;
+  int exit_code = 0;
+  bool ok() const { return exit_code == 0; }
+};
+LoadedConfig load_config(const Globals& globals, const ConfigOptions& options, bool for_submit);
+
+}  // namespace dsv3::cli

@@ -1,0 +1,103 @@
+// dsv3ctl status: every job in a table, or one job in full; each state with its reason, since when, and what to do next.
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/clock.h"
+#include "base/text.h"
+#include "coordinator/cli/job_view.h"
+#include "coordinator/cli/output.h"
+#include "coordinator/cli/session.h"
+#include "coordinator/cli/verbs.h"
+#include "coordinator/protocol/dsv3.pb.h"
+#include "coordinator/protocol/states.h"
+
+namespace dsv3::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Color state_color(const wire::JobStatus& job) {
+  switch (static_cast<protocol::JobState>(job.state())) {
+    case protocol::JobState::kRunning:
+    case protocol::JobState::kCompleted: return Color::kGreen;
+    case protocol::JobState::kFailed: return Color::kRed;
+    case protocol::JobState::kRestarting:
+    case protocol::JobState::kStopping: return Color::kYellow;
+    default: return Color::kNone;
+  }
+}
+
+std::string since_text(const wire::JobStatus& job, int64_t now_ns) {
+  return human_duration(static_cast<double>(now_ns - job.since_unix_ns()) / 1e9);
+}
+
+void print_table(const Globals& globals, const wire::StatusReply& reply) {
+  if (reply.jobs().empty()) {
+    print("no jobs yet: start one with 'dsv3ctl submit configs/demo.yaml --wait'\n");
+    return;
+  }
+  Table table({"JOB", "STATE", "FOR", "STEP", "LOSS", "TOK/S", "REASON"});
+  for (const wire::JobStatus& job : reply.jobs()) {
+    table.add({job.id(), state_name(job), since_text(job, reply.coordinator().now_unix_ns()), step_text(job),
+               job.has_loss() ? fmt::format("{:.4f}", job.loss()) : "–",
+               job.has_tokens_per_s() ? with_commas(static_cast<int64_t>(job.tokens_per_s())) : "–", job.reason()});
+  }
+  print(table.render(globals.color));
+}
+
+void print_job(const Globals& globals, const wire::JobStatus& job, int64_t now_ns) {
+  const auto line = [](std::string_view name, const std::string& value) { print(fmt::format("{:<12}{}\n", name, value)); };
+  line("job", job.id());
+  line("state", paint(state_name(job), state_color(job), globals.color) + fmt::format(" for {}", since_text(job, now_ns)));
+  if (!job.reason().empty()) line("reason", job.reason());
+  line("step", step_text(job));
+  if (job.has_loss()) line("loss", fmt::format("{:.4f}", job.loss()));
+  if (job.has_validation()) line("validation", fmt::format("{:.4f} at step {}", job.validation().loss(), job.validation().step()));
+  if (job.has_tokens_per_s()) {
+    line("speed", fmt::format("{} tokens/s, mfu {:.1f} %", with_commas(static_cast<int64_t>(job.tokens_per_s())), 100 * job.mfu()));
+  }
+  line("attempt", fmt::format("{} ({} restarts, {} steps lost)", job.attempt(), job.restarts(), job.lost_steps()));
+  line("ranks", fmt::format("{} by the {} launcher", job.num_ranks(), job.launcher()));
+  if (job.has_checkpoint()) line("checkpoint", job.checkpoint().path());
+  line("folder", job.job_dir());
+  line("next", next_action(job));
+}
+
+int status(const Globals& globals, const std::string& id) {
+  auto client = connect(globals);
+  if (!client.ok()) return fail(globals, client.status());
+  wire::Envelope request, envelope;
+  request.mutable_status()->set_job(id);
+  if (Status asked = ask(*client, request, &envelope); !asked.ok()) return fail(globals, asked);
+  const wire::StatusReply& reply = envelope.status_reply();
+  if (globals.json && id.empty()) {
+    Json jobs = Json::array();
+    for (const wire::JobStatus& job : reply.jobs()) jobs.push_back(job_json(job));
+    print_json({{"coordinator", coordinator_json(reply.coordinator())}, {"jobs", jobs}});
+  } else if (globals.json) {
+    print_json({{"job", job_json(reply.jobs(0))}});
+  } else if (id.empty()) {
+    print_table(globals, reply);
+  } else {
+    print_job(globals, reply.jobs(0), reply.coordinator().now_unix_ns());
+  }
+  return 0;
+}
+
+}  // namespace
+
+Verb make_status() {
+  auto id = std::make_shared<std::string>();
+  Verb verb;
+  verb.name = "status";
+  verb.group = "Look";
+  verb.summary = "What runs and how far it is; with a JOB, everything about it";
+  verb.help = "Examples:\n  dsv3ctl status\n  dsv3ctl status demo-1 --json";
+  verb.options = {{"JOB", id.get(), "Job id; left out: all jobs", false, Completes::kJob, {}}};
+  verb.run = [id](const Globals& globals) { return status(globals, *id); };
+  return verb;
+}
+
+}  // namespace dsv3::cli

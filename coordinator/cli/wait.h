@@ -1,0 +1,22 @@
+// Watching a job to its end: used by `wait` and `submit --wait`.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "base/status.h"
+#include "coordinator/cli/verb.h"
+#include "coordinator/protocol/wire_fwd.h"
+#include "coordinator/transport/client.h"
+
+namespace dsv3::cli {
+
+// Long-polls `job` until it is in a terminal state; `seen` gets every reply. kTimeout after timeout_s (0: no limit),
+// kInterrupted or kTerminated on a signal (catch_interrupts() must be on).
+Status follow_to_end(transport::Client& client, const std::string& job, double timeout_s,
+                     const std::function<void(const wire::FollowReply&)>& seen, wire::FollowReply* last);
+
+// The exit code for a job that ended: 0 completed, 1 failed or cancelled.
+int exit_code_of(const wire::JobStatus& job);
+
+}  // namespace dsv3::cli

@@ -1,0 +1,115 @@
+// What users ask: submit, cancel, checkpoint. See step.h.
+#include <fmt/format.h>
+
+#include <set>
+
+#include "coordinator/core/step_work.h"
+
+namespace dsv3::core {
+namespace {
+
+// The reason why a submission can't be taken, or "".
+std::string submission_fault(const Submission& s) {
+  if (s.nodes.empty()) return "the plan places no rank on any node";
+  std::set<uint32_t> ranks;
+  std::set<std::string> nodes;
+  size_t num_ranks = 0;
+  for (const Placement& p : s.nodes) {
+    if (!is_plain_name(p.node)) return fmt::format("'{}' is not a node's name", p.node);
+    if (!nodes.insert(p.node).second)
+      return fmt::format("node '{}' stands twice in the placement", p.node);
+    if (p.ranks.empty()) return fmt::format("node '{}' has no rank", p.node);
+    ranks.insert(p.ranks.begin(), p.ranks.end());
+    num_ranks += p.ranks.size();
+  }
+  if (ranks.size() != num_ranks || *ranks.rbegin() + 1 != num_ranks) {
+    return fmt::format("the placement must hold each of the ranks 0 … {} once", num_ranks - 1);
+  }
+  if (s.spec_yaml.empty() || s.plan_json.empty()) return "the spec or the plan is empty";
+  return {};
+}
+
+Status no_such_job(const std::string& id) {
+  return Status(Code::kNotFound, fmt::format("there is no job '{}'", id),
+                "`dsv3ctl status` lists the jobs");
+}
+
+}  // namespace
+
+void Step::operator()(const SubmitInput& in) {
+  const Submission& s = in.submission;
+  for (const auto& [id, job] : state_.jobs) {
+    if (s.request_key.empty() || job.submission.request_key != s.request_key) continue;
+    out_.job = id;
+    return;
+  }
+  if (const std::string fault = submission_fault(s); !fault.empty()) {
+    out_.status = Status(Code::kInvalid, "the job can't be taken: " + fault);
+    return;
+  }
+  Event event = make(EventType::kJobSubmitted, make_job_id(s.name, state_.jobs_submitted + 1));
+  event.submission = s;
+  out_.job = event.job;
+  out_.created = true;
+  act(ActionType::kWriteJobFiles, {event.job, 0, ""});
+  emit(std::move(event));
+  pick_jobs();
+}
+
+void Step::operator()(const CancelInput& in) {
+  const Job* found = find_job(state_, in.job);
+  if (found == nullptr) {
+    out_.status = no_such_job(in.job);
+    return;
+  }
+  const std::string reason = in.reason.empty() ? "cancelled" : in.reason;
+  switch (found->state) {
+    case JobState::kStopping:
+      return;  // asked already
+    case JobState::kCompleted:
+    case JobState::kFailed:
+    case JobState::kCancelled:
+      out_.status = Status(Code::kConflict, fmt::format("job '{}' is {} already", in.job,
+                                                        protocol::job_state_name(found->state)));
+      return;
+    case JobState::kQueued:
+    case JobState::kPlanning:
+    case JobState::kRestarting: {
+      Event event = make(EventType::kJobCancelled, in.job);
+      event.reason = reason;
+      emit(std::move(event));
+      pick_jobs();
+      return;
+    }
+    case JobState::kLaunching:
+    case JobState::kRunning: {
+      Event event = make(EventType::kJobStopping, in.job, found->attempt->number);
+      event.reason = reason;
+      emit(std::move(event));
+      stop_agents(job(in.job), reason);
+      conclude_attempt(in.job);
+      return;
+    }
+  }
+}
+
+void Step::operator()(const CheckpointNowInput& in) {
+  const Job* found = find_job(state_, in.job);
+  if (found == nullptr) {
+    out_.status = no_such_job(in.job);
+    return;
+  }
+  if (found->state != JobState::kRunning || found->attempt->state != AttemptState::kRunning) {
+    out_.status = Status(Code::kConflict,
+                         fmt::format("job '{}' is {}: a checkpoint can be asked of a RUNNING one",
+                                     in.job, protocol::job_state_name(found->state)));
+    return;
+  }
+  emit(make(EventType::kCheckpointRequested, in.job, found->attempt->number));
+  for (const auto& [node, agent] : found->attempt->agents) {
+    if (agent.state == AgentState::kConnected)
+      act(ActionType::kSendCheckpoint, {in.job, found->attempt->number, node});
+  }
+}
+
+}  // namespace dsv3::core

@@ -1,0 +1,112 @@
+// What follows from time: waiting jobs are launched, silent agents are given up, a restarted
+// coordinator finds its agents. See step.h.
+#include <algorithm>
+#include <vector>
+
+#include "coordinator/core/step_work.h"
+
+namespace dsv3::core {
+
+bool Step::nodes_are_free(const Job& job) const {
+  for (const auto& [id, other] : state_.jobs) {
+    if (id == job.id || !other.attempt || other.attempt->state == AttemptState::kEnded) continue;
+    for (const Placement& p : job.submission.nodes) {
+      if (other.attempt->agents.contains(p.node)) return false;
+    }
+  }
+  return true;
+}
+
+void Step::pick_jobs() {
+  std::vector<const Job*> waiting;
+  for (const auto& [id, job] : state_.jobs) {
+    if (job.state == JobState::kQueued || job.state == JobState::kRestarting)
+      waiting.push_back(&job);
+  }
+  std::sort(waiting.begin(), waiting.end(),
+            [](const Job* a, const Job* b) { return a->number < b->number; });
+  for (const Job* job : waiting) {
+    if (now_.wall_ns >= job->not_before_ns && nodes_are_free(*job)) launch(job->id);
+  }
+}
+
+void Step::launch(const std::string& id) {
+  Event picked = make(EventType::kJobPicked, id);
+  picked.reason = "its nodes are free";
+  emit(std::move(picked));
+  const uint32_t number = job(id).attempt ? job(id).attempt->number + 1 : 1;
+  Event launched = make(EventType::kAttemptLaunched, id, number);
+  launched.placement = job(id).submission.nodes;
+  launched.reason = "waiting for its agents";
+  emit(std::move(launched));
+  for (const Placement& p : job(id).submission.nodes) {
+    const AgentKey key{id, number, p.node};
+    hear(key);
+    act(ActionType::kStartAgent, key);
+  }
+}
+
+void Step::check_silence(const std::string& id) {
+  const Attempt& attempt = *job(id).attempt;
+  const int64_t stop_ns = int64_t{limits_.stop_grace_ms} * 1'000'000 + limits_.stop_slack_ns;
+  const bool overdue = is_stopping(attempt) && now_.wall_ns - attempt.since_ns > stop_ns;
+  std::vector<AgentKey> lost;
+  for (const auto& [node, agent] : attempt.agents) {
+    if (agent.state >= AgentState::kDone) continue;
+    const AgentKey key{id, attempt.number, node};
+    const int64_t limit_ns =
+        agent.state == AgentState::kExpected ? limits_.agent_start_ns : limits_.agent_silence_ns;
+    const auto heard = heard_.try_emplace(key, now_.steady_ns).first;
+    if (overdue || now_.steady_ns - heard->second > limit_ns) lost.push_back(key);
+  }
+  if (lost.empty()) return;
+  for (const AgentKey& key : lost) {
+    const Agent& agent = attempt.agents.at(key.node);
+    const std::string reason = overdue ? "it did not end when asked to"
+                               : agent.state == AgentState::kExpected
+                                   ? "it was not heard after its start"
+                                   : "it has not been heard for too long";
+    const Code code = agent.state == AgentState::kExpected ? Code::kTemporary : Code::kPeerLost;
+    act(ActionType::kKillAgent, key, 0, reason);
+    emit_for_agent(EventType::kAgentLost, key, static_cast<int32_t>(code), reason);
+    free_node(key, true, reason);
+  }
+  conclude_attempt(id);
+}
+
+void Step::operator()(const TickInput&) {
+  std::vector<std::string> live;
+  for (const auto& [id, job] : state_.jobs) {
+    if (job.attempt && job.attempt->state != AttemptState::kEnded) live.push_back(id);
+  }
+  for (const std::string& id : live) check_silence(id);
+  pick_jobs();
+}
+
+void Step::operator()(const StartedInput& in) {
+  Event event = make(EventType::kCoordinatorStarted);
+  event.instance = in.instance;
+  event.pid = in.pid;
+  emit(std::move(event));
+  heard_.clear();
+  for (const auto& [id, job] : state_.jobs) {
+    if (!protocol::is_terminal(job.state)) act(ActionType::kWriteJobFiles, {id, 0, ""});
+    if (!job.attempt || job.attempt->state == AttemptState::kEnded) continue;
+    for (const auto& [node, agent] : job.attempt->agents) {
+      const AgentKey key{id, job.attempt->number, node};
+      // An agent that is there has until readopt_ns to come back; one that was only asked for is
+      // asked for again.
+      heard_[key] = now_.steady_ns + limits_.readopt_ns - limits_.agent_silence_ns;
+      if (agent.state == AgentState::kExpected) act(ActionType::kStartAgent, key);
+    }
+  }
+}
+
+void Step::operator()(const StoppedInput& in) {
+  Event event = make(EventType::kCoordinatorStopped);
+  event.instance = state_.instance;
+  event.reason = in.reason;
+  emit(std::move(event));
+}
+
+}  // namespace dsv3::core

@@ -1,0 +1,48 @@
+// The embedding: rows gathered by token id, and their gradients scattered back; contract in
+// kernels/ops/args.h.
+//
+// Law: a table row's gradients are added in token order by one thread, so results do not depend on
+// the number of threads.
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/vec.h"
+
+namespace dsv3::cpu {
+
+void embedding_forward(const ops::Context&, const ops::EmbeddingForward& args) {
+  const int64_t tokens = args.ids.size;
+  dispatch(args.table.dtype, [&](auto element) {
+    using T = decltype(element);
+#pragma omp parallel for schedule(static) if (tokens * args.y.cols > kParallelMin)
+    for (int64_t t = 0; t < tokens; ++t) {
+      const int32_t id = args.ids.data[t];
+      DSV3_CHECK(id >= 0 && id < args.table.rows,
+                 "embedding_forward: a token id is outside the vocabulary");
+      std::copy_n(row_of<T>(args.table, id), args.y.cols, row_of<T>(args.y, t));
+    }
+  });
+}
+
+void embedding_backward(const ops::Context&, const ops::EmbeddingBackward& args) {
+  const int64_t tokens = args.ids.size, cols = args.dy.cols;
+  dispatch(args.dy.dtype, [&](auto element) {
+    using T = decltype(element);
+    // Every thread reads all ids and adds those that fall to it: reading a few thousand integers is
+    // cheaper than sorting them.
+#pragma omp parallel if (tokens * cols > kParallelMin)
+    {
+      const int32_t team = omp_get_num_threads(), mine = omp_get_thread_num();
+      for (int64_t t = 0; t < tokens; ++t) {
+        const int32_t id = args.ids.data[t];
+        DSV3_CHECK(id >= 0 && id < args.dtable.rows,
+                   "embedding_backward: a token id is outside the vocabulary");
+        if (id % team != mine) continue;
+        const T* dy = row_of<T>(args.dy, t);
+        float* dtable = row_of<float>(args.dtable, id);
+#pragma omp simd
+        for (int64_t i = 0; i < cols; ++i) dtable[i] += to_float(dy[i]);
+      }
+    }
+  });
+}
+
+}  // namespace dsv3::cpu

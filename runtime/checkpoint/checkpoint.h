@@ -1,0 +1,146 @@
+// Checkpoints: the logical, global tensors of a training run at one step, whatever layout wrote
+// them.
+//
+// Laws: (1) a checkpoint folder is whole or it is not there: written aside (.tmp-…), every file and
+// the folder flushed, then renamed; a full disk leaves the older ones as they were. (2) What is
+// read is bitwise what was saved, or an error: the manifest has every shard's size and checksum,
+// and the file `complete` has the manifest's. (3) A stale attempt cannot publish: a folder that has
+// seen a higher attempt refuses a lower one. The format, and what is where: FORMAT.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/status.h"
+
+namespace dsv3::checkpoint {
+
+// Names of what belongs to parameter `name`: the parameter itself (master, f32) keeps its Hugging
+// Face name.
+inline std::string exp_avg_name(std::string_view name) {
+  return "exp_avg." + std::string(name);
+}
+inline std::string exp_avg_sq_name(std::string_view name) {
+  return "exp_avg_sq." + std::string(name);
+}
+
+// One tensor, or a piece of one, to be saved. Either `data`, or `fill` (called with growing,
+// disjoint ranges).
+struct TensorRef {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;  // of the whole, logical tensor
+  const void* data = nullptr;  // the piece, contiguous, row-major; borrowed until save() returns
+  // Writes the elements [begin, begin + out.size() / element size) of the whole tensor into `out`.
+  std::function<Status(int64_t begin, std::span<std::byte> out)> fill;
+  // The piece: flat element range of the whole tensor; end −1 means the whole.
+  int64_t begin = 0;
+  int64_t end = -1;
+};
+
+// Everything beside the tensors that a run needs to go on where it was.
+struct TrainingState {
+  int64_t next_sample_idx =
+      0;  // position in the data: the next global sample (data/sample_reader.h)
+  int64_t seed = 0;
+  int64_t lr_step = 0;  // steps the learning-rate schedule has taken
+  int64_t tokens_seen = 0;
+  std::string compute_dtype;                               // fp32 | bf16 | fp8
+  std::vector<std::pair<std::string, std::string>> extra;  // whatever else; strings, order kept
+};
+
+struct SaveRequest {
+  std::string dir;  // the job's folder of checkpoints; created
+  std::string job;
+  int64_t attempt = 1;
+  int64_t step = 0;
+  std::string spec_yaml;  // the resolved config, as text
+  TrainingState state;
+  std::vector<TensorRef> tensors;
+  int64_t shard_bytes_max = int64_t{2} << 30;  // a larger single tensor has a shard of its own
+};
+
+struct SavedCheckpoint {
+  std::string path;
+  int64_t bytes = 0;
+  bool existed = false;  // this attempt had saved this step before
+};
+
+// Writes and publishes DIR/step-00000123. kConflict for a stale attempt or another job's folder,
+// kInvalid for tensors that overlap, leave gaps or repeat, kFailed (naming the path) for a disk
+// that is full or not writable. Idempotent for the same attempt and step.
+Result<SavedCheckpoint> save(const SaveRequest& request);
+
+// Tells DIR that `attempt` has begun, so that lower ones can no longer publish. kConflict when a
+// higher one has.
+Status claim(const std::string& dir, int64_t attempt);
+
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+
+  int64_t num_elements() const;
+};
+
+// An open checkpoint: shards memory-mapped. Move-only; const calls are thread-safe.
+class Checkpoint {
+ public:
+  // Opens DIR/step-… . With `verify` every shard's checksum is computed; always its size, header
+  // and ranges. kNotFound when absent; kCheckpointUnusable, naming file and fault, otherwise.
+  static Result<Checkpoint> open(const std::string& path, bool verify = true);
+  Checkpoint(Checkpoint&&) noexcept;
+  Checkpoint& operator=(Checkpoint&&) noexcept;
+  ~Checkpoint();
+
+  const std::string& path() const;
+  const std::string& job() const;
+  int64_t attempt() const;
+  int64_t step() const;
+  const std::string& spec_yaml() const;
+  const TrainingState& state() const;
+  // Sorted by name.
+  const std::vector<TensorInfo>& tensors() const;
+  // nullptr where there is no such tensor; lives as long as the checkpoint.
+  const TensorInfo* find(std::string_view name) const;
+  // Copies the elements [element_begin, element_begin + count) of the flat tensor; out holds
+  // exactly them.
+  Status read(std::string_view name, std::span<std::byte> out, int64_t element_begin,
+              int64_t element_count) const;
+  // The whole tensor.
+  Status read(std::string_view name, std::span<std::byte> out) const;
+
+ private:
+  struct Impl;
+  explicit Checkpoint(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+struct NewestValid {
+  std::string path;
+  int64_t step = 0;
+  int64_t attempt = 0;
+  std::vector<std::pair<std::string, std::string>>
+      skipped;  // newer folders that cannot be used, and why
+};
+
+// The newest checkpoint in DIR that opens with all checksums right; kNotFound, with what was wrong
+// with each, if none.
+Result<NewestValid> newest_valid(const std::string& dir);
+// The checkpoint folder that `path` (of checkpoint.load, or a command line) means: itself if it is a step's folder, else
+// the newest valid one in it.
+Result<std::string> find_checkpoint(const std::string& path);
+// Deletes all but the newest n (≥ 1) checkpoints, never the newest valid one, nor unreadable ones. `known_valid` (what
+// save() returned) spares reading it all again. Gives the paths deleted.
+Result<std::vector<std::string>> keep_last(const std::string& dir, int64_t n,
+                                           const std::string& known_valid = {});
+
+}  // namespace dsv3::checkpoint

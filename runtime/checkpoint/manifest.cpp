@@ -1,0 +1,208 @@
+// JSON in and out; see manifest.h.
+#include "runtime/checkpoint/manifest.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+
+#include "base/file.h"
+#include "base/hash.h"
+
+namespace dsv3::checkpoint {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view kFormat = "dsv3ctl checkpoint";
+constexpr int64_t kManifestBytesMax = int64_t{1} << 30;
+
+Status unusable(const std::string& path, const std::string& what) {
+  return Status(Code::kCheckpointUnusable, fmt::format("'{}' is not a usable checkpoint: {}", path, what));
+}
+
+Json print_state(const TrainingState& state) {
+  Json json = {{"next_sample_idx", state.next_sample_idx}, {"seed", state.seed}, {"lr_step", state.lr_step},
+               {"tokens_seen", state.tokens_seen}, {"compute_dtype", state.compute_dtype}, {"extra", Json::array()}};
+  for (const auto& [key, value] : state.extra) json["extra"].push_back({key, value});
+  return json;
+}
+
+TrainingState parse_state(const Json& json) {
+  TrainingState state;
+  json.at("next_sample_idx").get_to(state.next_sample_idx);
+  json.at("seed").get_to(state.seed);
+  json.at("lr_step").get_to(state.lr_step);
+  json.at("tokens_seen").get_to(state.tokens_seen);
+  json.at("compute_dtype").get_to(state.compute_dtype);
+  for (const Json& pair : json.at("extra")) {
+    state.extra.emplace_back(pair.at(0).get<std::string>(), pair.at(1).get<std::string>());
+  }
+  return state;
+}
+
+bool parse_dtype(const std::string& name, DType* dtype) {
+  for (const DType known : {DType::kF32, DType::kBf16, DType::kI32, DType::kI64, DType::kF64}) {
+    if (name == dtype_name(known)) {
+      *dtype = known;
+      return true;
+    }
+  }
+  return false;
+}
+
+// False when the number of elements is negative or its bytes pass 2^62.
+bool sane_shape(const TensorInfo& info) {
+  double bytes = static_cast<double>(dtype_bytes(info.dtype));
+  for (const int64_t size : info.shape) {
+    if (size < 0) return false;
+    bytes *= static_cast<double>(std::max<int64_t>(size, 1));
+  }
+  return bytes < 0x1.0p62;
+}
+
+ManifestTensor parse_tensor(const Json& json, size_t num_shards, std::string* fault) {
+  ManifestTensor tensor;
+  json.at("name").get_to(tensor.info.name);
+  if (!parse_dtype(json.at("dtype").get<std::string>(), &tensor.info.dtype)) *fault = "unknown dtype";
+  json.at("shape").get_to(tensor.info.shape);
+  if (!sane_shape(tensor.info)) *fault = "impossible shape";
+  for (const Json& entry : json.at("ranges")) {
+    Range range;
+    entry.at("begin").get_to(range.begin);
+    entry.at("end").get_to(range.end);
+    entry.at("shard").get_to(range.shard);
+    entry.at("key").get_to(range.key);
+    if (range.shard < 0 || range.shard >= static_cast<int64_t>(num_shards)) *fault = "a range in no shard";
+    tensor.ranges.push_back(std::move(range));
+  }
+  if (fault->empty()) *fault = tiling_fault(tensor);
+  if (!fault->empty()) *fault = fmt::format("tensor '{}': {}", tensor.info.name, *fault);
+  return tensor;
+}
+
+bool plain_file_name(const std::string& name) {
+  return !name.empty() && name[0] != '.' && name.find('/') == std::string::npos;
+}
+
+// May throw Json::exception for what is absent or of another type; gives what else is wrong, or "".
+std::string fill_manifest(const Json& json, Manifest* manifest) {
+  if (json.at("format") != Json(kFormat)) return "its manifest is of something else";
+  if (json.at("format_version") != Json(kManifestVersion)) {
+    return fmt::format("format version {}, only {} is known", json.at("format_version").dump(), kManifestVersion);
+  }
+  json.at("job").get_to(manifest->job);
+  json.at("attempt").get_to(manifest->attempt);
+  json.at("step").get_to(manifest->step);
+  json.at("spec").get_to(manifest->spec_yaml);
+  manifest->state = parse_state(json.at("state"));
+  std::set<std::string> files;
+  for (const Json& entry : json.at("shards")) {
+    Shard shard;
+    entry.at("file").get_to(shard.file);
+    entry.at("bytes").get_to(shard.bytes);
+    entry.at("xxh3_128").get_to(shard.checksum);
+    if (!plain_file_name(shard.file)) return fmt::format("'{}' is not the name of a shard", shard.file);
+    if (!files.insert(shard.file).second) return fmt::format("shard '{}' stands twice", shard.file);
+    manifest->shards.push_back(std::move(shard));
+  }
+  std::string fault;
+  for (const Json& entry : json.at("tensors")) {
+    manifest->tensors.push_back(parse_tensor(entry, manifest->shards.size(), &fault));
+    if (!fault.empty()) return fault;
+  }
+  std::sort(manifest->tensors.begin(), manifest->tensors.end(),
+            [](const auto& a, const auto& b) { return a.info.name < b.info.name; });
+  for (size_t i = 1; i < manifest->tensors.size(); ++i) {
+    const std::string& name = manifest->tensors[i].info.name;
+    if (name == manifest->tensors[i - 1].info.name) return fmt::format("tensor '{}' stands twice", name);
+  }
+  return "";
+}
+
+}  // namespace
+
+int64_t TensorInfo::num_elements() const {
+  int64_t elements = 1;
+  for (const int64_t size : shape) elements *= size;
+  return elements;
+}
+
+std::string range_key(const TensorInfo& info, int64_t begin, int64_t end) {
+  if (begin == 0 && end == info.num_elements()) return info.name;
+  return fmt::format("{}[{}:{}]", info.name, begin, end);
+}
+
+std::vector<int64_t> range_shape(const TensorInfo& info, int64_t begin, int64_t end) {
+  if (begin == 0 && end == info.num_elements()) return info.shape;
+  return {end - begin};
+}
+
+std::string tiling_fault(ManifestTensor& tensor) {
+  std::sort(tensor.ranges.begin(), tensor.ranges.end(),
+            [](const Range& a, const Range& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  int64_t at = 0;
+  for (const Range& range : tensor.ranges) {
+    if (range.begin != at || range.end < range.begin) {
+      return fmt::format("elements [{}, {}) follow element {}", range.begin, range.end, at);
+    }
+    at = range.end;
+  }
+  if (tensor.ranges.empty()) return "no part of it is there";
+  if (at != tensor.info.num_elements()) return fmt::format("{} of {} elements", at, tensor.info.num_elements());
+  return "";
+}
+
+std::string print_manifest(const Manifest& manifest) {
+  Json json;
+  json["format"] = kFormat;
+  json["format_version"] = kManifestVersion;
+  json["job"] = manifest.job;
+  json["attempt"] = manifest.attempt;
+  json["step"] = manifest.step;
+  json["state"] = print_state(manifest.state);
+  json["spec"] = manifest.spec_yaml;
+  json["shards"] = Json::array();
+  for (const Shard& shard : manifest.shards) {
+    json["shards"].push_back({{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3_128", shard.checksum}});
+  }
+  json["tensors"] = Json::array();
+  for (const ManifestTensor& tensor : manifest.tensors) {
+    Json entry = {{"name", tensor.info.name}, {"dtype", dtype_name(tensor.info.dtype)}, {"shape", tensor.info.shape}};
+    entry["ranges"] = Json::array();
+    for (const Range& range : tensor.ranges) {
+      entry["ranges"].push_back(
+          {{"begin", range.begin}, {"end", range.end}, {"shard", range.shard}, {"key", range.key}});
+    }
+    json["tensors"].push_back(std::move(entry));
+  }
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Result<Manifest> parse_manifest(std::string_view text, const std::string& path) {
+  const Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) return unusable(path, "its manifest is not JSON");
+  Manifest manifest;
+  try {
+    if (const std::string fault = fill_manifest(json, &manifest); !fault.empty()) return unusable(path, fault);
+  } catch (const Json::exception& error) {
+    return unusable(path, fmt::format("its manifest: {}", error.what()));
+  }
+  return manifest;
+}
+
+Result<Manifest> read_manifest(const std::string& path) {
+  if (!path_exists(path)) return Status(Code::kNotFound, fmt::format("there is no checkpoint '{}'", path));
+  const auto complete = read_file(fmt::format("{}/{}", path, kCompleteFile), 4096);
+  if (!complete.ok()) return unusable(path, "it was never completed (" + complete.status().message() + ")");
+  const auto text = read_file(fmt::format("{}/{}", path, kManifestFile), kManifestBytesMax);
+  if (!text.ok()) return unusable(path, text.status().message());
+  const std::string expected = checksum(std::as_bytes(std::span<const char>(*text))) + "\n";
+  if (*complete != expected) return unusable(path, "manifest.json is not the one that was completed (checksum)");
+  return parse_manifest(*text, path);
+}
+
+}  // namespace dsv3::checkpoint

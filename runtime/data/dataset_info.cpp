@@ -1,0 +1,89 @@
+// PREFIX.json: what a prepared dataset says of itself, and whether it still is what was asked for.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "runtime/data/dataset_info.h"
+
+namespace dsv3::data {
+namespace {
+
+constexpr int kFormatVersion = 1;
+constexpr std::string_view kFormat = "dsv3ctl dataset";
+
+using Json = nlohmann::ordered_json;
+
+// The parsed PREFIX.json, or why it is none.
+Result<Json> read_metadata(const std::string& prefix) {
+  const std::string path = prefix + ".json";
+  DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(path));
+  Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object() || json.value("format", Json()) != Json(kFormat)) {
+    return Status(Code::kInvalid, fmt::format("'{}' was not written by data prepare", path));
+  }
+  if (json.value("format_version", Json()) != Json(kFormatVersion)) {
+    return Status(Code::kInvalid, fmt::format("'{}' has a format version other than {}", path, kFormatVersion));
+  }
+  return json;
+}
+
+}  // namespace
+
+Result<DatasetInfo> read_dataset_info(const std::string& prefix) {
+  DSV3_ASSIGN_OR_RETURN(const Json json, read_metadata(prefix));
+  DatasetInfo info;
+  try {
+    json.at("tokenizer").get_to(info.tokenizer);
+    json.at("documents").get_to(info.num_documents);
+    json.at("tokens").get_to(info.num_tokens);
+    json.at("vocab_size").get_to(info.vocab_size);
+    json.at("eod").get_to(info.eod);
+    json.at("unigram_entropy_nats").get_to(info.unigram_entropy_nats);
+    json.at("input_bytes").get_to(info.input_bytes);
+    json.at("invalid_utf8_documents").get_to(info.invalid_utf8_documents);
+  } catch (const Json::exception& error) {
+    return Status(Code::kInvalid, fmt::format("'{}.json': {}", prefix, error.what()));
+  }
+  return info;
+}
+
+Status write_dataset_info(const std::string& prefix, const DatasetInfo& info, const std::string& recipe) {
+  Json json;
+  json["format"] = kFormat;
+  json["format_version"] = kFormatVersion;
+  json["tokenizer"] = info.tokenizer;
+  json["documents"] = info.num_documents;
+  json["tokens"] = info.num_tokens;
+  json["vocab_size"] = info.vocab_size;
+  json["eod"] = info.eod;
+  json["unigram_entropy_nats"] = info.unigram_entropy_nats;
+  json["input_bytes"] = info.input_bytes;
+  json["invalid_utf8_documents"] = info.invalid_utf8_documents;
+  json["recipe"] = Json::parse(recipe);
+  return write_file(prefix + ".json", json.dump(2) + "\n");
+}
+
+std::string make_recipe(const PrepareOptions& options, const std::vector<Source>& sources,
+                        const std::string& model_checksum) {
+  Json recipe;
+  recipe["tokenizer"] = options.tokenizer;
+  if (!model_checksum.empty()) recipe["tokenizer_model_xxh3_128"] = model_checksum;
+  recipe["documents"] = document_split_name(options.documents);
+  recipe["separator"] = options.separator;
+  recipe["sample_bytes"] = options.sample_bytes;
+  recipe["seed"] = options.seed;
+  recipe["sources"] = Json::array();
+  for (const Source& source : sources) {
+    recipe["sources"].push_back({{"path", source.path}, {"bytes", source.bytes}, {"xxh3_128", source.checksum}});
+  }
+  // A separator need not be UTF-8.
+  return recipe.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+bool same_recipe(const std::string& prefix, const std::string& recipe) {
+  const auto json = read_metadata(prefix);
+  return json.ok() && json->contains("recipe") && (*json)["recipe"] == Json::parse(recipe);
+}
+
+}  // namespace dsv3::data

@@ -1,0 +1,110 @@
+// Storage, views and initial values of parameters; see params.h.
+#include "runtime/model/params.h"
+
+#include <algorithm>
+
+#include "base/rng.h"
+#include "kernels/ops/ops.h"
+
+namespace dsv3::model {
+
+ParamStore::ParamStore(const spec::ModelSpec& model, tensor::Arena& arena, DType compute)
+    : arena_(arena), init_std_(model.init_std), compute_dtype_(compute), layout_(param_layout(model)) {
+  master_ = arena.persistent("weights", DType::kF32, {layout_.elements});
+  grad_ = arena.persistent("gradients", DType::kF32, {layout_.elements});
+  if (compute == DType::kBf16)
+    compute_ = arena.persistent("weights/compute", DType::kBf16, {layout_.decay_elements});
+  for (size_t i = 0; i < layout_.blocks.size(); ++i) block_by_name_[layout_.blocks[i].name] = i;
+  for (size_t i = 0; i < layout_.slices.size(); ++i) slice_by_name_[layout_.slices[i].info.name] = i;
+}
+
+const ParamBlock& ParamStore::block(std::string_view name) const {
+  const auto found = block_by_name_.find(std::string(name));
+  DSV3_CHECK(found != block_by_name_.end(), name);
+  return layout_.blocks[found->second];
+}
+
+Weight ParamStore::f32_weight(std::string_view name) const {
+  const ParamBlock& b = block(name);
+  DSV3_CHECK(b.groups == 1, name);
+  return {ops::ConstMatrix(master_.as<float>() + b.offset, DType::kF32, b.rows, b.cols),
+          ops::Matrix(grad_.as<float>() + b.offset, DType::kF32, b.rows, b.cols)};
+}
+
+Weight ParamStore::weight(std::string_view name) const {
+  Weight weight = f32_weight(name);
+  if (compute_dtype_ == DType::kBf16) {
+    const ParamBlock& b = block(name);
+    weight.value = ops::ConstMatrix(compute_.as<Bf16>() + b.offset, DType::kBf16, b.rows, b.cols);
+  }
+  return weight;
+}
+
+Gain ParamStore::gain(std::string_view name) const {
+  const ParamBlock& b = block(name);
+  DSV3_CHECK(b.groups == 1 && b.rows == 1, name);
+  return {ops::Vector<const float>(master_.as<float>() + b.offset, b.cols),
+          ops::Vector<float>(grad_.as<float>() + b.offset, b.cols)};
+}
+
+ExpertWeight ParamStore::experts(std::string_view name) const {
+  const ParamBlock& b = block(name);
+  ExpertWeight weight{ops::ConstStack(master_.as<float>() + b.offset, DType::kF32, b.groups, b.rows, b.cols),
+                      ops::Stack(grad_.as<float>() + b.offset, DType::kF32, b.groups, b.rows, b.cols)};
+  if (compute_dtype_ == DType::kBf16) {
+    weight.value = ops::ConstStack(compute_.as<Bf16>() + b.offset, DType::kBf16, b.groups, b.rows, b.cols);
+  }
+  return weight;
+}
+
+const ParamSlice* ParamStore::find(std::string_view hf_name) const {
+  const auto found = slice_by_name_.find(std::string(hf_name));
+  return found == slice_by_name_.end() ? nullptr : &layout_.slices[found->second];
+}
+
+void ParamStore::initialise(int64_t seed) {
+  std::vector<float> values;
+  for (const ParamSlice& slice : layout_.slices) {
+    const int64_t n = slice.info.num_elements();
+    values.resize(static_cast<size_t>(n));
+    if (slice.info.init == spec::InitRule::kNormal) {
+      const CounterRng rng(static_cast<uint64_t>(seed), name_key(slice.info.name));
+      const float deviation = static_cast<float>(init_std_);
+#pragma omp parallel for schedule(static) if (n > 4096)
+      for (int64_t i = 0; i < n; ++i) {
+        values[static_cast<size_t>(i)] = rng.normal(static_cast<uint64_t>(i)) * deviation;
+      }
+    } else {
+      std::fill(values.begin(), values.end(), slice.info.init == spec::InitRule::kOnes ? 1.0f : 0.0f);
+    }
+    write(master_, slice.offset, values);
+  }
+  refresh_compute();
+}
+
+void ParamStore::zero_grad() {
+  arena_.device().backend().fill_zero(grad_.data, static_cast<size_t>(grad_.bytes()), arena_.device().stream());
+}
+
+void ParamStore::refresh_compute() {
+  if (compute_.empty() || layout_.decay_elements == 0) return;
+  const int64_t n = layout_.decay_elements;
+  ops::cast(arena_.context(), {.x = ops::ConstMatrix(master_.data, DType::kF32, 1, n),
+                               .y = ops::Matrix(compute_.data, DType::kBf16, 1, n)});
+}
+
+void ParamStore::read(const tensor::Tensor& flat, int64_t begin, std::span<float> out) const {
+  DSV3_CHECK(begin >= 0 && begin + static_cast<int64_t>(out.size()) <= flat.num_elements());
+  arena_.device().backend().copy_to_host(out.data(), flat.as<float>() + begin, out.size_bytes(),
+                                         arena_.device().stream());
+  arena_.device().synchronize();
+}
+
+void ParamStore::write(const tensor::Tensor& flat, int64_t begin, std::span<const float> values) {
+  DSV3_CHECK(begin >= 0 && begin + static_cast<int64_t>(values.size()) <= flat.num_elements());
+  arena_.device().backend().copy_to_device(flat.as<float>() + begin, values.data(), values.size_bytes(),
+                                           arena_.device().stream());
+  arena_.device().synchronize();
+}
+
+}  // namespace dsv3::model

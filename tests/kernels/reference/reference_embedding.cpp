@@ -1,0 +1,32 @@
+// The embedding as args.h says; see reference_backend.h.
+#include <vector>
+
+#include "tests/kernels/reference/reference_backend.h"
+
+namespace dsv3::reference {
+
+void ReferenceBackend::embedding_forward(const ops::Context&, const ops::EmbeddingForward& args) {
+  for (int64_t t = 0; t < args.ids.size; ++t) {
+    for (int64_t c = 0; c < args.y.cols; ++c)
+      store(args.y, t, c, load(args.table, args.ids.data[t], c));
+  }
+}
+
+void ReferenceBackend::embedding_backward(const ops::Context&, const ops::EmbeddingBackward& args) {
+  // Summed in double over all tokens, then stored once.
+  std::vector<double> sums(args.dtable.rows * args.dtable.cols);
+  for (int64_t v = 0; v < args.dtable.rows; ++v) {
+    for (int64_t c = 0; c < args.dtable.cols; ++c)
+      sums[v * args.dtable.cols + c] = load(args.dtable, v, c);
+  }
+  for (int64_t t = 0; t < args.ids.size; ++t) {
+    for (int64_t c = 0; c < args.dy.cols; ++c)
+      sums[args.ids.data[t] * args.dy.cols + c] += load(args.dy, t, c);
+  }
+  for (int64_t v = 0; v < args.dtable.rows; ++v) {
+    for (int64_t c = 0; c < args.dtable.cols; ++c)
+      store(args.dtable, v, c, sums[v * args.dtable.cols + c]);
+  }
+}
+
+}  // namespace dsv3::reference

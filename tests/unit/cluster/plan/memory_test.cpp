@@ -1,0 +1,207 @@
+// Shard sizes, static bytes and activations against the exact reference cases (planner_cases.json L03, L05, L07, F23) and the
+// table of planner.md 3.3.
+#include "cluster/plan/memory.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <numeric>
+
+#include "configs/spec/counts.h"
+#include "tests/unit/cluster/plan/table_jobs.h"
+
+namespace dsv3::plan {
+namespace {
+
+using testing::table_job;
+constexpr double kMib = 1024.0 * 1024.0;
+
+TEST(StageSplit, SixtyOneLayersOverSixteenStages) {
+  const std::vector<int64_t> want{3, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 3, 3};
+  EXPECT_EQ(split_layers(61, 16), want);
+}
+
+TEST(StageSplit, SumsToTheLayersAndDiffersByAtMostOne) {
+  for (int64_t layers = 1; layers <= 64; ++layers) {
+    for (int64_t stages = 1; stages <= layers; ++stages) {
+      const std::vector<int64_t> split = split_layers(layers, stages);
+      EXPECT_EQ(std::accumulate(split.begin(), split.end(), int64_t{0}), layers);
+      const auto [low, high] = std::minmax_element(split.begin(), split.end());
+      EXPECT_LE(*high - *low, 1);
+      EXPECT_EQ(split.back(), *low) << "the remainder must not land on the last stage";
+    }
+  }
+}
+
+void expect_stage(const MemoryModel& model, const Layout& layout, int64_t stage,
+                  const LocalParams& local, int64_t weights, int64_t grads, int64_t optimizer) {
+  EXPECT_EQ(model.counts.stage(layout, stage).dense, local.dense) << "stage " << stage;
+  EXPECT_EQ(model.counts.stage(layout, stage).experts, local.experts) << "stage " << stage;
+  EXPECT_EQ(weights_bytes(model, layout, stage), weights);
+  EXPECT_EQ(gradients_bytes(model, layout, stage), grads);
+  EXPECT_EQ(optimizer_bytes(model, layout, stage), optimizer);
+}
+
+TEST(StaticBytes, TenBillionOnEightRanks) {  // L05
+  const spec::JobSpec job = table_job("10b");
+  const MemoryModel model(job, DeviceKind::kCuda);
+  const Layout layout{.tp = 2, .pp = 2, .ep = 2, .dp = 1};
+  expect_stage(model, layout, 0, {634982400, 924844032}, 3119652864, 6239305728, 14908022784);
+  expect_stage(model, layout, 1, {760340736, 1123024896}, 3766731264, 7533462528, 18038343168);
+}
+
+TEST(StaticBytes, DeepSeekV3OnTwoThousandRanks) {  // L07
+  spec::JobSpec job = table_job("671b");
+  job.training.moments_dtype = "bf16";
+  const MemoryModel model(job, DeviceKind::kCuda);
+  const Layout layout{.pp = 16, .ep = 64, .dp = 2};
+  expect_stage(model, layout, 0, {2677129216, 0}, 5354258432, 10708516864, 167320576);
+  expect_stage(model, layout, 1, {931987456, 704643072}, 3273261056, 6546522112, 2876821504);
+  expect_stage(model, layout, 15, {2888134656, 704643072}, 7185555456, 14371110912, 2999080704);
+}
+
+TEST(StaticBytes, OneRankHoldsEveryParameter) {
+  for (const auto& row : testing::kTable) {
+    const spec::JobSpec job = table_job(row.name);
+    const spec::ParamCounts counts = spec::count_params(job.model);
+    const MemoryModel model(job, DeviceKind::kCuda);
+    EXPECT_EQ(model.counts.stage({}, 0).total(), counts.total + counts.mtp) << row.name;
+  }
+}
+
+TEST(StaticBytes, ZeroCutsWhatItSays) {
+  const spec::JobSpec job = table_job("5b");
+  const MemoryModel model(job, DeviceKind::kCuda);
+  Layout layout{.ep = 4, .dp = 2, .zero_stage = 0};
+  const LocalParams local = model.counts.stage(layout, 0);
+  EXPECT_EQ(optimizer_bytes(model, layout, 0), 12 * local.total());
+  layout.zero_stage = 1;
+  EXPECT_EQ(optimizer_bytes(model, layout, 0), 12 * (local.dense / 8 + local.experts / 2));
+  EXPECT_EQ(gradients_bytes(model, layout, 0), 4 * local.total());
+  layout.zero_stage = 2;
+  EXPECT_LT(gradients_bytes(model, layout, 0), 4 * local.total() / 2);
+  EXPECT_EQ(weights_bytes(model, layout, 0), 2 * local.total());
+  layout.zero_stage = 3;
+  EXPECT_LT(weights_bytes(model, layout, 0), 2 * local.total() / 2);
+}
+
+// Another oracle: shapes written out by hand for a tiny model, cut by TP 2 and EP 2.
+TEST(StaticBytes, TinyModelCountedByHand) {
+  spec::JobSpec job;
+  spec::ModelSpec& m = job.model;
+  m.vocab_size = 10;
+  m.d_model = 8;
+  m.num_layers = 2;
+  m.num_heads = 2;
+  m.dense_intermediate_size = 12;
+  m.mla = {.kv_lora_rank = 4, .qk_nope_head_dim = 4, .qk_rope_head_dim = 2, .v_head_dim = 4};
+  m.mla.q_lora_rank = 6;
+  m.moe.num_experts = 4;
+  m.moe.num_experts_per_token = 2;
+  m.moe.expert_intermediate_size = 6;
+  m.moe.num_shared_experts = 1;
+  m.moe.first_k_dense = 1;
+  const MemoryModel model(job, DeviceKind::kCpu);
+  // Attention: q_a 6×8, norm 6, kv_a (4+2)×8, norm 4 whole; q_b 12×6, kv_b 16×4, o 8×8 cut.
+  const int64_t attention_whole = 48 + 6 + 48 + 4;
+  const int64_t attention_cut = 72 + 64 + 64;
+  const int64_t layer_norms = 16;
+  const int64_t dense_ffn = 3 * 8 * 12;
+  const int64_t shared = 3 * 8 * 6;
+  const int64_t router = 4 * 8;
+  const int64_t whole = 2 * (attention_whole + layer_norms) + router + 8;
+  const int64_t cut = 2 * attention_cut + dense_ffn + shared + 2 * 10 * 8;
+  const int64_t experts = 4 * 3 * 8 * 6;
+  EXPECT_EQ(model.counts.stage({.tp = 2, .ep = 2}, 0), (LocalParams{whole + cut / 2, experts / 4}));
+}
+
+std::map<std::string, double> terms_mib(const spec::JobSpec& job, const Layout& layout,
+                                        const ActivationOptions& options) {
+  std::map<std::string, double> terms;
+  for (const ActivationTerm& term : activation_terms(job, layout, true, options)) {
+    terms[term.name] = term.bytes / kMib;
+  }
+  return terms;
+}
+
+TEST(Activations, DeepSeekV3LayerTermByTerm) {  // F23
+  const spec::JobSpec job = table_job("671b");
+  const std::map<std::string, double> want{
+      {"input", 56},   {"in_norm", 56},  {"q_a", 12},      {"q_a_norm", 12},  {"kv_a", 4.5},
+      {"kv_a_norm", 4}, {"q", 192},      {"k", 192},       {"v", 128},        {"attn_out", 128},
+      {"lse", 2},      {"post_attn", 56}, {"mlp_norm", 56}, {"router", 13},    {"sh_fc1", 32},
+      {"sh_act", 16},  {"ex_in", 448},   {"ex_fc1", 256},  {"ex_act", 128},   {"ex_probs", 0.125},
+      {"ex_out", 448}};
+  const auto terms = terms_mib(job, {.pp = 16, .ep = 64},
+                               {.imbalance = 1.0, .save_expert_output = true});
+  EXPECT_EQ(terms.size(), want.size());
+  double total = 0;
+  for (const auto& [name, mib] : want) {
+    ASSERT_TRUE(terms.contains(name)) << name;
+    EXPECT_NEAR(terms.at(name), mib, 0.01) << name;
+    total += terms.at(name);
+  }
+  EXPECT_GE(total, 2200);
+  EXPECT_LE(total, 2280);
+}
+
+TEST(Activations, RecomputationKeepsThePublishedAmounts) {  // MiB a MoE layer: none, selective, full
+  const std::map<std::string, std::array<double, 3>> want{
+      {"671b", {1792, 1024, 56}}, {"small", {137, 77, 8}},  {"1b", {209, 125, 8}},
+      {"5b", {408, 206, 16}},     {"10b", {496, 285, 24}},  {"15b", {614, 313, 28}},
+      {"20b", {736, 402, 32}}};
+  for (const auto& [name, amounts] : want) {
+    const spec::JobSpec job = table_job(name);
+    Layout layout{.ep = 2};
+    const char* levels[] = {"none", "selective", "full"};
+    for (int level = 0; level < 3; ++level) {
+      layout.recompute = levels[level];
+      const double mib = saved_layer_bytes(job, layout, true, {.imbalance = 1.0}) / kMib;
+      EXPECT_NEAR(mib, amounts[level], 0.005 * amounts[level] + 5) << name << levels[level];
+    }
+  }
+}
+
+TEST(Activations, PipelineStagesHoldFewerMicroBatchesTowardsTheEnd) {
+  Layout layout{.pp = 4, .grad_accumulation = 16};
+  const int64_t want[] = {4, 3, 2, 1};
+  for (int64_t stage = 0; stage < 4; ++stage) {
+    EXPECT_EQ(micro_batches_in_flight(layout, stage), want[stage]);
+  }
+  layout.grad_accumulation = 2;
+  EXPECT_EQ(micro_batches_in_flight(layout, 0), 2);
+  layout.schedule = "afab";
+  EXPECT_EQ(micro_batches_in_flight(layout, 3), 2);
+}
+
+TEST(MemoryLedger, Fp32WeightsAreTheirOwnMaster) {
+  spec::JobSpec job = table_job("small");
+  job.training.dtype = "fp32";
+  const MemoryModel model(job, DeviceKind::kCpu);
+  const int64_t params = spec::count_params(job.model).total;
+  EXPECT_EQ(weights_bytes(model, {}, 0) + gradients_bytes(model, {}, 0) +
+                optimizer_bytes(model, {}, 0),
+            16 * params);
+}
+
+TEST(MemoryLedger, LinesAreNonZeroAndSumToThePeak) {
+  const spec::JobSpec job = table_job("10b");
+  const MemoryModel model(job, DeviceKind::kCuda);
+  const Layout layout{.tp = 2, .pp = 2, .ep = 2, .grad_accumulation = 8};
+  const std::vector<LedgerLine> ledger = memory_ledger(model, layout, 0);
+  int64_t sum = 0;
+  for (const LedgerLine& line : ledger) {
+    EXPECT_GT(line.bytes, 0) << line.name;
+    sum += line.bytes;
+  }
+  EXPECT_EQ(sum_bytes(ledger), sum);
+  // planner.md 3.6: the seed's TP2 PP2 EP2 takes 36.7 GiB.
+  const int64_t worst = worst_stage(model, layout);
+  const double gib = static_cast<double>(sum_bytes(memory_ledger(model, layout, worst))) / 1073741824.0;
+  EXPECT_NEAR(gib, 36.7, 3.0);
+}
+
+}  // namespace
+}  // namespace dsv3::plan

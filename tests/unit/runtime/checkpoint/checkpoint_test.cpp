@@ -1,0 +1,336 @@
+// Checkpoints: bitwise round trips, damage of every kind, stale attempts, full disks, retention.
+#include "runtime/checkpoint/checkpoint.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <cstring>
+#include <filesystem>
+
+#include "base/file.h"
+#include "base/rng.h"
+#include "tests/unit/runtime/checkpoint/temporary_folder.h"
+
+namespace dsv3::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<uint32_t> random_words(size_t count, const std::string& name) {
+  const CounterRng rng(1, name_key(name));
+  std::vector<uint32_t> words(count);
+  for (size_t i = 0; i < count; ++i) words[i] = static_cast<uint32_t>(rng.bits(i));  // NaNs and denormals too
+  return words;
+}
+
+// A small model's state; owns its tensors.
+struct Saved {
+  std::vector<uint32_t> weight = random_words(6, "w");
+  std::vector<uint32_t> moment = random_words(1000, "m");
+  std::vector<uint32_t> bias = random_words(4, "b");
+  SaveRequest request;
+
+  explicit Saved(const std::string& dir, int64_t step = 10, int64_t attempt = 1) {
+    request.dir = dir;
+    request.job = "job-1";
+    request.attempt = attempt;
+    request.step = step;
+    request.spec_yaml = "model:\n  name: tiny  # ünïcode\n";
+    request.state = {123456789012, 7, 10, 40960, "bf16", {{"loss_scale", "1"}, {"a", "b\n\"c\""}}};
+    request.tensors.push_back({"model.w", DType::kF32, {2, 3}, weight.data()});
+    request.tensors.push_back({exp_avg_name("model.w"), DType::kF32, {10, 100}, moment.data()});
+    request.tensors.push_back({"half", DType::kBf16, {8}, bias.data()});
+    request.tensors.push_back({"none", DType::kF32, {0, 5}, nullptr});
+  }
+};
+
+std::vector<std::byte> read_all(const Checkpoint& checkpoint, const std::string& name) {
+  const TensorInfo* info = checkpoint.find(name);
+  EXPECT_NE(info, nullptr) << name;
+  std::vector<std::byte> bytes(static_cast<size_t>(info->num_elements()) * dtype_bytes(info->dtype));
+  EXPECT_TRUE(checkpoint.read(name, bytes).ok());
+  return bytes;
+}
+
+void expect_same(const std::vector<std::byte>& read, const void* expected) {
+  EXPECT_EQ(std::memcmp(read.data(), expected, read.size()), 0);
+}
+
+int64_t count_in(const std::string& dir, const std::string& prefix) {
+  int64_t count = 0;
+  for (const auto& entry : fs::directory_iterator(dir)) {
+    count += entry.path().filename().string().starts_with(prefix) ? 1 : 0;
+  }
+  return count;
+}
+
+void flip_byte(const std::string& path, size_t at) {
+  std::string bytes = read_file(path).value();
+  ASSERT_LT(at, bytes.size());
+  bytes[at] = static_cast<char>(bytes[at] ^ 0x04);
+  overwrite(path, bytes);
+}
+
+TEST(Checkpoint, ReadsBackBitwiseWhatWasSaved) {
+  const TemporaryFolder folder;
+  const Saved source(folder.path());
+  const auto saved = save(source.request);
+  ASSERT_TRUE(saved.ok()) << saved.status().to_string();
+  EXPECT_EQ(saved->path, folder / "step-00000010");
+  const auto checkpoint = Checkpoint::open(saved->path);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().to_string();
+  EXPECT_EQ(checkpoint->job(), "job-1");
+  EXPECT_EQ(checkpoint->step(), 10);
+  EXPECT_EQ(checkpoint->attempt(), 1);
+  EXPECT_EQ(checkpoint->spec_yaml(), source.request.spec_yaml);
+  EXPECT_EQ(checkpoint->state().next_sample_idx, 123456789012);
+  EXPECT_EQ(checkpoint->state().tokens_seen, 40960);
+  EXPECT_EQ(checkpoint->state().compute_dtype, "bf16");
+  EXPECT_EQ(checkpoint->state().extra, source.request.state.extra);
+  EXPECT_EQ(checkpoint->tensors().size(), 4u);
+  EXPECT_EQ(checkpoint->find("model.w")->shape, (std::vector<int64_t>{2, 3}));
+  expect_same(read_all(*checkpoint, "model.w"), source.weight.data());
+  expect_same(read_all(*checkpoint, "exp_avg.model.w"), source.moment.data());
+  expect_same(read_all(*checkpoint, "half"), source.bias.data());
+  EXPECT_TRUE(read_all(*checkpoint, "none").empty());
+  EXPECT_EQ(read_file(folder / "latest_checkpointed_iteration.txt").value(), "10\n");
+  EXPECT_EQ(count_in(folder.path(), ".tmp"), 0);
+}
+
+TEST(Checkpoint, ReadsAnyRangeAcrossPiecesAndShards) {
+  const TemporaryFolder folder;
+  Saved source(folder.path());
+  source.request.tensors.clear();
+  source.request.shard_bytes_max = 1000;  // each piece below is larger: a shard each
+  const auto fill = [&](int64_t begin, std::span<std::byte> out) -> Status {
+    std::memcpy(out.data(), source.moment.data() + begin, out.size());
+    return {};
+  };
+  for (const auto& [begin, end] : {std::pair{700, 1000}, std::pair{0, 333}, std::pair{333, 700}}) {
+    source.request.tensors.push_back({"m", DType::kF32, {10, 100}, nullptr, fill, begin, end});
+  }
+  const auto saved = save(source.request);
+  ASSERT_TRUE(saved.ok()) << saved.status().to_string();
+  EXPECT_EQ(count_in(saved->path, "shard-"), 3);
+  const auto checkpoint = Checkpoint::open(saved->path).value();
+  for (const auto& [begin, count] : {std::pair{0, 1000}, std::pair{332, 2}, std::pair{333, 367}, std::pair{100, 800},
+                                     std::pair{999, 1}, std::pair{1000, 0}}) {
+    std::vector<uint32_t> out(count);
+    ASSERT_TRUE(checkpoint.read("m", std::as_writable_bytes(std::span(out)), begin, count).ok());
+    EXPECT_TRUE(std::equal(out.begin(), out.end(), source.moment.begin() + begin)) << begin;
+  }
+  std::vector<uint32_t> out(2);
+  EXPECT_FALSE(checkpoint.read("m", std::as_writable_bytes(std::span(out)), 999, 2).ok());
+  EXPECT_FALSE(checkpoint.read("m", std::as_writable_bytes(std::span(out)), 0, 1).ok());
+  EXPECT_EQ(checkpoint.read("n", std::as_writable_bytes(std::span(out)), 0, 2).code(), Code::kNotFound);
+}
+
+TEST(Checkpoint, RefusesPiecesThatDoNotMakeTheTensor) {
+  const TemporaryFolder folder;
+  for (const auto& ranges : std::vector<std::vector<std::pair<int64_t, int64_t>>>{
+           {{0, 5}}, {{1, 6}}, {{0, 4}, {3, 6}}, {{0, 2}, {3, 6}}, {{0, 6}, {0, 6}}, {{0, 7}}, {{4, 2}}}) {
+    Saved source(folder.path());
+    source.request.tensors.clear();
+    for (const auto& [begin, end] : ranges) {
+      source.request.tensors.push_back({"w", DType::kF32, {2, 3}, source.weight.data(), nullptr, begin, end});
+    }
+    EXPECT_EQ(save(source.request).status().code(), Code::kInvalid);
+  }
+  Saved source(folder.path());
+  source.request.tensors[3].shape = {1};
+  EXPECT_EQ(save(source.request).status().code(), Code::kInvalid) << "neither data nor fill";
+  EXPECT_EQ(count_in(folder.path(), "step-"), 0);
+  EXPECT_EQ(count_in(folder.path(), ".tmp"), 0);
+}
+
+TEST(Checkpoint, SeesAnyFlippedByteOfAnyFile) {
+  const TemporaryFolder folder;
+  Saved source(folder.path());
+  source.request.shard_bytes_max = 64;
+  const std::string path = save(source.request).value().path;
+  for (const auto& entry : fs::directory_iterator(path)) {
+    const std::string file = entry.path().string();
+    const size_t size = fs::file_size(file);
+    for (size_t part = 0; part < 24; ++part) {
+      const size_t at = part * (size - 1) / 23;
+      flip_byte(file, at);
+      const auto damaged = Checkpoint::open(path);
+      ASSERT_FALSE(damaged.ok()) << file << " at " << at;
+      EXPECT_EQ(damaged.status().code(), Code::kCheckpointUnusable);
+      flip_byte(file, at);
+    }
+  }
+  EXPECT_TRUE(Checkpoint::open(path).ok());
+}
+
+TEST(Checkpoint, SeesTruncatedMissingAndForeignFiles) {
+  const TemporaryFolder folder;
+  const std::string path = save(Saved(folder.path(), 10).request).value().path;
+  Saved other(folder.path(), 20);
+  other.weight[0] ^= 1;
+  other.request.tensors[0].data = other.weight.data();
+  const std::string other_path = save(other.request).value().path;
+  const std::string shard = "/shard-00001-of-00001.safetensors";
+  const std::string kept = read_file(path + shard).value();
+  ASSERT_TRUE(write_file(path + shard, kept.substr(0, kept.size() - 1)).ok());
+  EXPECT_EQ(Checkpoint::open(path, false).status().code(), Code::kCheckpointUnusable) << "seen without checksums too";
+  fs::remove(path + shard);
+  EXPECT_EQ(Checkpoint::open(path, false).status().code(), Code::kCheckpointUnusable);
+  fs::copy_file(other_path + shard, path + shard);
+  EXPECT_EQ(Checkpoint::open(path).status().code(), Code::kCheckpointUnusable) << "another checkpoint's shard";
+  ASSERT_TRUE(write_file(path + shard, kept).ok());
+  EXPECT_TRUE(Checkpoint::open(path).ok());
+  // Another checkpoint's manifest, even with its seal: the shards' checksums do not fit it.
+  for (const char* file : {"/manifest.json", "/complete"}) {
+    fs::copy_file(other_path + file, path + file, fs::copy_options::overwrite_existing);
+    EXPECT_EQ(Checkpoint::open(path).status().code(), Code::kCheckpointUnusable) << file;
+  }
+  EXPECT_EQ(Checkpoint::open(folder / "step-00000099").status().code(), Code::kNotFound);
+}
+
+TEST(Checkpoint, NewestValidSkipsTheDamagedAndSaysWhy) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(newest_valid(folder / "absent").status().code(), Code::kNotFound);
+  for (const int64_t step : {10, 20, 30, 40}) ASSERT_TRUE(save(Saved(folder.path(), step).request).ok());
+  flip_byte(folder / "step-00000040/shard-00001-of-00001.safetensors", 900);
+  fs::remove(folder / "step-00000030/complete");
+  fs::create_directories(folder / ".tmp-step-00000050-attempt-1");
+  fs::create_directories(folder / "step-abc");
+  const auto newest = newest_valid(folder.path());
+  ASSERT_TRUE(newest.ok()) << newest.status().to_string();
+  EXPECT_EQ(newest->step, 20);
+  EXPECT_EQ(newest->path, folder / "step-00000020");
+  ASSERT_EQ(newest->skipped.size(), 2u);
+  EXPECT_NE(newest->skipped[0].second.find("never completed"), std::string::npos);
+  EXPECT_NE(newest->skipped[1].second.find("checksum"), std::string::npos);
+  EXPECT_EQ(find_checkpoint(folder.path()).value(), folder / "step-00000020");
+  EXPECT_EQ(find_checkpoint(folder / "step-00000010").value(), folder / "step-00000010");
+}
+
+TEST(Checkpoint, SavingTheSameStepAgainChangesNothing) {
+  const TemporaryFolder folder;
+  const Saved source(folder.path());
+  ASSERT_TRUE(save(source.request).ok());
+  const auto again = save(source.request);
+  ASSERT_TRUE(again.ok());
+  EXPECT_TRUE(again->existed);
+  // Unless it was damaged: then it is made whole.
+  flip_byte(folder / "step-00000010/manifest.json", 50);
+  const auto repaired = save(source.request);
+  ASSERT_TRUE(repaired.ok()) << repaired.status().to_string();
+  EXPECT_FALSE(repaired->existed);
+  EXPECT_TRUE(Checkpoint::open(repaired->path).ok());
+  EXPECT_EQ(count_in(folder.path(), ".tmp"), 0);
+}
+
+TEST(Checkpoint, AHigherAttemptReplacesAStepAndIsNewerThanAnyStepOfALowerOne) {
+  const TemporaryFolder folder;
+  ASSERT_TRUE(save(Saved(folder.path(), 10, 1).request).ok());
+  ASSERT_TRUE(save(Saved(folder.path(), 20, 1).request).ok());
+  Saved second(folder.path(), 10, 2);
+  second.weight[5] = 42;
+  ASSERT_TRUE(save(second.request).ok());
+  const auto checkpoint = Checkpoint::open(folder / "step-00000010").value();
+  EXPECT_EQ(checkpoint.attempt(), 2);
+  expect_same(read_all(checkpoint, "model.w"), second.weight.data());
+  const auto newest = newest_valid(folder.path()).value();
+  EXPECT_EQ(newest.step, 10) << "attempt 2 went on from before step 20 of attempt 1";
+  EXPECT_EQ(newest.attempt, 2);
+}
+
+TEST(Checkpoint, AStaleAttemptCannotPublish) {
+  const TemporaryFolder folder;
+  ASSERT_TRUE(save(Saved(folder.path(), 10, 2).request).ok());
+  EXPECT_EQ(save(Saved(folder.path(), 10, 1).request).status().code(), Code::kConflict);
+  EXPECT_EQ(save(Saved(folder.path(), 99, 1).request).status().code(), Code::kConflict);
+  EXPECT_TRUE(save(Saved(folder.path(), 20, 2).request).ok());
+  // A claim fences before anything is saved, also while a save is under way.
+  ASSERT_TRUE(claim(folder.path(), 3).ok());
+  ASSERT_TRUE(claim(folder.path(), 3).ok());
+  EXPECT_EQ(claim(folder.path(), 2).code(), Code::kConflict);
+  EXPECT_EQ(save(Saved(folder.path(), 30, 2).request).status().code(), Code::kConflict);
+  Saved late(folder.path(), 30, 3);
+  late.request.tensors[0].data = nullptr;
+  late.request.tensors[0].fill = [&](int64_t, std::span<std::byte>) { return claim(folder.path(), 4); };
+  EXPECT_EQ(save(late.request).status().code(), Code::kConflict);
+  EXPECT_EQ(count_in(folder.path(), "step-"), 2);
+  EXPECT_EQ(count_in(folder.path(), ".tmp"), 0);
+}
+
+TEST(Checkpoint, AnotherJobsFolderIsRefused) {
+  const TemporaryFolder folder;
+  ASSERT_TRUE(save(Saved(folder.path()).request).ok());
+  Saved foreign(folder.path(), 20, 5);
+  foreign.request.job = "job-2";
+  EXPECT_EQ(save(foreign.request).status().code(), Code::kConflict);
+}
+
+TEST(Checkpoint, AFullDiskNamesThePathAndKeepsTheOlderOnes) {
+  const TemporaryFolder folder;
+  ASSERT_TRUE(save(Saved(folder.path(), 10).request).ok());
+  // A limit on file sizes stands in for the full disk: write(2) fails in the middle of the shard.
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{2000, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const auto failed = save(Saved(folder.path(), 20).request);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  ::signal(SIGXFSZ, handler);
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(failed.status().code(), Code::kFailed);
+  EXPECT_NE(failed.status().message().find(folder.path()), std::string::npos);
+  EXPECT_EQ(count_in(folder.path(), ".tmp"), 0);
+  EXPECT_EQ(newest_valid(folder.path()).value().step, 10);
+  EXPECT_EQ(read_file(folder / "latest_checkpointed_iteration.txt").value(), "10\n");
+}
+
+TEST(Checkpoint, ASourceThatFailsLeavesNothing) {
+  const TemporaryFolder folder;
+  Saved source(folder.path());
+  source.request.tensors[1].data = nullptr;
+  source.request.tensors[1].fill = [](int64_t, std::span<std::byte>) { return Status(Code::kDevice, "lost"); };
+  EXPECT_EQ(save(source.request).status().code(), Code::kDevice);
+  EXPECT_EQ(count_in(folder.path(), ".tmp") + count_in(folder.path(), "step-"), 0);
+}
+
+TEST(Checkpoint, KeepLastNeverDeletesTheNewestValid) {
+  const TemporaryFolder folder;
+  for (const int64_t step : {10, 20, 30, 40}) ASSERT_TRUE(save(Saved(folder.path(), step).request).ok());
+  for (const char* step : {"step-00000030", "step-00000040"}) {
+    flip_byte(folder / step + std::string("/shard-00001-of-00001.safetensors"), 1000);
+  }
+  const auto deleted = keep_last(folder.path(), 2);
+  ASSERT_TRUE(deleted.ok());
+  EXPECT_EQ(*deleted, (std::vector<std::string>{folder / "step-00000010"}));
+  EXPECT_EQ(newest_valid(folder.path()).value().step, 20);
+  const std::string newest = save(Saved(folder.path(), 50).request).value().path;
+  ASSERT_TRUE(keep_last(folder.path(), 1, newest).ok());
+  EXPECT_EQ(count_in(folder.path(), "step-"), 1);
+  EXPECT_EQ(newest_valid(folder.path()).value().step, 50);
+}
+
+TEST(Checkpoint, KeepLastDeletesNothingWhenNothingIsValid) {
+  const TemporaryFolder folder;
+  for (const int64_t step : {10, 20}) {
+    const std::string path = save(Saved(folder.path(), step).request).value().path;
+    flip_byte(path + "/shard-00001-of-00001.safetensors", 1000);
+  }
+  EXPECT_TRUE(keep_last(folder.path(), 1).value().empty());
+  EXPECT_EQ(count_in(folder.path(), "step-"), 2);
+}
+
+TEST(Checkpoint, LeftoversOfDeadWritersGoWithTheNextSave) {
+  const TemporaryFolder folder;
+  for (const char* name : {".tmp-step-00000005-attempt-1", ".tmp-step-00000006-attempt-2-replaced",
+                           ".tmp-step-00000007-attempt-9"}) {
+    fs::create_directories(folder / name);
+    ASSERT_TRUE(write_file((folder / name) + "/junk", "x").ok());
+  }
+  ASSERT_TRUE(save(Saved(folder.path(), 10, 2).request).ok());
+  EXPECT_EQ(count_in(folder.path(), ".tmp"), 1) << "a higher attempt's is not ours to delete";
+}
+
+}  // namespace
+}  // namespace dsv3::checkpoint
