@@ -35,7 +35,9 @@ Result<FileWriter> FileWriter::create(const std::string& path, mode_t mode) {
   return writer;
 }
 
-FileWriter::FileWriter(FileWriter&& other) noexcept { *this = std::move(other); }
+FileWriter::FileWriter(FileWriter&& other) noexcept {
+  *this = std::move(other);
+}
 
 FileWriter& FileWriter::operator=(FileWriter&& other) noexcept {
   std::swap(fd_, other.fd_);
@@ -90,7 +92,8 @@ Status FileWriter::finish() {
   Status status;
   if (::fsync(fd_) != 0) status = system_error("cannot flush", path_);
   // A network file system may tell of a full disk only here.
-  if (::close(std::exchange(fd_, -1)) != 0 && status.ok()) status = system_error("cannot close", path_);
+  if (::close(std::exchange(fd_, -1)) != 0 && status.ok())
+    status = system_error("cannot close", path_);
   if (status.ok() && ::rename(temporary_.c_str(), path_.c_str()) != 0) {
     status = system_error("cannot rename to", path_);
   }

@@ -22,7 +22,7 @@ inline constexpr int kNestingMax = 32;
 
 struct Parsed {
   JobSpec job;                          // what could be understood; defaults elsewhere
-  std::vector<Diagnostic> diagnostics;  // faults of form, in the order of the file
+  std::vector<Diagnostic> diagnostics;  // faults of form: what YAML itself forbids, then by place
   Origins origins;                      // where each given key stands, for messages of later stages
   std::string file;                     // path that was read ("15b" → ".../configs/15b.yaml")
 

@@ -107,13 +107,15 @@ Result<std::string> explain(const std::string& key) {
     if (s.path == key) return explain_section(key);
   }
   if (key.empty()) return explain_section("");
-  // A last part alone is enough when only keys of that name exist.
+  // A last part alone is enough: every field that has it in one of its spellings.
   std::string found;
   std::vector<std::string_view> names;
   for (const Field& f : field_table()) {
     names.push_back(f.key);
     names.push_back(leaf(f.key));
-    if (leaf(f.key) == key) found += (found.empty() ? "" : "\n") + explain_field(f, f.key);
+    bool same = leaf(f.key) == key;
+    for (const Alias& a : f.aliases) same = same || leaf(a.path) == key;
+    if (same) found += (found.empty() ? "" : "\n") + explain_field(f, f.key);
   }
   for (const Section& s : section_table()) {
     names.push_back(s.path);

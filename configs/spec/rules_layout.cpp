@@ -179,9 +179,9 @@ void check_product(const JobSpec& job, const ValidateOptions& o, Findings& out) 
   }
   const std::string near = nearest_layout(job, o.gpus, o.gpus_per_node);
   out.error("LAYOUT_PRODUCT_MISMATCH", "parallel.data_parallel_size", std::move(message),
-            near.empty()
-                ? fmt::format("use {} GPUs", product)
-                : fmt::format("{} uses {} GPUs; so would {} as asked", near, o.gpus, product));
+            near.empty() ? fmt::format("use {} GPUs", product)
+                         : fmt::format("{} uses {} GPUs; the sizes as given take {}", near, o.gpus,
+                                       product));
 }
 
 // Ranks that see different data, EP·DP, as far as it is fixed.

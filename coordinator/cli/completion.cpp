@@ -15,13 +15,13 @@
 namespace dsv3::cli {
 namespace {
 
-constexpr const char* kBash = R"(_dsv3ctl() {
+constexpr const char* kBash = R"sh(_dsv3ctl() {
   local IFS=$'\n'
   COMPREPLY=($(compgen -W "$(dsv3ctl __complete -- "${COMP_WORDS[@]:1:COMP_CWORD-1}" 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _dsv3ctl dsv3ctl
-)";
-constexpr const char* kZsh = R"(#compdef dsv3ctl
+)sh";
+constexpr const char* kZsh = R"sh(#compdef dsv3ctl
 _dsv3ctl() {
   local -a candidates
   candidates=("${(@f)$(dsv3ctl __complete -- "${(@)words[2,CURRENT-1]}" 2>/dev/null)}")
@@ -29,13 +29,13 @@ _dsv3ctl() {
   _files
 }
 compdef _dsv3ctl dsv3ctl
-)";
-constexpr const char* kFish = R"(function __dsv3ctl_complete
+)sh";
+constexpr const char* kFish = R"sh(function __dsv3ctl_complete
   set -l words (commandline -opc)
   dsv3ctl __complete -- $words[2..-1] 2>/dev/null
 end
 complete -c dsv3ctl -a '(__dsv3ctl_complete)'
-)";
+)sh";
 
 void add_values(const Globals& globals, Completes completes, std::vector<std::string>* out) {
   if (completes == Completes::kConfig) {

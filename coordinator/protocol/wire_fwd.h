@@ -14,5 +14,7 @@ class Validation;
 class ExpertCounts;
 class MemoryLedger;
 class JobStatus;
+class CoordinatorInfo;
+class FollowReply;
 
 }  // namespace dsv3::wire

@@ -16,23 +16,22 @@
 namespace dsv3::cpu {
 namespace {
 
-// One row of the running softmax: p = exp(scale · s − m) for the first `visible` scores, 0 behind; updates m and l.
-// Returns what the row's accumulated output must be multiplied with.
+// One row of the running softmax: p = exp(scale · s − m) for the first `visible` of `count` scores, 0 behind; updates m and l and
+// overwrites s. Returns what the row's accumulated output must be multiplied with. scale > 0.
 template <typename C>
-float softmax_row(const float* s, C* p, int64_t visible, int64_t count, float scale, float* m, float* l) {
-  float row_max = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : row_max)
-  for (int64_t i = 0; i < visible; ++i) row_max = std::max(row_max, s[i] * scale);
-  const float m_new = std::max(*m, row_max);
-  const float correction = std::exp(*m - m_new);
+float softmax_row(float* s, C* p, int64_t visible, int64_t count, float scale, float* m, float* l) {
+  const int64_t n = ceil_div(visible, kVisibleStep) * kVisibleStep;
+  if (visible < n) std::fill(s + visible, s + n, -std::numeric_limits<float>::infinity());
+  const float m_new = std::max(*m, max_of(s, n) * scale);
+  const float correction = exp_f32(*m - m_new);
   float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < visible; ++i) {
-    const float e = exp_f32(s[i] * scale - m_new);
-    sum += e;
-    p[i] = from_float<C>(e);
+  for (int64_t i = 0; i < n; ++i) {
+    s[i] = exp_f32(s[i] * scale - m_new);
+    sum += s[i];
   }
-  std::fill(p + visible, p + count, C{});
+  round_row(s, p, n);
+  if (n < count) std::fill(p + n, p + count, C{});
   *l = *l * correction + sum;
   *m = m_new;
   return correction;

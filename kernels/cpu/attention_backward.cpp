@@ -8,6 +8,7 @@
 //   d = nope + rope    P = exp(scale · q kᵀ − lse)    D = rowsum(dout ∘ out)    dS = scale · P ∘ (dout vᵀ − D)
 //   dv = Pᵀ dout       dk = dSᵀ q                     dq = dS k
 #include <cstring>
+#include <limits>
 
 #include "kernels/cpu/attention_blocks.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -15,18 +16,23 @@
 namespace dsv3::cpu {
 namespace {
 
-// One row: p = exp(scale · s − lse) and ds = scale · p · (dp − delta) for the first `visible` columns, 0 behind.
+// One row: p = exp(scale · s − lse) and ds = scale · p · (dp − delta) for the first `visible` of `count` columns, 0 behind;
+// overwrites s and dp.
 template <typename C>
-void gradient_row(const float* s, const float* dp, C* p, C* ds, int64_t visible, int64_t count, float scale, float lse,
-                  float delta) {
+void gradient_row(float* s, float* dp, C* p, C* ds, int64_t visible, int64_t count, float scale, float lse, float delta) {
+  const int64_t n = ceil_div(visible, kVisibleStep) * kVisibleStep;
+  std::fill(s + visible, s + n, -std::numeric_limits<float>::infinity());
+  std::fill(dp + visible, dp + n, 0.0f);
 #pragma omp simd
-  for (int64_t i = 0; i < visible; ++i) {
-    const float e = exp_f32(s[i] * scale - lse);
-    p[i] = from_float<C>(e);
-    ds[i] = from_float<C>(scale * e * (dp[i] - delta));
+  for (int64_t i = 0; i < n; ++i) {
+    s[i] = exp_f32(s[i] * scale - lse);
+    dp[i] = scale * s[i] * (dp[i] - delta);
   }
-  std::fill(p + visible, p + count, C{});
-  std::fill(ds + visible, ds + count, C{});
+  round_row(s, p, n);
+  round_row(dp, ds, n);
+  if (n == count) return;
+  std::fill(p + n, p + count, C{});
+  std::fill(ds + n, ds + count, C{});
 }
 
 // The five products of one (queries, keys) block pair.

@@ -66,13 +66,23 @@ class BlockMatmul {
   std::shared_ptr<const Matmul> full_, short_;
 };
 
+// to[c, r] = from[r, c] for an 8 × 8 tile.
+void transpose_tile(const float* from, int64_t from_stride, float* to, int64_t to_stride);
+void transpose_tile(const Bf16* from, int64_t from_stride, Bf16* to, int64_t to_stride);
+
 // to[c, r] = from[r, c] for r < rows, c < cols, as C; columns of `to` from `rows` to to_cols are zeroed.
 template <typename T, typename C>
 void transpose_block(const T* from, int64_t from_stride, int64_t rows, int64_t cols, C* to, int64_t to_cols) {
-  constexpr int64_t kTile = 16;
+  constexpr int64_t kTile = 8;
   for (int64_t c0 = 0; c0 < cols; c0 += kTile) {
     const int64_t c1 = std::min(cols, c0 + kTile);
-    for (int64_t r = 0; r < rows; ++r) {
+    int64_t r = 0;
+    if constexpr (std::is_same_v<T, C>) {
+      for (; c1 - c0 == kTile && r + kTile <= rows; r += kTile) {
+        transpose_tile(from + r * from_stride + c0, from_stride, to + c0 * to_cols + r, to_cols);
+      }
+    }
+    for (; r < rows; ++r) {
       for (int64_t c = c0; c < c1; ++c) to[c * to_cols + r] = from_float<C>(to_float(from[r * from_stride + c]));
     }
     for (int64_t c = c0; c < c1; ++c) std::fill(to + c * to_cols + rows, to + (c + 1) * to_cols, C{});
@@ -87,6 +97,24 @@ void copy_block(const T* from, int64_t from_stride, int64_t rows, int64_t cols, 
     for (int64_t c = 0; c < cols; ++c) to[r * to_stride + c] = from_float<C>(to_float(from[r * from_stride + c]));
   }
   for (int64_t r = rows; r < to_rows; ++r) std::fill(to + r * to_stride, to + r * to_stride + cols, C{});
+}
+
+// The masked row loops work on whole vectors: columns up to this multiple behind the last visible one are computed as masked.
+constexpr int64_t kVisibleStep = 16;
+
+// to[0, n) = from[0, n) rounded to C, nearest even. Without from_float's care for NaN, which here has shown in the row's
+// log-sum-exp already.
+template <typename C>
+void round_row(const float* from, C* to, int64_t n) {
+  if constexpr (std::is_same_v<C, float>) {
+    std::copy_n(from, n, to);
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const uint32_t bits = std::bit_cast<uint32_t>(from[i]);
+      to[i].bits = static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+    }
+  }
 }
 
 // The operands of head h of sequence b, as typed rows with strides.

@@ -4,6 +4,7 @@
 // alone, never on which thread is free. Row counts per expert change every batch, so grouped products leave that dimension
 // to the run (measured: within 5 % of a primitive made for the size, which would cost up to 10 ms to create).
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 
@@ -141,7 +142,9 @@ void gemm(const ops::Context& ctx, const ops::Gemm& args) {
     if (!args.accumulate) zero(args.c);
     return;
   }
-  const Product product(args, RuntimeDim::kNone, 0, team_size());
+  const int64_t k = args.transpose_a ? args.a.rows : args.a.cols;
+  const bool weight_grad = args.transpose_a && args.c.dtype == DType::kF32 && getenv("RTK");
+  const Product product(args, weight_grad ? RuntimeDim::kK : RuntimeDim::kNone, k, team_size());
   product.run(args, ctx.workspace->reserve(product.scratch_bytes()));
 }
 

@@ -1,6 +1,8 @@
 // The cache of oneDNN matmul primitives; see matmul.h.
 #include "kernels/cpu/matmul.h"
 
+#include <array>
+#include <atomic>
 #include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <shared_mutex>
@@ -78,7 +80,7 @@ class DnnlMatmul final : public Matmul {
   void run(const void* a, const void* b, void* c, std::byte* scratch, int64_t runtime_size) const override {
     try {
       if (shape_.runtime == RuntimeDim::kNone) {
-        execute(descs_, a, b, c, scratch);
+        execute_bound(a, b, c, scratch);
       } else {
         const bool rows = shape_.runtime == RuntimeDim::kM;
         execute(make_descs(shape_, rows ? runtime_size : shape_.m, rows ? shape_.k : runtime_size), a, b, c, scratch);
@@ -112,6 +114,35 @@ class DnnlMatmul final : public Matmul {
                                   {DNNL_ARG_SCRATCHPAD, memory(scratch_desc_, engine(), scratch)}});
   }
 
+  // Fixed sizes: the thread's own memory objects are pointed at the operands, since making them costs as much as a small product.
+  void execute_bound(const void* a, const void* b, void* c, std::byte* scratch) const {
+    thread_local std::array<Bound, kBoundSlots> slots;
+    Bound& bound = slots[id_ % kBoundSlots];
+    if (bound.id != id_) {
+      bound.operands = {memory(descs_.a, engine(), nullptr), memory(descs_.b, engine(), nullptr),
+                        memory(descs_.c, engine(), nullptr), memory(scratch_desc_, engine(), nullptr)};
+      const int kinds[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
+      for (int i = 0; i < 4; ++i) bound.args[i] = {kinds[i], bound.operands[i].get()};
+      bound.id = id_;
+    }
+    bound.operands[0].set_data_handle(const_cast<void*>(a));
+    bound.operands[1].set_data_handle(const_cast<void*>(b));
+    bound.operands[2].set_data_handle(c);
+    bound.operands[3].set_data_handle(scratch);
+    dnnl::error::wrap_c_api(dnnl_primitive_execute(primitive_.get(), stream().get(), 4, bound.args.data()),
+                            "could not execute a matmul");
+  }
+
+  // Memory objects of one primitive, kept by one thread.
+  struct Bound {
+    uint64_t id = 0;
+    std::array<memory, 4> operands;
+    std::array<dnnl_exec_arg_t, 4> args;
+  };
+  static constexpr size_t kBoundSlots = 128;
+  static inline std::atomic<uint64_t> next_id_{1};
+
+  uint64_t id_ = next_id_++;
   MatmulShape shape_;
   Descs descs_;
   memory::desc scratch_desc_;

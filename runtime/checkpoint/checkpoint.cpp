@@ -17,7 +17,8 @@ namespace dsv3::checkpoint {
 namespace {
 
 Status unusable(const std::string& path, const std::string& what) {
-  return Status(Code::kCheckpointUnusable, fmt::format("'{}' is not a usable checkpoint: {}", path, what));
+  return Status(Code::kCheckpointUnusable,
+                fmt::format("'{}' is not a usable checkpoint: {}", path, what));
 }
 
 Result<SafetensorsFile> open_shard(const std::string& path, const Shard& shard, bool verify) {
@@ -25,7 +26,8 @@ Result<SafetensorsFile> open_shard(const std::string& path, const Shard& shard, 
   if (!file.ok()) return unusable(path, file.status().message());
   const auto bytes = file->file_bytes();
   if (static_cast<int64_t>(bytes.size()) != shard.bytes) {
-    return unusable(path, fmt::format("{} has {} bytes, expected {}", shard.file, bytes.size(), shard.bytes));
+    return unusable(
+        path, fmt::format("{} has {} bytes, expected {}", shard.file, bytes.size(), shard.bytes));
   }
   if (verify && checksum(bytes) != shard.checksum) {
     return unusable(path, fmt::format("{} is damaged (checksum)", shard.file));
@@ -34,7 +36,8 @@ Result<SafetensorsFile> open_shard(const std::string& path, const Shard& shard, 
 }
 
 // What a range says must be what its shard holds.
-std::string range_fault(const ManifestTensor& tensor, const Range& range, const SafetensorsFile& shard) {
+std::string range_fault(const ManifestTensor& tensor, const Range& range,
+                        const SafetensorsFile& shard) {
   const SafetensorsTensor* entry = shard.find(range.key);
   if (entry == nullptr) return fmt::format("no '{}' in its shard", range.key);
   if (entry->tag != safetensors_tag(tensor.info.dtype) ||
@@ -69,24 +72,40 @@ Result<Checkpoint> Checkpoint::open(const std::string& path, bool verify) {
   for (const ManifestTensor& tensor : impl->manifest.tensors) {
     for (const Range& range : tensor.ranges) {
       const std::string fault = range_fault(tensor, range, impl->shards[range.shard]);
-      if (!fault.empty()) return unusable(path, fmt::format("tensor '{}': {}", tensor.info.name, fault));
+      if (!fault.empty())
+        return unusable(path, fmt::format("tensor '{}': {}", tensor.info.name, fault));
     }
     impl->infos.push_back(tensor.info);
   }
   return Checkpoint(std::move(impl));
 }
 
-const std::string& Checkpoint::path() const { return impl_->path; }
-const std::string& Checkpoint::job() const { return impl_->manifest.job; }
-int64_t Checkpoint::attempt() const { return impl_->manifest.attempt; }
-int64_t Checkpoint::step() const { return impl_->manifest.step; }
-const std::string& Checkpoint::spec_yaml() const { return impl_->manifest.spec_yaml; }
-const TrainingState& Checkpoint::state() const { return impl_->manifest.state; }
-const std::vector<TensorInfo>& Checkpoint::tensors() const { return impl_->infos; }
+const std::string& Checkpoint::path() const {
+  return impl_->path;
+}
+const std::string& Checkpoint::job() const {
+  return impl_->manifest.job;
+}
+int64_t Checkpoint::attempt() const {
+  return impl_->manifest.attempt;
+}
+int64_t Checkpoint::step() const {
+  return impl_->manifest.step;
+}
+const std::string& Checkpoint::spec_yaml() const {
+  return impl_->manifest.spec_yaml;
+}
+const TrainingState& Checkpoint::state() const {
+  return impl_->manifest.state;
+}
+const std::vector<TensorInfo>& Checkpoint::tensors() const {
+  return impl_->infos;
+}
 
 const TensorInfo* Checkpoint::find(std::string_view name) const {
-  const auto at = std::lower_bound(impl_->infos.begin(), impl_->infos.end(), name,
-                                   [](const TensorInfo& info, std::string_view wanted) { return info.name < wanted; });
+  const auto at = std::lower_bound(
+      impl_->infos.begin(), impl_->infos.end(), name,
+      [](const TensorInfo& info, std::string_view wanted) { return info.name < wanted; });
   return at != impl_->infos.end() && at->name == name ? &*at : nullptr;
 }
 
@@ -94,17 +113,22 @@ Status Checkpoint::read(std::string_view name, std::span<std::byte> out, int64_t
                         int64_t element_count) const {
   const TensorInfo* info = find(name);
   if (info == nullptr) {
-    return Status(Code::kNotFound, fmt::format("checkpoint '{}' has no tensor '{}'", impl_->path, name));
+    return Status(Code::kNotFound,
+                  fmt::format("checkpoint '{}' has no tensor '{}'", impl_->path, name));
   }
   const auto element_bytes = static_cast<int64_t>(dtype_bytes(info->dtype));
   const int64_t elements = info->num_elements();
-  if (element_begin < 0 || element_count < 0 || element_begin > elements || element_count > elements - element_begin ||
+  if (element_begin < 0 || element_count < 0 || element_begin > elements ||
+      element_count > elements - element_begin ||
       static_cast<int64_t>(out.size()) != element_count * element_bytes) {
-    return Status(Code::kInvalid, fmt::format("tensor '{}' has {} elements of {} bytes; cannot read {} from {} into {} "
-                                              "bytes",
-                                              name, elements, element_bytes, element_count, element_begin, out.size()));
+    return Status(
+        Code::kInvalid,
+        fmt::format("tensor '{}' has {} elements of {} bytes; cannot read {} from {} into {} "
+                    "bytes",
+                    name, elements, element_bytes, element_count, element_begin, out.size()));
   }
-  const ManifestTensor& tensor = impl_->manifest.tensors[static_cast<size_t>(info - impl_->infos.data())];
+  const ManifestTensor& tensor =
+      impl_->manifest.tensors[static_cast<size_t>(info - impl_->infos.data())];
   const int64_t element_end = element_begin + element_count;
   for (const Range& range : tensor.ranges) {
     const int64_t begin = std::max(range.begin, element_begin);
@@ -113,7 +137,8 @@ Status Checkpoint::read(std::string_view name, std::span<std::byte> out, int64_t
     const SafetensorsFile& shard = impl_->shards[range.shard];
     const auto from = shard.bytes(*shard.find(range.key));
     std::memcpy(out.data() + (begin - element_begin) * element_bytes,
-                from.data() + (begin - range.begin) * element_bytes, static_cast<size_t>((end - begin) * element_bytes));
+                from.data() + (begin - range.begin) * element_bytes,
+                static_cast<size_t>((end - begin) * element_bytes));
   }
   return {};
 }
@@ -153,7 +178,8 @@ Result<std::string> find_checkpoint(const std::string& path) {
   return newest.path;
 }
 
-Result<std::vector<std::string>> keep_last(const std::string& dir, int64_t n, const std::string& known_valid) {
+Result<std::vector<std::string>> keep_last(const std::string& dir, int64_t n,
+                                           const std::string& known_valid) {
   std::vector<std::string> deleted;
   const std::vector<Listed> listed = list_checkpoints(dir);
   if (static_cast<int64_t>(listed.size()) <= std::max<int64_t>(n, 1)) return deleted;

@@ -135,11 +135,11 @@ struct NewestValid {
 // The newest checkpoint in DIR that opens with all checksums right; kNotFound, with what was wrong
 // with each, if none.
 Result<NewestValid> newest_valid(const std::string& dir);
-// The checkpoint folder that `path` (of checkpoint.load, or a command line) means: itself if it is a step's folder, else
-// the newest valid one in it.
+// The checkpoint folder that `path` (of checkpoint.load, or a command line) means: itself if it is
+// a step's folder, else the newest valid one in it.
 Result<std::string> find_checkpoint(const std::string& path);
-// Deletes all but the newest n (≥ 1) checkpoints, never the newest valid one, nor unreadable ones. `known_valid` (what
-// save() returned) spares reading it all again. Gives the paths deleted.
+// Deletes all but the newest n (≥ 1) checkpoints, never the newest valid one, nor unreadable ones.
+// `known_valid` (what save() returned) spares reading it all again. Gives the paths deleted.
 Result<std::vector<std::string>> keep_last(const std::string& dir, int64_t n,
                                            const std::string& known_valid = {});
 

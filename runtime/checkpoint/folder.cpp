@@ -53,7 +53,8 @@ Result<int64_t> claimed_attempt(const std::string& dir) {
     return text.status();
   }
   const int64_t attempt = number_of(std::string_view(*text).substr(0, text->find('\n')));
-  if (attempt < 0) return Status(Code::kFailed, fmt::format("'{}' does not hold an attempt's number", path));
+  if (attempt < 0)
+    return Status(Code::kFailed, fmt::format("'{}' does not hold an attempt's number", path));
   return attempt;
 }
 
@@ -63,7 +64,9 @@ Status system_error(const char* what, const std::string& path) {
 
 }  // namespace
 
-std::string step_folder_name(int64_t step) { return fmt::format("{}{:08}", kStepPrefix, step); }
+std::string step_folder_name(int64_t step) {
+  return fmt::format("{}{:08}", kStepPrefix, step);
+}
 
 int64_t step_of_folder_name(const std::string& name) {
   if (!name.starts_with(kStepPrefix)) return -1;
@@ -93,7 +96,8 @@ std::vector<Listed> list_checkpoints(const std::string& dir) {
     listed.push_back(std::move(entry));
   }
   std::sort(listed.begin(), listed.end(), [](const Listed& a, const Listed& b) {
-    return std::tuple(a.attempt < 0, a.attempt, a.step) > std::tuple(b.attempt < 0, b.attempt, b.step);
+    return std::tuple(a.attempt < 0, a.attempt, a.step) >
+           std::tuple(b.attempt < 0, b.attempt, b.step);
   });
   return listed;
 }
@@ -123,18 +127,21 @@ FolderLock::~FolderLock() {
 Status check_fence(const std::string& dir, const std::string& job, int64_t attempt) {
   DSV3_ASSIGN_OR_RETURN(const int64_t claimed, claimed_attempt(dir));
   if (claimed > attempt) {
-    return Status(Code::kConflict, fmt::format("attempt {} cannot publish in '{}': attempt {} has begun", attempt, dir,
-                                               claimed));
+    return Status(Code::kConflict,
+                  fmt::format("attempt {} cannot publish in '{}': attempt {} has begun", attempt,
+                              dir, claimed));
   }
   for (const Listed& entry : list_checkpoints(dir)) {
     if (entry.attempt < 0) continue;
     if (entry.job != job) {
-      return Status(Code::kConflict, fmt::format("'{}' belongs to job '{}', not '{}'", entry.path, entry.job, job),
+      return Status(Code::kConflict,
+                    fmt::format("'{}' belongs to job '{}', not '{}'", entry.path, entry.job, job),
                     "give each job its own checkpoint.path");
     }
     if (entry.attempt > attempt) {
-      return Status(Code::kConflict, fmt::format("attempt {} cannot publish in '{}': attempt {} has saved step {}",
-                                                 attempt, dir, entry.attempt, entry.step));
+      return Status(Code::kConflict,
+                    fmt::format("attempt {} cannot publish in '{}': attempt {} has saved step {}",
+                                attempt, dir, entry.attempt, entry.step));
     }
   }
   return {};
@@ -144,12 +151,15 @@ Status publish(const std::string& dir, const std::string& temporary, int64_t ste
   const std::string target = fmt::format("{}/{}", dir, step_folder_name(step));
   if (::rename(temporary.c_str(), target.c_str()) != 0) {
     if (errno != ENOTEMPTY && errno != EEXIST) return system_error("cannot rename to", target);
-    // Both names change places at once, so that there is a whole folder under the step's name at any moment.
+    // Both names change places at once, so that there is a whole folder under the step's name at
+    // any moment.
     if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) != 0) {
       if (errno != EINVAL && errno != ENOSYS) return system_error("cannot exchange", target);
       const std::string aside = temporary + "-replaced";  // a file system without the exchange
-      if (::rename(target.c_str(), aside.c_str()) != 0) return system_error("cannot rename", target);
-      if (::rename(temporary.c_str(), target.c_str()) != 0) return system_error("cannot rename to", target);
+      if (::rename(target.c_str(), aside.c_str()) != 0)
+        return system_error("cannot rename", target);
+      if (::rename(temporary.c_str(), target.c_str()) != 0)
+        return system_error("cannot rename to", target);
       DSV3_RETURN_IF_ERROR(sync_path(dir));
       DSV3_RETURN_IF_ERROR(remove_folder(aside));
     }
@@ -161,7 +171,8 @@ Status publish(const std::string& dir, const std::string& temporary, int64_t ste
 Status remove_folder(const std::string& path) {
   std::error_code error;
   fs::remove_all(path, error);
-  if (error) return Status(Code::kFailed, fmt::format("cannot delete '{}': {}", path, error.message()));
+  if (error)
+    return Status(Code::kFailed, fmt::format("cannot delete '{}': {}", path, error.message()));
   return {};
 }
 
@@ -181,8 +192,9 @@ Status claim(const std::string& dir, int64_t attempt) {
   DSV3_ASSIGN_OR_RETURN(const FolderLock lock, FolderLock::acquire(dir));
   DSV3_ASSIGN_OR_RETURN(const int64_t claimed, claimed_attempt(dir));
   if (claimed > attempt) {
-    return Status(Code::kConflict, fmt::format("attempt {} comes too late: attempt {} has begun in '{}'", attempt,
-                                               claimed, dir));
+    return Status(Code::kConflict,
+                  fmt::format("attempt {} comes too late: attempt {} has begun in '{}'", attempt,
+                              claimed, dir));
   }
   if (claimed == attempt) return {};
   return write_file(fmt::format("{}/{}", dir, kClaimFile), fmt::format("{}\n", attempt));

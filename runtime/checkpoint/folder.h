@@ -1,7 +1,7 @@
 // The folder that holds a job's checkpoints: which are there, who may publish, how one appears.
 //
-// Law: publishing is one rename under a lock, after the fence has been looked at under the same lock; so of two
-// attempts the lower one can never appear after the higher has claimed the folder.
+// Law: publishing is one rename under a lock, after the fence has been looked at under the same
+// lock; so of two attempts the lower one can never appear after the higher has claimed the folder.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,9 @@ struct Listed {
   std::string fault;
 };
 
-// Newest first: by attempt, then by step, because a later attempt may have gone on from an earlier step. Unreadable
-// ones come first (whether they are newer cannot be known). Empty where the folder is absent.
+// Newest first: by attempt, then by step, because a later attempt may have gone on from an earlier
+// step. Unreadable ones come first (whether they are newer cannot be known). Empty where the folder
+// is absent.
 std::vector<Listed> list_checkpoints(const std::string& dir);
 
 // Holds DIR/.lock (flock) until destroyed.
@@ -42,10 +43,12 @@ class FolderLock {
   int fd_ = -1;
 };
 
-// kConflict when a higher attempt has claimed DIR or published in it, or when what is there is another job's.
+// kConflict when a higher attempt has claimed DIR or published in it, or when what is there is
+// another job's.
 Status check_fence(const std::string& dir, const std::string& job, int64_t attempt);
-// Renames `temporary` (in DIR, all flushed) to its step's folder, replacing what is there, and sets the latest marker.
-// The caller holds the lock. What was replaced is left under the temporary name for the caller to delete.
+// Renames `temporary` (in DIR, all flushed) to its step's folder, replacing what is there, and sets
+// the latest marker. The caller holds the lock. What was replaced is left under the temporary name
+// for the caller to delete.
 Status publish(const std::string& dir, const std::string& temporary, int64_t step);
 // Deletes a folder with all that is in it.
 Status remove_folder(const std::string& path);

@@ -21,12 +21,17 @@ constexpr std::string_view kFormat = "dsv3ctl checkpoint";
 constexpr int64_t kManifestBytesMax = int64_t{1} << 30;
 
 Status unusable(const std::string& path, const std::string& what) {
-  return Status(Code::kCheckpointUnusable, fmt::format("'{}' is not a usable checkpoint: {}", path, what));
+  return Status(Code::kCheckpointUnusable,
+                fmt::format("'{}' is not a usable checkpoint: {}", path, what));
 }
 
 Json print_state(const TrainingState& state) {
-  Json json = {{"next_sample_idx", state.next_sample_idx}, {"seed", state.seed}, {"lr_step", state.lr_step},
-               {"tokens_seen", state.tokens_seen}, {"compute_dtype", state.compute_dtype}, {"extra", Json::array()}};
+  Json json = {{"next_sample_idx", state.next_sample_idx},
+               {"seed", state.seed},
+               {"lr_step", state.lr_step},
+               {"tokens_seen", state.tokens_seen},
+               {"compute_dtype", state.compute_dtype},
+               {"extra", Json::array()}};
   for (const auto& [key, value] : state.extra) json["extra"].push_back({key, value});
   return json;
 }
@@ -67,7 +72,8 @@ bool sane_shape(const TensorInfo& info) {
 ManifestTensor parse_tensor(const Json& json, size_t num_shards, std::string* fault) {
   ManifestTensor tensor;
   json.at("name").get_to(tensor.info.name);
-  if (!parse_dtype(json.at("dtype").get<std::string>(), &tensor.info.dtype)) *fault = "unknown dtype";
+  if (!parse_dtype(json.at("dtype").get<std::string>(), &tensor.info.dtype))
+    *fault = "unknown dtype";
   json.at("shape").get_to(tensor.info.shape);
   if (!sane_shape(tensor.info)) *fault = "impossible shape";
   for (const Json& entry : json.at("ranges")) {
@@ -76,7 +82,8 @@ ManifestTensor parse_tensor(const Json& json, size_t num_shards, std::string* fa
     entry.at("end").get_to(range.end);
     entry.at("shard").get_to(range.shard);
     entry.at("key").get_to(range.key);
-    if (range.shard < 0 || range.shard >= static_cast<int64_t>(num_shards)) *fault = "a range in no shard";
+    if (range.shard < 0 || range.shard >= static_cast<int64_t>(num_shards))
+      *fault = "a range in no shard";
     tensor.ranges.push_back(std::move(range));
   }
   if (fault->empty()) *fault = tiling_fault(tensor);
@@ -92,7 +99,8 @@ bool plain_file_name(const std::string& name) {
 std::string fill_manifest(const Json& json, Manifest* manifest) {
   if (json.at("format") != Json(kFormat)) return "its manifest is of something else";
   if (json.at("format_version") != Json(kManifestVersion)) {
-    return fmt::format("format version {}, only {} is known", json.at("format_version").dump(), kManifestVersion);
+    return fmt::format("format version {}, only {} is known", json.at("format_version").dump(),
+                       kManifestVersion);
   }
   json.at("job").get_to(manifest->job);
   json.at("attempt").get_to(manifest->attempt);
@@ -105,7 +113,8 @@ std::string fill_manifest(const Json& json, Manifest* manifest) {
     entry.at("file").get_to(shard.file);
     entry.at("bytes").get_to(shard.bytes);
     entry.at("xxh3_128").get_to(shard.checksum);
-    if (!plain_file_name(shard.file)) return fmt::format("'{}' is not the name of a shard", shard.file);
+    if (!plain_file_name(shard.file))
+      return fmt::format("'{}' is not the name of a shard", shard.file);
     if (!files.insert(shard.file).second) return fmt::format("shard '{}' stands twice", shard.file);
     manifest->shards.push_back(std::move(shard));
   }
@@ -118,7 +127,8 @@ std::string fill_manifest(const Json& json, Manifest* manifest) {
             [](const auto& a, const auto& b) { return a.info.name < b.info.name; });
   for (size_t i = 1; i < manifest->tensors.size(); ++i) {
     const std::string& name = manifest->tensors[i].info.name;
-    if (name == manifest->tensors[i - 1].info.name) return fmt::format("tensor '{}' stands twice", name);
+    if (name == manifest->tensors[i - 1].info.name)
+      return fmt::format("tensor '{}' stands twice", name);
   }
   return "";
 }
@@ -142,8 +152,9 @@ std::vector<int64_t> range_shape(const TensorInfo& info, int64_t begin, int64_t 
 }
 
 std::string tiling_fault(ManifestTensor& tensor) {
-  std::sort(tensor.ranges.begin(), tensor.ranges.end(),
-            [](const Range& a, const Range& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  std::sort(tensor.ranges.begin(), tensor.ranges.end(), [](const Range& a, const Range& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
   int64_t at = 0;
   for (const Range& range : tensor.ranges) {
     if (range.begin != at || range.end < range.begin) {
@@ -152,7 +163,8 @@ std::string tiling_fault(ManifestTensor& tensor) {
     at = range.end;
   }
   if (tensor.ranges.empty()) return "no part of it is there";
-  if (at != tensor.info.num_elements()) return fmt::format("{} of {} elements", at, tensor.info.num_elements());
+  if (at != tensor.info.num_elements())
+    return fmt::format("{} of {} elements", at, tensor.info.num_elements());
   return "";
 }
 
@@ -167,11 +179,14 @@ std::string print_manifest(const Manifest& manifest) {
   json["spec"] = manifest.spec_yaml;
   json["shards"] = Json::array();
   for (const Shard& shard : manifest.shards) {
-    json["shards"].push_back({{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3_128", shard.checksum}});
+    json["shards"].push_back(
+        {{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3_128", shard.checksum}});
   }
   json["tensors"] = Json::array();
   for (const ManifestTensor& tensor : manifest.tensors) {
-    Json entry = {{"name", tensor.info.name}, {"dtype", dtype_name(tensor.info.dtype)}, {"shape", tensor.info.shape}};
+    Json entry = {{"name", tensor.info.name},
+                  {"dtype", dtype_name(tensor.info.dtype)},
+                  {"shape", tensor.info.shape}};
     entry["ranges"] = Json::array();
     for (const Range& range : tensor.ranges) {
       entry["ranges"].push_back(
@@ -187,7 +202,8 @@ Result<Manifest> parse_manifest(std::string_view text, const std::string& path) 
   if (!json.is_object()) return unusable(path, "its manifest is not JSON");
   Manifest manifest;
   try {
-    if (const std::string fault = fill_manifest(json, &manifest); !fault.empty()) return unusable(path, fault);
+    if (const std::string fault = fill_manifest(json, &manifest); !fault.empty())
+      return unusable(path, fault);
   } catch (const Json::exception& error) {
     return unusable(path, fmt::format("its manifest: {}", error.what()));
   }
@@ -195,13 +211,16 @@ Result<Manifest> parse_manifest(std::string_view text, const std::string& path) 
 }
 
 Result<Manifest> read_manifest(const std::string& path) {
-  if (!path_exists(path)) return Status(Code::kNotFound, fmt::format("there is no checkpoint '{}'", path));
+  if (!path_exists(path))
+    return Status(Code::kNotFound, fmt::format("there is no checkpoint '{}'", path));
   const auto complete = read_file(fmt::format("{}/{}", path, kCompleteFile), 4096);
-  if (!complete.ok()) return unusable(path, "it was never completed (" + complete.status().message() + ")");
+  if (!complete.ok())
+    return unusable(path, "it was never completed (" + complete.status().message() + ")");
   const auto text = read_file(fmt::format("{}/{}", path, kManifestFile), kManifestBytesMax);
   if (!text.ok()) return unusable(path, text.status().message());
   const std::string expected = checksum(std::as_bytes(std::span<const char>(*text))) + "\n";
-  if (*complete != expected) return unusable(path, "manifest.json is not the one that was completed (checksum)");
+  if (*complete != expected)
+    return unusable(path, "manifest.json is not the one that was completed (checksum)");
   return parse_manifest(*text, path);
 }
 

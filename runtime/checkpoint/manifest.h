@@ -1,7 +1,8 @@
-// manifest.json: what a checkpoint folder holds. Read and written here only; the keys are in FORMAT.md.
+// manifest.json: what a checkpoint folder holds. Read and written here only; the keys are in
+// FORMAT.md.
 //
-// Law: a manifest is outside input. parse_manifest() accepts it only when every tensor's ranges tile the tensor and
-// every range lies in a shard of the list, whose names are plain file names.
+// Law: a manifest is outside input. parse_manifest() accepts it only when every tensor's ranges
+// tile the tensor and every range lies in a shard of the list, whose names are plain file names.
 #pragma once
 
 #include <cstdint>
@@ -61,8 +62,8 @@ std::string tiling_fault(ManifestTensor& tensor);
 std::string print_manifest(const Manifest& manifest);
 // kCheckpointUnusable, naming `path` and the fault.
 Result<Manifest> parse_manifest(std::string_view text, const std::string& path);
-// Reads PATH/manifest.json after comparing it with PATH/complete. kNotFound when PATH is absent, else
-// kCheckpointUnusable.
+// Reads PATH/manifest.json after comparing it with PATH/complete. kNotFound when PATH is absent,
+// else kCheckpointUnusable.
 Result<Manifest> read_manifest(const std::string& path);
 
 }  // namespace dsv3::checkpoint

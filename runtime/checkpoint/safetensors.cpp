@@ -21,12 +21,26 @@ struct Tag {
   int64_t bytes;
 };
 
-constexpr std::array<Tag, 16> kTags = {{{"BOOL", 1}, {"U8", 1}, {"I8", 1}, {"F8_E5M2", 1}, {"F8_E4M3", 1},
-                                        {"F8_E8M0", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2}, {"BF16", 2}, {"I32", 4},
-                                        {"U32", 4}, {"F32", 4}, {"F64", 8}, {"I64", 8}, {"U64", 8}}};
+constexpr std::array<Tag, 16> kTags = {{{"BOOL", 1},
+                                        {"U8", 1},
+                                        {"I8", 1},
+                                        {"F8_E5M2", 1},
+                                        {"F8_E4M3", 1},
+                                        {"F8_E8M0", 1},
+                                        {"I16", 2},
+                                        {"U16", 2},
+                                        {"F16", 2},
+                                        {"BF16", 2},
+                                        {"I32", 4},
+                                        {"U32", 4},
+                                        {"F32", 4},
+                                        {"F64", 8},
+                                        {"I64", 8},
+                                        {"U64", 8}}};
 
 Status invalid(const std::string& path, const std::string& what) {
-  return Status(Code::kInvalid, fmt::format("'{}' is not a usable safetensors file: {}", path, what));
+  return Status(Code::kInvalid,
+                fmt::format("'{}' is not a usable safetensors file: {}", path, what));
 }
 
 // Bytes of a tensor of this shape; −1 when it is negative or passes 2^63.
@@ -43,7 +57,8 @@ int64_t shape_bytes(const std::vector<int64_t>& shape, int64_t element_bytes) {
   return static_cast<int64_t>(bytes);
 }
 
-// Parses JSON and finds keys that stand twice in one object, which the parser alone would keep silently.
+// Parses JSON and finds keys that stand twice in one object, which the parser alone would keep
+// silently.
 struct ParsedHeader {
   Json json;
   std::string duplicate;
@@ -66,7 +81,9 @@ ParsedHeader parse_header(std::string_view text) {
   return parsed;
 }
 
-bool is_count(const Json& value) { return value.is_number_unsigned() && value.get<uint64_t>() <= uint64_t{1} << 62; }
+bool is_count(const Json& value) {
+  return value.is_number_unsigned() && value.get<uint64_t>() <= uint64_t{1} << 62;
+}
 
 // One entry of the header; an empty string when it is in order, else what is wrong.
 std::string read_entry(const Json& entry, SafetensorsTensor* tensor) {
@@ -89,19 +106,21 @@ std::string read_entry(const Json& entry, SafetensorsTensor* tensor) {
   const int64_t bytes = shape_bytes(tensor->shape, element_bytes);
   if (bytes < 0) return "its shape is too large";
   if (tensor->end_byte < tensor->begin_byte || tensor->end_byte - tensor->begin_byte != bytes) {
-    return fmt::format("its data_offsets [{}, {}] do not hold the {} bytes of its shape and dtype", tensor->begin_byte,
-                       tensor->end_byte, bytes);
+    return fmt::format("its data_offsets [{}, {}] do not hold the {} bytes of its shape and dtype",
+                       tensor->begin_byte, tensor->end_byte, bytes);
   }
   return "";
 }
 
 // Every tensor begins where the one before ends, and the last ends with the file.
-Status check_tiling(const std::string& path, const std::vector<SafetensorsTensor>& tensors, int64_t data_bytes) {
+Status check_tiling(const std::string& path, const std::vector<SafetensorsTensor>& tensors,
+                    int64_t data_bytes) {
   int64_t at = 0;
   for (const SafetensorsTensor& tensor : tensors) {
     if (tensor.begin_byte != at) {
-      return invalid(path, fmt::format("'{}' begins at byte {} of the data, expected {} ({})", tensor.name,
-                                       tensor.begin_byte, at, tensor.begin_byte < at ? "overlap" : "hole"));
+      return invalid(
+          path, fmt::format("'{}' begins at byte {} of the data, expected {} ({})", tensor.name,
+                            tensor.begin_byte, at, tensor.begin_byte < at ? "overlap" : "hole"));
     }
     at = tensor.end_byte;
   }
@@ -115,11 +134,16 @@ Status check_tiling(const std::string& path, const std::vector<SafetensorsTensor
 
 const char* safetensors_tag(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return "F32";
-    case DType::kBf16: return "BF16";
-    case DType::kI32: return "I32";
-    case DType::kI64: return "I64";
-    case DType::kF64: return "F64";
+    case DType::kF32:
+      return "F32";
+    case DType::kBf16:
+      return "BF16";
+    case DType::kI32:
+      return "I32";
+    case DType::kI64:
+      return "I64";
+    case DType::kF64:
+      return "F64";
   }
   return "";
 }
@@ -150,11 +174,13 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   DSV3_ASSIGN_OR_RETURN(opened.file_, MappedFile::open(path));
   const auto bytes = opened.file_.bytes();
   const auto size = static_cast<int64_t>(bytes.size());
-  if (size < 8) return invalid(path, fmt::format("it has {} bytes, less than the 8 of its length", size));
+  if (size < 8)
+    return invalid(path, fmt::format("it has {} bytes, less than the 8 of its length", size));
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, bytes.data(), sizeof header_bytes);
   if (header_bytes > static_cast<uint64_t>(kSafetensorsHeaderBytesMax)) {
-    return invalid(path, fmt::format("a header of {} bytes, more than {}", header_bytes, kSafetensorsHeaderBytesMax));
+    return invalid(path, fmt::format("a header of {} bytes, more than {}", header_bytes,
+                                     kSafetensorsHeaderBytesMax));
   }
   if (static_cast<int64_t>(header_bytes) > size - 8) {
     return invalid(path, fmt::format("a header of {} bytes in a file of {}", header_bytes, size));
@@ -164,12 +190,14 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   if (!text.starts_with('{')) return invalid(path, "its header does not begin with '{'");
   const ParsedHeader header = parse_header(text);
   if (!header.json.is_object()) return invalid(path, "its header is not JSON");
-  if (!header.duplicate.empty()) return invalid(path, fmt::format("'{}' stands twice in its header", header.duplicate));
+  if (!header.duplicate.empty())
+    return invalid(path, fmt::format("'{}' stands twice in its header", header.duplicate));
   for (const auto& [name, entry] : header.json.items()) {
     if (name == "__metadata__") {
       if (!entry.is_object()) return invalid(path, "__metadata__ is not an object");
       for (const auto& [key, value] : entry.items()) {
-        if (!value.is_string()) return invalid(path, fmt::format("__metadata__ '{}' is not a string", key));
+        if (!value.is_string())
+          return invalid(path, fmt::format("__metadata__ '{}' is not a string", key));
         opened.metadata_[key] = value.get<std::string>();
       }
       continue;
@@ -181,9 +209,10 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
     }
     opened.tensors_.push_back(std::move(tensor));
   }
-  std::stable_sort(opened.tensors_.begin(), opened.tensors_.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.begin_byte, a.end_byte) < std::pair(b.begin_byte, b.end_byte);
-  });
+  std::stable_sort(
+      opened.tensors_.begin(), opened.tensors_.end(), [](const auto& a, const auto& b) {
+        return std::pair(a.begin_byte, a.end_byte) < std::pair(b.begin_byte, b.end_byte);
+      });
   DSV3_RETURN_IF_ERROR(check_tiling(path, opened.tensors_, size - opened.data_begin_));
   for (size_t i = 0; i < opened.tensors_.size(); ++i) opened.by_name_[opened.tensors_[i].name] = i;
   return opened;
@@ -201,7 +230,8 @@ std::span<const std::byte> SafetensorsFile::bytes(const SafetensorsTensor& tenso
 
 Result<std::vector<float>> SafetensorsFile::read_f32(std::string_view name) const {
   const SafetensorsTensor* tensor = find(name);
-  if (tensor == nullptr) return Status(Code::kNotFound, fmt::format("'{}' has no tensor '{}'", path_, name));
+  if (tensor == nullptr)
+    return Status(Code::kNotFound, fmt::format("'{}' has no tensor '{}'", path_, name));
   const auto from = bytes(*tensor);
   std::vector<float> values(static_cast<size_t>(tensor->num_elements()));
   if (tensor->tag == "F32") {
@@ -209,7 +239,8 @@ Result<std::vector<float>> SafetensorsFile::read_f32(std::string_view name) cons
     return values;
   }
   if (tensor->tag != "BF16") {
-    return Status(Code::kInvalid, fmt::format("'{}': tensor '{}' is {}, not F32 or BF16", path_, name, tensor->tag));
+    return Status(Code::kInvalid, fmt::format("'{}': tensor '{}' is {}, not F32 or BF16", path_,
+                                              name, tensor->tag));
   }
   for (size_t i = 0; i < values.size(); ++i) {
     Bf16 value;
@@ -219,8 +250,9 @@ Result<std::vector<float>> SafetensorsFile::read_f32(std::string_view name) cons
   return values;
 }
 
-Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path, std::vector<SafetensorsTensor> tensors,
-                                                    const std::map<std::string, std::string>& metadata) {
+Result<SafetensorsWriter> SafetensorsWriter::create(
+    const std::string& path, std::vector<SafetensorsTensor> tensors,
+    const std::map<std::string, std::string>& metadata) {
   std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
     const int64_t a_bytes = safetensors_tag_bytes(a.tag);
     const int64_t b_bytes = safetensors_tag_bytes(b.tag);
@@ -233,22 +265,24 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path, std
     const int64_t element_bytes = safetensors_tag_bytes(tensor.tag);
     const int64_t bytes = element_bytes == 0 ? -1 : shape_bytes(tensor.shape, element_bytes);
     if (bytes < 0 || tensor.name == "__metadata__") {
-      return Status(Code::kInvalid, fmt::format("'{}': tensor '{}' of dtype '{}' cannot be written", path, tensor.name,
-                                                tensor.tag));
+      return Status(Code::kInvalid, fmt::format("'{}': tensor '{}' of dtype '{}' cannot be written",
+                                                path, tensor.name, tensor.tag));
     }
     if (header.contains(tensor.name)) {
-      return Status(Code::kInvalid, fmt::format("'{}': tensor '{}' stands twice", path, tensor.name));
+      return Status(Code::kInvalid,
+                    fmt::format("'{}': tensor '{}' stands twice", path, tensor.name));
     }
     tensor.begin_byte = at;
     tensor.end_byte = at += bytes;
-    header[tensor.name] = {{"dtype", tensor.tag}, {"shape", tensor.shape},
+    header[tensor.name] = {{"dtype", tensor.tag},
+                           {"shape", tensor.shape},
                            {"data_offsets", {tensor.begin_byte, tensor.end_byte}}};
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
   if (static_cast<int64_t>(text.size()) > kSafetensorsHeaderBytesMax) {
-    return Status(Code::kInvalid, fmt::format("'{}': a header of {} bytes is more than {}", path, text.size(),
-                                              kSafetensorsHeaderBytesMax));
+    return Status(Code::kInvalid, fmt::format("'{}': a header of {} bytes is more than {}", path,
+                                              text.size(), kSafetensorsHeaderBytesMax));
   }
   SafetensorsWriter writer;
   writer.path_ = path;
@@ -275,7 +309,8 @@ Status SafetensorsWriter::append(std::span<const std::byte> bytes) {
 
 Status SafetensorsWriter::finish() {
   if (bytes_left_ != 0) {
-    return Status(Code::kFailed, fmt::format("'{}': {} bytes of its tensors were not given", path_, bytes_left_));
+    return Status(Code::kFailed,
+                  fmt::format("'{}': {} bytes of its tensors were not given", path_, bytes_left_));
   }
   checksum_ = running_->hex();
   return file_.finish();

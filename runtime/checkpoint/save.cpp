@@ -17,17 +17,22 @@ namespace {
 
 constexpr int64_t kFillBytes = int64_t{8} << 20;  // what a `fill` is asked for at once, at most
 
-TensorInfo info_of(const TensorRef& tensor) { return {tensor.name, tensor.dtype, tensor.shape}; }
+TensorInfo info_of(const TensorRef& tensor) {
+  return {tensor.name, tensor.dtype, tensor.shape};
+}
 
-int64_t end_of(const TensorRef& tensor) { return tensor.end < 0 ? info_of(tensor).num_elements() : tensor.end; }
+int64_t end_of(const TensorRef& tensor) {
+  return tensor.end < 0 ? info_of(tensor).num_elements() : tensor.end;
+}
 
 int64_t bytes_of(const TensorRef& tensor) {
   return (end_of(tensor) - tensor.begin) * static_cast<int64_t>(dtype_bytes(tensor.dtype));
 }
 
-// The tensors of the request as a manifest has them, or kInvalid when their pieces do not make whole tensors.
-// `shard_of[i]` is where the request's i-th piece goes.
-Result<std::vector<ManifestTensor>> lay_out(const SaveRequest& request, const std::vector<int64_t>& shard_of) {
+// The tensors of the request as a manifest has them, or kInvalid when their pieces do not make
+// whole tensors. `shard_of[i]` is where the request's i-th piece goes.
+Result<std::vector<ManifestTensor>> lay_out(const SaveRequest& request,
+                                            const std::vector<int64_t>& shard_of) {
   std::map<std::string, ManifestTensor> by_name;
   for (size_t i = 0; i < request.tensors.size(); ++i) {
     const TensorRef& piece = request.tensors[i];
@@ -36,7 +41,8 @@ Result<std::vector<ManifestTensor>> lay_out(const SaveRequest& request, const st
     ManifestTensor& tensor = by_name[piece.name];
     if (tensor.ranges.empty()) tensor.info = info;
     if (tensor.info.dtype != info.dtype || tensor.info.shape != info.shape) {
-      return Status(Code::kInvalid, fmt::format("the pieces of tensor '{}' differ in dtype or shape", piece.name));
+      return Status(Code::kInvalid,
+                    fmt::format("the pieces of tensor '{}' differ in dtype or shape", piece.name));
     }
     tensor.ranges.push_back({piece.begin, end, shard_of[i], range_key(info, piece.begin, end)});
   }
@@ -51,20 +57,23 @@ Result<std::vector<ManifestTensor>> lay_out(const SaveRequest& request, const st
 }
 
 // Fills shards in the order of the names; a piece above the limit has one of its own.
-std::vector<std::vector<const TensorRef*>> pack(const SaveRequest& request, std::vector<int64_t>* shard_of) {
+std::vector<std::vector<const TensorRef*>> pack(const SaveRequest& request,
+                                                std::vector<int64_t>* shard_of) {
   std::vector<size_t> order(request.tensors.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
     const TensorRef& left = request.tensors[a];
     const TensorRef& right = request.tensors[b];
-    return std::pair(std::string_view(left.name), left.begin) < std::pair(std::string_view(right.name), right.begin);
+    return std::pair(std::string_view(left.name), left.begin) <
+           std::pair(std::string_view(right.name), right.begin);
   });
   std::vector<std::vector<const TensorRef*>> shards;
   shard_of->assign(request.tensors.size(), 0);
   int64_t filled_bytes = 0;
   for (const size_t i : order) {
     const int64_t bytes = bytes_of(request.tensors[i]);
-    if (shards.empty() || (!shards.back().empty() && filled_bytes + bytes > request.shard_bytes_max)) {
+    if (shards.empty() ||
+        (!shards.back().empty() && filled_bytes + bytes > request.shard_bytes_max)) {
       shards.emplace_back();
       filled_bytes = 0;
     }
@@ -93,18 +102,21 @@ Status write_piece(SafetensorsWriter& writer, const TensorRef& piece) {
   return {};
 }
 
-Result<Shard> write_shard(const std::string& folder, const std::string& file, const SaveRequest& request,
-                          const std::vector<const TensorRef*>& pieces) {
+Result<Shard> write_shard(const std::string& folder, const std::string& file,
+                          const SaveRequest& request, const std::vector<const TensorRef*>& pieces) {
   std::vector<SafetensorsTensor> entries;
   std::map<std::string, const TensorRef*> by_key;
   for (const TensorRef* piece : pieces) {
     const TensorInfo info = info_of(*piece);
     const std::string key = range_key(info, piece->begin, end_of(*piece));
     by_key[key] = piece;
-    entries.push_back({key, safetensors_tag(piece->dtype), range_shape(info, piece->begin, end_of(*piece))});
+    entries.push_back(
+        {key, safetensors_tag(piece->dtype), range_shape(info, piece->begin, end_of(*piece))});
   }
-  const std::map<std::string, std::string> metadata = {{"job", request.job}, {"step", std::to_string(request.step)}};
-  DSV3_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(folder + "/" + file, std::move(entries), metadata));
+  const std::map<std::string, std::string> metadata = {{"job", request.job},
+                                                       {"step", std::to_string(request.step)}};
+  DSV3_ASSIGN_OR_RETURN(
+      auto writer, SafetensorsWriter::create(folder + "/" + file, std::move(entries), metadata));
   for (const SafetensorsTensor& entry : writer.order()) {
     DSV3_RETURN_IF_ERROR(write_piece(writer, *by_key.at(entry.name)));
   }
@@ -134,7 +146,9 @@ Result<int64_t> write_all(const SaveRequest& request, const std::string& folder)
 }
 
 Status check_request(const SaveRequest& request) {
-  const auto refuse = [](const std::string& what) { return Status(Code::kInvalid, "cannot save: " + what); };
+  const auto refuse = [](const std::string& what) {
+    return Status(Code::kInvalid, "cannot save: " + what);
+  };
   if (request.dir.empty()) return refuse("no folder");
   if (request.attempt < 1 || request.step < 0) {
     return refuse(fmt::format("attempt {} or step {} is negative", request.attempt, request.step));
@@ -142,9 +156,10 @@ Status check_request(const SaveRequest& request) {
   for (const TensorRef& tensor : request.tensors) {
     const int64_t elements = info_of(tensor).num_elements();
     const int64_t end = end_of(tensor);
-    if (tensor.name.empty() || elements < 0 || tensor.begin < 0 || end < tensor.begin || end > elements) {
-      return refuse(fmt::format("tensor '{}' has {} elements, its piece is [{}, {})", tensor.name, elements,
-                                tensor.begin, end));
+    if (tensor.name.empty() || elements < 0 || tensor.begin < 0 || end < tensor.begin ||
+        end > elements) {
+      return refuse(fmt::format("tensor '{}' has {} elements, its piece is [{}, {})", tensor.name,
+                                elements, tensor.begin, end));
     }
     if (tensor.data == nullptr && !tensor.fill && end > tensor.begin) {
       return refuse(fmt::format("tensor '{}' has neither data nor a way to get it", tensor.name));
@@ -156,8 +171,8 @@ Status check_request(const SaveRequest& request) {
 // The checkpoint that this attempt saved at this step before, if it still opens.
 bool saved_before(const SaveRequest& request, const std::string& path) {
   const auto checkpoint = Checkpoint::open(path, true);
-  return checkpoint.ok() && checkpoint->job() == request.job && checkpoint->attempt() == request.attempt &&
-         checkpoint->step() == request.step;
+  return checkpoint.ok() && checkpoint->job() == request.job &&
+         checkpoint->attempt() == request.attempt && checkpoint->step() == request.step;
 }
 
 }  // namespace
@@ -167,7 +182,8 @@ Result<SavedCheckpoint> save(const SaveRequest& request) {
   DSV3_RETURN_IF_ERROR(make_dirs(request.dir));
   SavedCheckpoint saved;
   saved.path = fmt::format("{}/{}", request.dir, step_folder_name(request.step));
-  // Looked at twice: now, to spare a stale attempt the writing, and under the lock, where it counts.
+  // Looked at twice: now, to spare a stale attempt the writing, and under the lock, where it
+  // counts.
   DSV3_RETURN_IF_ERROR(check_fence(request.dir, request.job, request.attempt));
   if (saved_before(request, saved.path)) {
     saved.existed = true;

@@ -32,8 +32,9 @@ double Blend::weight(int64_t dataset_idx) const {
 }
 
 int64_t Blend::advance(int64_t k, std::span<int64_t> counts) const {
-  // With λ = weight/total and n datasets: among those with λ·(k + 1) − count ≥ 1/(2n − 2), the one whose deadline
-  // (1 − 1/(2n − 2) + count − λ·(k + 1)) / λ comes first. All times total·(2n − 2), to stay with integers.
+  // With λ = weight/total and n datasets: among those with λ·(k + 1) − count ≥ 1/(2n − 2), the one
+  // whose deadline (1 − 1/(2n − 2) + count − λ·(k + 1)) / λ comes first. All times total·(2n − 2),
+  // to stay with integers.
   const auto n = static_cast<int64_t>(counts.size());
   const Wide scale = 2 * n - 2;
   int64_t best = -1;

@@ -1,8 +1,9 @@
 // Which dataset the k-th sample of a blend comes from.
 //
-// Law (Tijdeman's chairman assignment, Discrete Mathematics 32 (1980) 323): after every prefix of k samples, dataset i
-// has had k·w_i of them within 1 − 1/(2n − 2) < 1. Integer arithmetic only, so every machine picks the same. (The plain
-// "largest deficit" rule drifts past one sample from four datasets on.)
+// Law (Tijdeman's chairman assignment, Discrete Mathematics 32 (1980) 323): after every prefix of k
+// samples, dataset i has had k·w_i of them within 1 − 1/(2n − 2) < 1. Integer arithmetic only, so
+// every machine picks the same. (The plain "largest deficit" rule drifts past one sample from four
+// datasets on.)
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,8 @@ class Blend {
     int64_t dataset_idx = 0;
     int64_t sample_idx = 0;  // how many samples the dataset has given before
   };
-  // The source of sample k ≥ 0. Costs at most kStride steps of counting once the position has been reached.
+  // The source of sample k ≥ 0. Costs at most kStride steps of counting once the position has been
+  // reached.
   Pick at(int64_t k) const;
   // The dataset's share of all samples.
   double weight(int64_t dataset_idx) const;

@@ -1,11 +1,12 @@
 // One entry of the dictionary as plain text.
 //
 // What the dictionary's markup becomes:
-//   [1913 Webster]  [WordNet 1.5 +PJC]   the source of a paragraph: gone, with the line where it leads one
-//   {Rhamnus Purshiana}                  a cross reference: its words
+//   [1913 Webster]  [WordNet 1.5 +PJC]   the source of a paragraph: gone, with the line where it
+//   leads one {Rhamnus Purshiana}                  a cross reference: its words
 //   [=a] ['e] [aum] [ae] [thorn]         a letter with a mark, or a special one: the plain letters
 //   [Obs.] [L. largus.]                  a label or an etymology: kept, it is part of the text
-// Lines were wrapped and indented for a terminal: a paragraph becomes one line, each numbered sense too.
+// Lines were wrapped and indented for a terminal: a paragraph becomes one line, each numbered sense
+// too.
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -18,21 +19,39 @@ namespace {
 constexpr size_t kSourceBytesMax = 80;
 
 // Who wrote a paragraph: how the long names begin, and initials.
-constexpr std::array<std::string_view, 5> kSources = {"1913 Webster", "Webster 1913", "Webster Suppl", "WordNet",
-                                                      "Century Dict"};
-constexpr std::array<std::string_view, 7> kInitials = {"PJC", "PJC.", "AS", "RDH", "RP", "GG", "RH"};
+constexpr std::array<std::string_view, 5> kSources = {"1913 Webster", "Webster 1913",
+                                                      "Webster Suppl", "WordNet", "Century Dict"};
+constexpr std::array<std::string_view, 7> kInitials = {"PJC", "PJC.", "AS", "RDH",
+                                                       "RP",  "GG",   "RH"};
 
 // Letters that are spelt out.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 15> kLetters = {{
-    {"ae", "ae"}, {"oe", "oe"}, {"AE", "Ae"}, {"OE", "Oe"}, {"thorn", "th"}, {"eth", "th"},
-    {"deg", " degrees"}, {"root", "root "}, {"ng", "ng"}, {"th", "th"}, {"=oo", "oo"}, {"oocr", "oo"}, {"oo^", "oo"}, {"=ae", "ae"}, {"yogh", "gh"},
+    {"ae", "ae"},
+    {"oe", "oe"},
+    {"AE", "Ae"},
+    {"OE", "Oe"},
+    {"thorn", "th"},
+    {"eth", "th"},
+    {"deg", " degrees"},
+    {"root", "root "},
+    {"ng", "ng"},
+    {"th", "th"},
+    {"=oo", "oo"},
+    {"oocr", "oo"},
+    {"oo^", "oo"},
+    {"=ae", "ae"},
+    {"yogh", "gh"},
 }};
 
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool is_letter(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
 
 // True for what stands inside [1913 Webster +PJC].
 bool is_source(std::string_view inside) {
-  if (inside.empty() || inside.size() > kSourceBytesMax || inside.find('[') != std::string_view::npos) return false;
+  if (inside.empty() || inside.size() > kSourceBytesMax ||
+      inside.find('[') != std::string_view::npos)
+    return false;
   while (!inside.empty()) {
     const size_t plus = std::min(inside.find('+'), inside.size());
     std::string_view name = inside.substr(0, plus);
@@ -40,8 +59,9 @@ bool is_source(std::string_view inside) {
     name.remove_prefix(std::min(name.find_first_not_of(" \n"), name.size()));
     name = name.substr(0, name.find_last_not_of(" \n") + 1);
     const bool known = std::find(kInitials.begin(), kInitials.end(), name) != kInitials.end() ||
-                       std::any_of(kSources.begin(), kSources.end(),
-                                   [&](std::string_view source) { return name.starts_with(source); });
+                       std::any_of(kSources.begin(), kSources.end(), [&](std::string_view source) {
+                         return name.starts_with(source);
+                       });
     if (!known) return false;
   }
   return true;
@@ -58,17 +78,19 @@ std::string_view plain_letters(std::string_view inside) {
     if (std::find(kMarks.begin(), kMarks.end(), mark) != kMarks.end()) return inside.substr(0, 1);
   }
   constexpr std::string_view kAccents = "=^'`~\".,-*+";
-  if (inside.size() == 2 && is_letter(inside[0]) && kAccents.find(inside[1]) != std::string_view::npos) {
+  if (inside.size() == 2 && is_letter(inside[0]) &&
+      kAccents.find(inside[1]) != std::string_view::npos) {
     return inside.substr(0, 1);
   }
-  if (inside.size() == 2 && is_letter(inside[1]) && kAccents.find(inside[0]) != std::string_view::npos) {
+  if (inside.size() == 2 && is_letter(inside[1]) &&
+      kAccents.find(inside[0]) != std::string_view::npos) {
     return inside.substr(1, 1);
   }
   return "";
 }
 
-// Without brackets that are tags, and without braces. A line that begins with a source's tag goes as a whole: what
-// follows there is the next headword of the printed index.
+// Without brackets that are tags, and without braces. A line that begins with a source's tag goes
+// as a whole: what follows there is the next headword of the printed index.
 std::string without_markup(std::string_view entry) {
   std::string text;
   for (size_t i = 0; i < entry.size(); ++i) {

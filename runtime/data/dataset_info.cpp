@@ -23,7 +23,8 @@ Result<Json> read_metadata(const std::string& prefix) {
     return Status(Code::kInvalid, fmt::format("'{}' was not written by data prepare", path));
   }
   if (json.value("format_version", Json()) != Json(kFormatVersion)) {
-    return Status(Code::kInvalid, fmt::format("'{}' has a format version other than {}", path, kFormatVersion));
+    return Status(Code::kInvalid,
+                  fmt::format("'{}' has a format version other than {}", path, kFormatVersion));
   }
   return json;
 }
@@ -48,7 +49,8 @@ Result<DatasetInfo> read_dataset_info(const std::string& prefix) {
   return info;
 }
 
-Status write_dataset_info(const std::string& prefix, const DatasetInfo& info, const std::string& recipe) {
+Status write_dataset_info(const std::string& prefix, const DatasetInfo& info,
+                          const std::string& recipe) {
   Json json;
   json["format"] = kFormat;
   json["format_version"] = kFormatVersion;
@@ -75,7 +77,8 @@ std::string make_recipe(const PrepareOptions& options, const std::vector<Source>
   recipe["seed"] = options.seed;
   recipe["sources"] = Json::array();
   for (const Source& source : sources) {
-    recipe["sources"].push_back({{"path", source.path}, {"bytes", source.bytes}, {"xxh3_128", source.checksum}});
+    recipe["sources"].push_back(
+        {{"path", source.path}, {"bytes", source.bytes}, {"xxh3_128", source.checksum}});
   }
   // A separator need not be UTF-8.
   return recipe.dump(-1, ' ', false, Json::error_handler_t::replace);

@@ -1,6 +1,7 @@
 // PREFIX.json as written and compared by prepare(); readers need prepare.h only.
 //
-// Law: the recipe (options and checksums of what went in) decides alone whether a dataset is up to date.
+// Law: the recipe (options and checksums of what went in) decides alone whether a dataset is up to
+// date.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ std::string make_recipe(const PrepareOptions& options, const std::vector<Source>
 // True when PREFIX.json is there and was made by this recipe.
 bool same_recipe(const std::string& prefix, const std::string& recipe);
 // Writes PREFIX.json atomically.
-Status write_dataset_info(const std::string& prefix, const DatasetInfo& info, const std::string& recipe);
+Status write_dataset_info(const std::string& prefix, const DatasetInfo& info,
+                          const std::string& recipe);
 
 }  // namespace dsv3::data

@@ -29,9 +29,10 @@ namespace fs = std::filesystem;
 
 constexpr size_t kDictBytesMax = size_t{1} << 30;
 
-// Runs a program to its end, output into a log; kFailed with the log's last line when it fails, kTimeout when late.
-Status run(std::vector<std::string> argv, const std::string& working_dir, const std::string& log_path,
-           double deadline_s) {
+// Runs a program to its end, output into a log; kFailed with the log's last line when it fails,
+// kTimeout when late.
+Status run(std::vector<std::string> argv, const std::string& working_dir,
+           const std::string& log_path, double deadline_s) {
   const std::string name = argv[0];
   SpawnOptions options;
   options.argv = std::move(argv);
@@ -65,7 +66,8 @@ Status run(std::vector<std::string> argv, const std::string& working_dir, const 
 std::string find_below(const std::string& root, std::string_view ending) {
   std::vector<std::string> found;
   std::error_code error;
-  for (fs::recursive_directory_iterator it(root, error), end; !error && it != end; it.increment(error)) {
+  for (fs::recursive_directory_iterator it(root, error), end; !error && it != end;
+       it.increment(error)) {
     if (it->path().string().ends_with(ending)) found.push_back(it->path().string());
   }
   std::sort(found.begin(), found.end());
@@ -89,13 +91,15 @@ Result<std::string> read_gzip(const std::string& path) {
   if (n < 0 || zlib_error != Z_OK) {
     return Status(Code::kInvalid, fmt::format("'{}' is not whole gzip data: {}", path, reason));
   }
-  if (text.size() > kDictBytesMax) return Status(Code::kInvalid, fmt::format("'{}' is too large", path));
+  if (text.size() > kDictBytesMax)
+    return Status(Code::kInvalid, fmt::format("'{}' is too large", path));
   return text;
 }
 
 // dictd's numbers: base 64, most significant digit first; −1 for anything else.
 int64_t dict_number(std::string_view digits) {
-  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  constexpr std::string_view kDigits =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   if (digits.empty() || digits.size() > 10) return -1;
   int64_t value = 0;
   for (const char digit : digits) {
@@ -106,9 +110,10 @@ int64_t dict_number(std::string_view digits) {
   return value;
 }
 
-// The distinct (offset, length) of the index, in the order of the text. Several headwords share an entry; the
-// database's description of itself ("00-…") is no entry.
-Result<std::vector<std::pair<int64_t, int64_t>>> read_index(const std::string& path, int64_t text_bytes) {
+// The distinct (offset, length) of the index, in the order of the text. Several headwords share an
+// entry; the database's description of itself ("00-…") is no entry.
+Result<std::vector<std::pair<int64_t, int64_t>>> read_index(const std::string& path,
+                                                            int64_t text_bytes) {
   DSV3_ASSIGN_OR_RETURN(const std::string index, read_file(path, int64_t{256} << 20));
   std::vector<std::pair<int64_t, int64_t>> entries;
   int64_t line_number = 0;
@@ -119,7 +124,8 @@ Result<std::vector<std::pair<int64_t, int64_t>>> read_index(const std::string& p
     const int64_t offset = fields.size() < 3 ? -1 : dict_number(fields[1]);
     const int64_t length = fields.size() < 3 ? -1 : dict_number(fields[2]);
     if (offset < 0 || length < 0 || offset > text_bytes || length > text_bytes - offset) {
-      return Status(Code::kInvalid, fmt::format("not an entry of a text of {} bytes: '{}'", text_bytes, line), "",
+      return Status(Code::kInvalid,
+                    fmt::format("not an entry of a text of {} bytes: '{}'", text_bytes, line), "",
                     fmt::format("{}:{}", path, line_number));
     }
     entries.emplace_back(offset, length);
@@ -130,7 +136,8 @@ Result<std::vector<std::pair<int64_t, int64_t>>> read_index(const std::string& p
 }
 
 // The dictionary's files for a source that a user named.
-Result<DictFiles> dict_files_of(const std::string& source, const std::string& work_dir, double deadline_s) {
+Result<DictFiles> dict_files_of(const std::string& source, const std::string& work_dir,
+                                double deadline_s) {
   if (source.ends_with(".deb")) return unpack_dict_package(source, work_dir, deadline_s);
   DictFiles files;
   files.dict_path = source;
@@ -151,24 +158,29 @@ Result<std::string> fetch_dict_package(const std::string& work_dir, double deadl
                   "run `apt-get update`, or name the package's .deb or any text file instead");
   }
   std::string deb = find_below(work_dir, ".deb");
-  if (deb.empty()) return Status(Code::kFailed, fmt::format("apt-get left no package in '{}'", work_dir));
+  if (deb.empty())
+    return Status(Code::kFailed, fmt::format("apt-get left no package in '{}'", work_dir));
   return deb;
 }
 
-Result<DictFiles> unpack_dict_package(const std::string& deb_path, const std::string& work_dir, double deadline_s) {
+Result<DictFiles> unpack_dict_package(const std::string& deb_path, const std::string& work_dir,
+                                      double deadline_s) {
   const std::string root = work_dir + "/unpacked";
   DSV3_RETURN_IF_ERROR(make_dirs(root));
-  DSV3_RETURN_IF_ERROR(run({"/usr/bin/dpkg-deb", "-x", deb_path, root}, "", work_dir + "/unpack.log", deadline_s));
+  DSV3_RETURN_IF_ERROR(
+      run({"/usr/bin/dpkg-deb", "-x", deb_path, root}, "", work_dir + "/unpack.log", deadline_s));
   DictFiles files{find_below(root, ".dict.dz"), find_below(root, ".index")};
   if (files.dict_path.empty() || files.index_path.empty()) {
-    return Status(Code::kInvalid, fmt::format("'{}' holds no dictionary (.dict.dz and .index)", deb_path));
+    return Status(Code::kInvalid,
+                  fmt::format("'{}' holds no dictionary (.dict.dz and .index)", deb_path));
   }
   return files;
 }
 
 Result<DemoTextReport> write_demo_text(const DemoTextOptions& options) {
   DSV3_ASSIGN_OR_RETURN(const std::string text, read_gzip(options.files.dict_path));
-  DSV3_ASSIGN_OR_RETURN(const auto entries, read_index(options.files.index_path, static_cast<int64_t>(text.size())));
+  DSV3_ASSIGN_OR_RETURN(const auto entries,
+                        read_index(options.files.index_path, static_cast<int64_t>(text.size())));
   std::vector<uint32_t> order(entries.size());
   std::iota(order.begin(), order.end(), 0u);
   shuffle(order, CounterRng(static_cast<uint64_t>(options.seed), name_key("demo_text")));
@@ -189,10 +201,13 @@ Result<DemoTextReport> write_demo_text(const DemoTextOptions& options) {
   return report;
 }
 
-Result<std::string> ensure_demo_text(const std::string& work_dir, const std::string& source, double deadline_s) {
-  const bool ready_text = !source.empty() && !source.ends_with(".deb") && source.find(".dict") == std::string::npos;
+Result<std::string> ensure_demo_text(const std::string& work_dir, const std::string& source,
+                                     double deadline_s) {
+  const bool ready_text =
+      !source.empty() && !source.ends_with(".deb") && source.find(".dict") == std::string::npos;
   if (ready_text) {
-    if (!path_exists(source)) return Status(Code::kNotFound, fmt::format("there is no '{}'", source));
+    if (!path_exists(source))
+      return Status(Code::kNotFound, fmt::format("there is no '{}'", source));
     return source;
   }
   DemoTextOptions options;

@@ -11,7 +11,9 @@ namespace {
 
 constexpr std::string_view kBlank = " \t\r\n\f\v";
 
-bool blank(std::string_view text) { return text.find_first_not_of(kBlank) == std::string_view::npos; }
+bool blank(std::string_view text) {
+  return text.find_first_not_of(kBlank) == std::string_view::npos;
+}
 
 }  // namespace
 
@@ -49,7 +51,8 @@ bool DocumentReader::take_json(std::string_view line) {
   const auto object = nlohmann::json::parse(line, nullptr, false);
   const bool usable = object.is_object() && object.contains("text") && object["text"].is_string();
   if (!usable) {
-    status_ = Status(Code::kInvalid, "not a JSON object with a string \"text\"", "", fmt::format("{}:{}", path_, line_));
+    status_ = Status(Code::kInvalid, "not a JSON object with a string \"text\"", "",
+                     fmt::format("{}:{}", path_, line_));
     return false;
   }
   json_text_ = object["text"].get<std::string>();
@@ -60,13 +63,17 @@ bool DocumentReader::next(std::string_view& document) {
   while (status_.ok() && at_ < text_.size()) {
     switch (split_) {
       case DocumentSplit::kAuto:
-      case DocumentSplit::kParagraphs: document = take_paragraph(); break;
+      case DocumentSplit::kParagraphs:
+        document = take_paragraph();
+        break;
       case DocumentSplit::kFiles:
         document = text_.substr(at_);
         at_ = text_.size();
         break;
       case DocumentSplit::kLines:
-      case DocumentSplit::kSeparator: document = take_until(separator_); break;
+      case DocumentSplit::kSeparator:
+        document = take_until(separator_);
+        break;
       case DocumentSplit::kJsonl: {
         const std::string_view line = take_until(separator_);
         if (blank(line)) continue;
@@ -86,9 +93,13 @@ bool valid_utf8(std::string_view text) {
   while (p < end) {
     const unsigned char lead = *p++;
     if (lead < 0x80) continue;
-    const int more = lead >= 0xC2 && lead <= 0xDF ? 1 : lead >= 0xE0 && lead <= 0xEF ? 2 : lead >= 0xF0 && lead <= 0xF4 ? 3 : 0;
+    const int more = lead >= 0xC2 && lead <= 0xDF   ? 1
+                     : lead >= 0xE0 && lead <= 0xEF ? 2
+                     : lead >= 0xF0 && lead <= 0xF4 ? 3
+                                                    : 0;
     if (more == 0 || end - p < more) return false;
-    // The first continuation byte's range excludes overlong forms, surrogates and what is past U+10FFFF.
+    // The first continuation byte's range excludes overlong forms, surrogates and what is past
+    // U+10FFFF.
     const unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
     const unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
     if (p[0] < low || p[0] > high) return false;

@@ -1,7 +1,8 @@
 // Cuts a text file into documents.
 //
-// Law: documents are the file's own bytes in the file's order; only what separates them (blank lines, a separator, the
-// JSON around a text) is left out, and documents of nothing but white space are.
+// Law: documents are the file's own bytes in the file's order; only what separates them (blank
+// lines, a separator, the JSON around a text) is left out, and documents of nothing but white space
+// are.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +17,11 @@ namespace dsv3::data {
 class DocumentReader {
  public:
   // `text` and `separator` are borrowed. `path` decides kAuto and is named in errors.
-  DocumentReader(std::string_view text, const std::string& path, DocumentSplit split, std::string_view separator);
+  DocumentReader(std::string_view text, const std::string& path, DocumentSplit split,
+                 std::string_view separator);
 
-  // The next document, or false at the end or after an error (status()). The view lives until the next call.
+  // The next document, or false at the end or after an error (status()). The view lives until the
+  // next call.
   bool next(std::string_view& document);
   const Status& status() const { return status_; }
   // Bytes of the file read so far.
@@ -39,7 +42,8 @@ class DocumentReader {
   Status status_;
 };
 
-// True when the text is well-formed UTF-8 (RFC 3629: no overlong forms, no surrogates, at most U+10FFFF).
+// True when the text is well-formed UTF-8 (RFC 3629: no overlong forms, no surrogates, at most
+// U+10FFFF).
 bool valid_utf8(std::string_view text);
 
 }  // namespace dsv3::data

@@ -36,10 +36,12 @@ Status invalid(const std::string& path, const std::string& what) {
   return Status(Code::kInvalid, fmt::format("'{}' is not a usable Megatron index: {}", path, what));
 }
 
-Status check_header(const std::string& path, std::span<const std::byte> idx, TokenType* type, Layout* layout) {
+Status check_header(const std::string& path, std::span<const std::byte> idx, TokenType* type,
+                    Layout* layout) {
   const auto size = static_cast<int64_t>(idx.size());
   if (size < kHeaderBytes) {
-    return invalid(path, fmt::format("it has {} bytes, less than its header of {}", size, kHeaderBytes));
+    return invalid(path,
+                   fmt::format("it has {} bytes, less than its header of {}", size, kHeaderBytes));
   }
   if (std::memcmp(idx.data(), kMagic, sizeof kMagic) != 0) {
     return invalid(path, "it does not begin with MMIDIDX");
@@ -57,22 +59,25 @@ Status check_header(const std::string& path, std::span<const std::byte> idx, Tok
   const auto boundaries = load<uint64_t>(idx, 26);
   // Bounded by the file's size first, so that no product below can overflow.
   if (sequences > static_cast<uint64_t>(size) || boundaries > static_cast<uint64_t>(size)) {
-    return invalid(path, fmt::format("{} sequences and {} document boundaries cannot fit into {} bytes", sequences,
-                                     boundaries, size));
+    return invalid(path,
+                   fmt::format("{} sequences and {} document boundaries cannot fit into {} bytes",
+                               sequences, boundaries, size));
   }
   layout->num_sequences = static_cast<int64_t>(sequences);
   layout->num_boundaries = static_cast<int64_t>(boundaries);
   // A multimodal writer adds one byte per sequence.
   if (size != layout->end() && size != layout->end() + layout->num_sequences) {
-    return invalid(path, fmt::format("{} bytes, but {} sequences and {} document boundaries take {}", size, sequences,
-                                     boundaries, layout->end()));
+    return invalid(
+        path, fmt::format("{} bytes, but {} sequences and {} document boundaries take {}", size,
+                          sequences, boundaries, layout->end()));
   }
-  if (boundaries == 0) return invalid(path, "no document boundaries (at least 1, the first being 0)");
+  if (boundaries == 0)
+    return invalid(path, "no document boundaries (at least 1, the first being 0)");
   return {};
 }
 
-Status check_sequences(const std::string& path, std::span<const std::byte> idx, const Layout& layout,
-                       int64_t token_bytes, int64_t bin_bytes) {
+Status check_sequences(const std::string& path, std::span<const std::byte> idx,
+                       const Layout& layout, int64_t token_bytes, int64_t bin_bytes) {
   int64_t expected = 0;
   for (int64_t s = 0; s < layout.num_sequences; ++s) {
     const auto length = load<int32_t>(idx, layout.lengths_at() + 4 * s);
@@ -80,30 +85,34 @@ Status check_sequences(const std::string& path, std::span<const std::byte> idx, 
     if (length < 0) return invalid(path, fmt::format("sequence {} has {} tokens", s, length));
     if (s == 0) expected = pointer;
     if (pointer != expected || pointer < 0 || pointer > bin_bytes) {
-      return invalid(path, fmt::format("sequence {} begins at byte {}, expected {}", s, pointer, expected));
+      return invalid(
+          path, fmt::format("sequence {} begins at byte {}, expected {}", s, pointer, expected));
     }
     expected += int64_t{length} * token_bytes;
     if (expected > bin_bytes) {
-      return invalid(path, fmt::format("sequence {} ends at byte {} of the .bin, which has {}", s, expected, bin_bytes));
+      return invalid(path, fmt::format("sequence {} ends at byte {} of the .bin, which has {}", s,
+                                       expected, bin_bytes));
     }
   }
   return {};
 }
 
-Status check_documents(const std::string& path, std::span<const std::byte> idx, const Layout& layout) {
+Status check_documents(const std::string& path, std::span<const std::byte> idx,
+                       const Layout& layout) {
   int64_t previous = 0;
   for (int64_t d = 0; d < layout.num_boundaries; ++d) {
     const auto boundary = load<int64_t>(idx, layout.documents_at() + 8 * d);
-    if (d == 0 && boundary != 0) return invalid(path, fmt::format("the first document boundary is {}, not 0", boundary));
+    if (d == 0 && boundary != 0)
+      return invalid(path, fmt::format("the first document boundary is {}, not 0", boundary));
     if (boundary < previous || boundary > layout.num_sequences) {
-      return invalid(path, fmt::format("document boundary {} is {}, expected {} to {}", d, boundary, previous,
-                                       layout.num_sequences));
+      return invalid(path, fmt::format("document boundary {} is {}, expected {} to {}", d, boundary,
+                                       previous, layout.num_sequences));
     }
     previous = boundary;
   }
   if (previous != layout.num_sequences) {
-    return invalid(path, fmt::format("the last document boundary is {}, not the {} sequences", previous,
-                                     layout.num_sequences));
+    return invalid(path, fmt::format("the last document boundary is {}, not the {} sequences",
+                                     previous, layout.num_sequences));
   }
   return {};
 }
@@ -121,16 +130,24 @@ int64_t widen(const std::byte* from, int64_t vocab_size, std::span<int32_t> out)
   return -1;
 }
 
-int64_t widen_any(TokenType type, const std::byte* from, int64_t vocab_size, std::span<int32_t> out) {
+int64_t widen_any(TokenType type, const std::byte* from, int64_t vocab_size,
+                  std::span<int32_t> out) {
   switch (type) {
-    case TokenType::kU8: return widen<uint8_t>(from, vocab_size, out);
-    case TokenType::kI8: return widen<int8_t>(from, vocab_size, out);
-    case TokenType::kI16: return widen<int16_t>(from, vocab_size, out);
-    case TokenType::kU16: return widen<uint16_t>(from, vocab_size, out);
-    case TokenType::kI32: return widen<int32_t>(from, vocab_size, out);
-    case TokenType::kI64: return widen<int64_t>(from, vocab_size, out);
+    case TokenType::kU8:
+      return widen<uint8_t>(from, vocab_size, out);
+    case TokenType::kI8:
+      return widen<int8_t>(from, vocab_size, out);
+    case TokenType::kI16:
+      return widen<int16_t>(from, vocab_size, out);
+    case TokenType::kU16:
+      return widen<uint16_t>(from, vocab_size, out);
+    case TokenType::kI32:
+      return widen<int32_t>(from, vocab_size, out);
+    case TokenType::kI64:
+      return widen<int64_t>(from, vocab_size, out);
     case TokenType::kF32:
-    case TokenType::kF64: break;
+    case TokenType::kF64:
+      break;
   }
   DSV3_CHECK(false, "open() admits no other type");
   return 0;
@@ -138,23 +155,34 @@ int64_t widen_any(TokenType type, const std::byte* from, int64_t vocab_size, std
 
 int64_t token_at(TokenType type, const std::byte* from) {
   switch (type) {
-    case TokenType::kU8: return static_cast<uint8_t>(*from);
-    case TokenType::kI8: return static_cast<int8_t>(*from);
-    case TokenType::kI16: return load<int16_t>({from, 2}, 0);
-    case TokenType::kU16: return load<uint16_t>({from, 2}, 0);
-    case TokenType::kI32: return load<int32_t>({from, 4}, 0);
-    default: return load<int64_t>({from, 8}, 0);
+    case TokenType::kU8:
+      return static_cast<uint8_t>(*from);
+    case TokenType::kI8:
+      return static_cast<int8_t>(*from);
+    case TokenType::kI16:
+      return load<int16_t>({from, 2}, 0);
+    case TokenType::kU16:
+      return load<uint16_t>({from, 2}, 0);
+    case TokenType::kI32:
+      return load<int32_t>({from, 4}, 0);
+    default:
+      return load<int64_t>({from, 8}, 0);
   }
 }
 
 // Largest token that a type holds and the runtime can carry.
 int64_t token_max(TokenType type) {
   switch (type) {
-    case TokenType::kU8: return 0xFF;
-    case TokenType::kI8: return 0x7F;
-    case TokenType::kI16: return 0x7FFF;
-    case TokenType::kU16: return 0xFFFF;
-    default: return std::numeric_limits<int32_t>::max();
+    case TokenType::kU8:
+      return 0xFF;
+    case TokenType::kI8:
+      return 0x7F;
+    case TokenType::kI16:
+      return 0x7FFF;
+    case TokenType::kU16:
+      return 0xFFFF;
+    default:
+      return std::numeric_limits<int32_t>::max();
   }
 }
 
@@ -169,18 +197,24 @@ void put(std::vector<std::byte>& bytes, T value) {
 int64_t token_type_bytes(TokenType type) {
   switch (type) {
     case TokenType::kU8:
-    case TokenType::kI8: return 1;
+    case TokenType::kI8:
+      return 1;
     case TokenType::kI16:
-    case TokenType::kU16: return 2;
+    case TokenType::kU16:
+      return 2;
     case TokenType::kI32:
-    case TokenType::kF32: return 4;
+    case TokenType::kF32:
+      return 4;
     case TokenType::kI64:
-    case TokenType::kF64: return 8;
+    case TokenType::kF64:
+      return 8;
   }
   return 0;
 }
 
-TokenType token_type_for_vocab(int64_t vocab_size) { return vocab_size < 65500 ? TokenType::kU16 : TokenType::kI32; }
+TokenType token_type_for_vocab(int64_t vocab_size) {
+  return vocab_size < 65500 ? TokenType::kU16 : TokenType::kI32;
+}
 
 Result<IndexedDataset> IndexedDataset::open(const std::string& prefix) {
   const std::string idx_path = prefix + ".idx";
@@ -214,7 +248,8 @@ int64_t IndexedDataset::document_begin(int64_t document) const {
   const auto idx = index_.bytes();
   const auto sequence = load<int64_t>(idx, layout.documents_at() + 8 * document);
   if (sequence == num_sequences_) return num_tokens_;
-  return (load<int64_t>(idx, layout.pointers_at() + 8 * sequence) - first_byte_) / token_type_bytes(type_);
+  return (load<int64_t>(idx, layout.pointers_at() + 8 * sequence) - first_byte_) /
+         token_type_bytes(type_);
 }
 
 Status IndexedDataset::read(int64_t begin, int64_t vocab_size, std::span<int32_t> out) const {
@@ -225,13 +260,15 @@ Status IndexedDataset::read(int64_t begin, int64_t vocab_size, std::span<int32_t
   const std::byte* from = tokens_.bytes().data() + first_byte_ + begin * token_bytes;
   const int64_t bad = widen_any(type_, from, vocab_size, out);
   if (bad < 0) return {};
-  return Status(Code::kInvalid,
-                fmt::format("'{}.bin': token {} at position {} is outside the vocabulary of {}", prefix_,
-                            token_at(type_, from + bad * token_bytes), begin + bad, vocab_size),
-                "the data was made with another tokenizer, or model.vocab_size is too small");
+  return Status(
+      Code::kInvalid,
+      fmt::format("'{}.bin': token {} at position {} is outside the vocabulary of {}", prefix_,
+                  token_at(type_, from + bad * token_bytes), begin + bad, vocab_size),
+      "the data was made with another tokenizer, or model.vocab_size is too small");
 }
 
-Result<IndexedDatasetBuilder> IndexedDatasetBuilder::create(const std::string& prefix, TokenType type) {
+Result<IndexedDatasetBuilder> IndexedDatasetBuilder::create(const std::string& prefix,
+                                                            TokenType type) {
   DSV3_CHECK(token_type_bytes(type) > 0 && type != TokenType::kF32 && type != TokenType::kF64);
   IndexedDatasetBuilder builder;
   builder.prefix_ = prefix;
@@ -242,21 +279,30 @@ Result<IndexedDatasetBuilder> IndexedDatasetBuilder::create(const std::string& p
 
 Status IndexedDatasetBuilder::add_document(std::span<const int32_t> tokens) {
   if (tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    return Status(Code::kInvalid, fmt::format("document {} has {} tokens; the format allows 2147483647",
-                                              num_documents(), tokens.size()));
+    return Status(Code::kInvalid,
+                  fmt::format("document {} has {} tokens; the format allows 2147483647",
+                              num_documents(), tokens.size()));
   }
   const int64_t largest = token_max(type_);
   buffer_.clear();
   for (const int32_t token : tokens) {
     if (token < 0 || token > largest) {
-      return Status(Code::kInvalid, fmt::format("document {} has token {}; '{}.bin' holds 0 to {}", num_documents(),
-                                                token, prefix_, largest));
+      return Status(Code::kInvalid, fmt::format("document {} has token {}; '{}.bin' holds 0 to {}",
+                                                num_documents(), token, prefix_, largest));
     }
     switch (token_type_bytes(type_)) {
-      case 1: put(buffer_, static_cast<uint8_t>(token)); break;
-      case 2: put(buffer_, static_cast<uint16_t>(token)); break;
-      case 4: put(buffer_, token); break;
-      default: put(buffer_, static_cast<int64_t>(token)); break;
+      case 1:
+        put(buffer_, static_cast<uint8_t>(token));
+        break;
+      case 2:
+        put(buffer_, static_cast<uint16_t>(token));
+        break;
+      case 4:
+        put(buffer_, token);
+        break;
+      default:
+        put(buffer_, static_cast<int64_t>(token));
+        break;
     }
   }
   DSV3_RETURN_IF_ERROR(tokens_.append(buffer_));

@@ -18,7 +18,8 @@ int64_t permuted(int64_t index, int64_t size, const CounterRng& rng) {
   const int half_bits = (std::bit_width(static_cast<uint64_t>(size - 1)) + 1) / 2;
   const uint64_t mask = (uint64_t{1} << half_bits) - 1;
   auto value = static_cast<uint64_t>(index);
-  // A bijection of [0, 4^half_bits), at most 4 times as large as the wanted range: few steps lead back inside.
+  // A bijection of [0, 4^half_bits), at most 4 times as large as the wanted range: few steps lead
+  // back inside.
   do {
     uint64_t left = value >> half_bits;
     uint64_t right = value & mask;

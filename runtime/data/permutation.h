@@ -13,8 +13,9 @@ namespace dsv3::data {
 // Shuffles in place: Fisher–Yates from the back, draw i being rng.below(i, i + 1).
 void shuffle(std::span<uint32_t> items, const CounterRng& rng);
 
-// Where position `index` in [0, size) goes under a permutation of [0, size): a four-round Feistel network over the
-// next even number of bits, walked until it lands inside. No memory, about two philox blocks a round and step.
+// Where position `index` in [0, size) goes under a permutation of [0, size): a four-round Feistel
+// network over the next even number of bits, walked until it lands inside. No memory, about two
+// philox blocks a round and step.
 int64_t permuted(int64_t index, int64_t size, const CounterRng& rng);
 
 }  // namespace dsv3::data

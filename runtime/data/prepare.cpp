@@ -9,6 +9,7 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include "base/file.h"
@@ -24,7 +25,9 @@ namespace dsv3::data {
 namespace {
 
 constexpr int64_t kModelBytesMax = int64_t{1} << 30;
-constexpr int64_t kProgressBytes = int64_t{1} << 20;  // between two calls of progress
+constexpr size_t kBatchBytes = size_t{2}
+                               << 20;  // of text, encoded at once and between two calls of progress
+constexpr size_t kWorkersMax = 16;
 
 constexpr std::array<std::pair<std::string_view, DocumentSplit>, 6> kSplits = {{
     {"auto", DocumentSplit::kAuto},
@@ -44,6 +47,13 @@ struct Input {
   }
 };
 
+// A document on its way: text in, ids (with the end-of-document id) out.
+struct Encoded {
+  std::string text;
+  std::vector<int32_t> ids = {};
+  bool valid_utf8 = true;
+};
+
 // One run: the inputs, mapped, and what has been read of them.
 class Preparation {
  public:
@@ -60,6 +70,9 @@ class Preparation {
     return {input.text(), input.source.path, options_.documents, options_.separator};
   }
   Status train();
+  // Encodes a batch, adds it to the dataset and to the counts, and empties it.
+  Status append(std::vector<Encoded>& batch, IndexedDatasetBuilder& builder,
+                std::vector<int64_t>& counts, DatasetInfo& info) const;
   void progress(std::string_view phase, int64_t done_bytes) const {
     if (options_.progress) options_.progress(phase, done_bytes, total_bytes_);
   }
@@ -102,7 +115,9 @@ std::string Preparation::recipe() const {
 
 // Trains on about sample_bytes of text: every document is taken with the same probability.
 Status Preparation::train() {
-  const double share = total_bytes_ == 0 ? 1.0 : static_cast<double>(options_.sample_bytes) / static_cast<double>(total_bytes_);
+  const double share = total_bytes_ == 0 ? 1.0
+                                         : static_cast<double>(options_.sample_bytes) /
+                                               static_cast<double>(total_bytes_);
   const CounterRng rng(static_cast<uint64_t>(options_.seed), name_key("data.tokenizer_sample"));
   size_t input_idx = 0;
   uint64_t document_idx = 0;
@@ -110,7 +125,8 @@ Status Preparation::train() {
   Status failure;
   const auto next = [&](std::string_view& text) {
     while (input_idx < inputs_.size()) {
-      if (documents == nullptr) documents = std::make_unique<DocumentReader>(reader(inputs_[input_idx]));
+      if (documents == nullptr)
+        documents = std::make_unique<DocumentReader>(reader(inputs_[input_idx]));
       while (documents->next(text)) {
         // The first is always taken, so that a small text never gives an empty sample.
         const uint64_t index = document_idx++;
@@ -142,35 +158,67 @@ Status Preparation::make_tokenizer() {
   return write_file(model_path, model_);
 }
 
+// Encodes a batch's texts, each worker every n-th of them; the first error, if any.
+Status encode_batch(const Tokenizer& tokenizer, std::vector<Encoded>& batch) {
+  const size_t num_workers =
+      std::clamp<size_t>(std::thread::hardware_concurrency(), 1, kWorkersMax);
+  std::vector<Status> outcomes(num_workers);
+  const auto work = [&](size_t worker) {
+    for (size_t i = worker; i < batch.size() && outcomes[worker].ok(); i += num_workers) {
+      batch[i].valid_utf8 = valid_utf8(batch[i].text);
+      batch[i].ids.clear();
+      outcomes[worker] = tokenizer.encode(batch[i].text, batch[i].ids);
+      batch[i].ids.push_back(tokenizer.eod());
+    }
+  };
+  std::vector<std::thread> workers;
+  for (size_t worker = 1; worker < num_workers; ++worker) workers.emplace_back(work, worker);
+  work(0);
+  for (std::thread& worker : workers) worker.join();
+  for (const Status& outcome : outcomes) DSV3_RETURN_IF_ERROR(outcome);
+  return {};
+}
+
+Status Preparation::append(std::vector<Encoded>& batch, IndexedDatasetBuilder& builder,
+                           std::vector<int64_t>& counts, DatasetInfo& info) const {
+  DSV3_RETURN_IF_ERROR(encode_batch(*tokenizer_, batch));
+  for (const Encoded& document : batch) {
+    for (const int32_t id : document.ids) ++counts[id];
+    DSV3_RETURN_IF_ERROR(builder.add_document(document.ids));
+    info.input_bytes += static_cast<int64_t>(document.text.size());
+    info.invalid_utf8_documents +=
+        document.valid_utf8 || spec_.kind == TokenizerSpec::Kind::kByte ? 0 : 1;
+  }
+  batch.clear();
+  return {};
+}
+
 Result<DatasetInfo> Preparation::tokenize() {
   DatasetInfo info;
   info.tokenizer = options_.tokenizer;
   info.vocab_size = tokenizer_->vocab_size();
   info.eod = tokenizer_->eod();
-  const bool bytes_as_they_are = spec_.kind == TokenizerSpec::Kind::kByte;
-  DSV3_ASSIGN_OR_RETURN(auto builder,
-                        IndexedDatasetBuilder::create(options_.prefix, token_type_for_vocab(info.vocab_size)));
+  DSV3_ASSIGN_OR_RETURN(auto builder, IndexedDatasetBuilder::create(
+                                          options_.prefix, token_type_for_vocab(info.vocab_size)));
   std::vector<int64_t> counts(info.vocab_size, 0);
-  std::vector<int32_t> ids;
+  std::vector<Encoded> batch;
+  size_t batch_bytes = 0;
   int64_t before_bytes = 0;
-  int64_t told_bytes = 0;
   for (const Input& input : inputs_) {
     DocumentReader documents = reader(input);
     std::string_view text;
     while (documents.next(text)) {
-      ids.clear();
-      DSV3_RETURN_IF_ERROR(tokenizer_->encode(text, ids));
-      ids.push_back(info.eod);
-      for (const int32_t id : ids) ++counts[id];
-      DSV3_RETURN_IF_ERROR(builder.add_document(ids));
-      info.input_bytes += static_cast<int64_t>(text.size());
-      if (!bytes_as_they_are && !valid_utf8(text)) ++info.invalid_utf8_documents;
-      const int64_t done_bytes = before_bytes + documents.position_bytes();
-      if (done_bytes - told_bytes >= kProgressBytes) progress("tokenizing", told_bytes = done_bytes);
+      batch.push_back({std::string(text)});
+      batch_bytes += text.size();
+      if (batch_bytes < kBatchBytes) continue;
+      DSV3_RETURN_IF_ERROR(append(batch, builder, counts, info));
+      batch_bytes = 0;
+      progress("tokenizing", before_bytes + documents.position_bytes());
     }
     DSV3_RETURN_IF_ERROR(documents.status());
     before_bytes += input.source.bytes;
   }
+  DSV3_RETURN_IF_ERROR(append(batch, builder, counts, info));
   if (builder.num_documents() == 0) return Status(Code::kInvalid, "the inputs hold no documents");
   DSV3_RETURN_IF_ERROR(builder.finish());
   info.num_documents = builder.num_documents();
@@ -186,14 +234,16 @@ Result<DatasetInfo> Preparation::tokenize() {
 Status check_options(const PrepareOptions& options) {
   if (options.inputs.empty()) return Status(Code::kInvalid, "no input files");
   if (options.prefix.empty() || options.prefix.ends_with('/')) {
-    return Status(Code::kInvalid, fmt::format("'{}' is not a prefix for the outputs", options.prefix),
+    return Status(Code::kInvalid,
+                  fmt::format("'{}' is not a prefix for the outputs", options.prefix),
                   "give a path without extension, such as data/corpus");
   }
   if (options.documents == DocumentSplit::kSeparator && options.separator.empty()) {
     return Status(Code::kInvalid, "documents are to be cut at a separator, but there is none");
   }
   if (options.sample_bytes < 1) {
-    return Status(Code::kInvalid, fmt::format("a sample of {} bytes trains no tokenizer", options.sample_bytes));
+    return Status(Code::kInvalid,
+                  fmt::format("a sample of {} bytes trains no tokenizer", options.sample_bytes));
   }
   return {};
 }
@@ -201,7 +251,8 @@ Status check_options(const PrepareOptions& options) {
 // True when the files beside an up-to-date PREFIX.json are there and fit it.
 bool outputs_whole(const std::string& prefix, const DatasetInfo& info) {
   const auto dataset = IndexedDataset::open(prefix);
-  if (!dataset.ok() || dataset->num_tokens() != info.num_tokens || dataset->num_documents() != info.num_documents) {
+  if (!dataset.ok() || dataset->num_tokens() != info.num_tokens ||
+      dataset->num_documents() != info.num_documents) {
     return false;
   }
   return open_dataset_tokenizer(prefix).ok();
@@ -217,7 +268,8 @@ Result<DocumentSplit> parse_document_split(std::string_view text) {
   }
   const std::string near = did_you_mean(text, names);
   return Status(Code::kInvalid, fmt::format("'{}' is not a way to cut documents", text),
-                near.empty() ? "auto, paragraphs, lines, files, separator or jsonl" : fmt::format("did you mean '{}'?", near));
+                near.empty() ? "auto, paragraphs, lines, files, separator or jsonl"
+                             : fmt::format("did you mean '{}'?", near));
 }
 
 const char* document_split_name(DocumentSplit split) {
@@ -239,7 +291,8 @@ Result<PrepareReport> prepare(const PrepareOptions& options) {
   }
   const std::string folder = std::filesystem::path(options.prefix).parent_path().string();
   if (!folder.empty()) DSV3_RETURN_IF_ERROR(make_dirs(folder));
-  ::unlink((options.prefix + ".json").c_str());  // from here to the end the outputs are not to be relied on
+  ::unlink((options.prefix + ".json")
+               .c_str());  // from here to the end the outputs are not to be relied on
   DSV3_RETURN_IF_ERROR(preparation.make_tokenizer());
   DSV3_ASSIGN_OR_RETURN(const DatasetInfo info, preparation.tokenize());
   DSV3_RETURN_IF_ERROR(write_dataset_info(options.prefix, info, recipe));

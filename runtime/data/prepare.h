@@ -35,10 +35,10 @@ struct PrepareOptions {
   std::string tokenizer = "sentencepiece:bpe:8192";  // parse_tokenizer_spec()
   std::string prefix;                                // PREFIX of the outputs; its folder is created
   DocumentSplit documents = DocumentSplit::kAuto;
-  std::string separator;                     // kSeparator
-  int64_t sample_bytes = int64_t{6} << 20;   // text that a tokenizer is trained on, about
-  int64_t seed = 1234;                       // picks that sample
-  bool force = false;                        // build even when up to date
+  std::string separator;                    // kSeparator
+  int64_t sample_bytes = int64_t{6} << 20;  // text that a tokenizer is trained on, about
+  int64_t seed = 1234;                      // picks that sample
+  bool force = false;                       // build even when up to date
   // Told now and then: what is being done, and how far (bytes done, bytes in all).
   std::function<void(std::string_view phase, int64_t done_bytes, int64_t total_bytes)> progress;
 };

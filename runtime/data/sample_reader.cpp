@@ -28,14 +28,15 @@ constexpr int64_t kEntropyTokensMax = int64_t{1} << 26;
 struct EpochOrder {
   int64_t epoch = 0;
   std::vector<uint32_t> documents;
-  std::vector<int64_t> begins;  // [documents + 1]: where each begins in the epoch's stream of tokens
-  CounterRng windows{0, 0};     // permutes the windows
+  std::vector<int64_t>
+      begins;                // [documents + 1]: where each begins in the epoch's stream of tokens
+  CounterRng windows{0, 0};  // permutes the windows
 };
 
 // The documents of one dataset that belong to one split.
 struct Part {
   const IndexedDataset* dataset = nullptr;
-  std::string key;                  // names the random streams
+  std::string key;  // names the random streams
   uint64_t seed = 0;
   bool one_order = false;           // validation: every epoch is epoch 0
   std::vector<uint32_t> documents;  // in the split's fixed order
@@ -53,7 +54,8 @@ std::shared_ptr<const EpochOrder> make_order(const Part& part, int64_t epoch) {
   auto order = std::make_shared<EpochOrder>();
   order->epoch = epoch;
   order->documents = part.documents;
-  shuffle(order->documents, CounterRng(part.seed, name_key(fmt::format("data.documents/{}/{}", part.key, epoch))));
+  shuffle(order->documents,
+          CounterRng(part.seed, name_key(fmt::format("data.documents/{}/{}", part.key, epoch))));
   order->begins.reserve(order->documents.size() + 1);
   int64_t begin = 0;
   for (const uint32_t document : order->documents) {
@@ -61,7 +63,8 @@ std::shared_ptr<const EpochOrder> make_order(const Part& part, int64_t epoch) {
     begin += document_tokens(*part.dataset, document);
   }
   order->begins.push_back(begin);
-  order->windows = CounterRng(part.seed, name_key(fmt::format("data.windows/{}/{}", part.key, epoch)));
+  order->windows =
+      CounterRng(part.seed, name_key(fmt::format("data.windows/{}/{}", part.key, epoch)));
   return order;
 }
 
@@ -79,7 +82,8 @@ Status read_window(const Part& part, int64_t sample_idx, int64_t seq_length, int
   const int64_t window = permuted(sample_idx % part.num_windows, part.num_windows, order->windows);
   int64_t at = window * seq_length;
   // The document that holds the first token; documents without tokens are stepped over.
-  auto place = std::upper_bound(order->begins.begin(), order->begins.end(), at) - order->begins.begin() - 1;
+  auto place =
+      std::upper_bound(order->begins.begin(), order->begins.end(), at) - order->begins.begin() - 1;
   while (!tokens.empty()) {
     const int64_t skipped = at - order->begins[place];
     const int64_t count =
@@ -93,7 +97,8 @@ Status read_window(const Part& part, int64_t sample_idx, int64_t seq_length, int
   return {};
 }
 
-// How many of `num_documents` go to training and to validation: shares of all, at least one each where asked for.
+// How many of `num_documents` go to training and to validation: shares of all, at least one each
+// where asked for.
 std::pair<int64_t, int64_t> split_counts(int64_t num_documents, const std::vector<double>& split) {
   const double sum = std::accumulate(split.begin(), split.end(), 0.0);
   const double validation_share = split.size() > 1 ? split[1] : 0.0;
@@ -110,19 +115,23 @@ std::pair<int64_t, int64_t> split_counts(int64_t num_documents, const std::vecto
 
 Status check_request(const spec::DataSpec& data, int64_t seq_length, int64_t vocab_size) {
   if (data.path.empty()) return Status(Code::kInvalid, "data.path names no dataset");
-  if (seq_length < 1) return Status(Code::kInvalid, fmt::format("seq_length {} is not positive", seq_length));
+  if (seq_length < 1)
+    return Status(Code::kInvalid, fmt::format("seq_length {} is not positive", seq_length));
   if (vocab_size < 1 || vocab_size > int64_t{1} << 31) {
     return Status(Code::kInvalid, fmt::format("vocab_size {} is not within 1 to 2^31", vocab_size));
   }
   for (const auto& [prefix, weight] : data.path) {
     if (!(weight > 0.0) || !std::isfinite(weight)) {
-      return Status(Code::kInvalid, fmt::format("data.path: the weight {} of '{}' is not positive", weight, prefix));
+      return Status(Code::kInvalid, fmt::format("data.path: the weight {} of '{}' is not positive",
+                                                weight, prefix));
     }
   }
-  const bool negative = std::any_of(data.split.begin(), data.split.end(), [](double s) { return !(s >= 0.0) || !std::isfinite(s); });
+  const bool negative = std::any_of(data.split.begin(), data.split.end(),
+                                    [](double s) { return !(s >= 0.0) || !std::isfinite(s); });
   if (data.split.empty() || data.split.size() > 3 || negative || data.split[0] <= 0.0) {
-    return Status(Code::kInvalid, "data.split is [train, validation] or [train, validation, rest], none negative, "
-                                  "train above 0");
+    return Status(Code::kInvalid,
+                  "data.split is [train, validation] or [train, validation, rest], none negative, "
+                  "train above 0");
   }
   return {};
 }
@@ -144,22 +153,25 @@ struct SampleReader::Impl {
   int64_t vocab_size = 0;
   std::vector<double> weights;
   std::vector<std::unique_ptr<IndexedDataset>> datasets;
-  std::array<std::vector<std::unique_ptr<Part>>, 2> parts;  // per split; validation: those with a whole sample
+  std::array<std::vector<std::unique_ptr<Part>>, 2>
+      parts;  // per split; validation: those with a whole sample
   std::array<std::unique_ptr<Blend>, 2> blends;
   mutable std::once_flag entropy_once;
   mutable double entropy = 0.0;
 
   Status add_dataset(const std::string& prefix, const std::vector<double>& split, int64_t seed);
-  std::unique_ptr<Part> make_part(const IndexedDataset& dataset, Split split, std::span<const uint32_t> documents,
-                                  int64_t seed) const;
+  std::unique_ptr<Part> make_part(const IndexedDataset& dataset, Split split,
+                                  std::span<const uint32_t> documents, int64_t seed) const;
   double count_entropy() const;
 };
 
 std::unique_ptr<Part> SampleReader::Impl::make_part(const IndexedDataset& dataset, Split split,
-                                                    std::span<const uint32_t> documents, int64_t seed) const {
+                                                    std::span<const uint32_t> documents,
+                                                    int64_t seed) const {
   auto part = std::make_unique<Part>();
   part->dataset = &dataset;
-  part->key = fmt::format("{}/{}", split == Split::kTrain ? "train" : "validation", datasets.size() - 1);
+  part->key =
+      fmt::format("{}/{}", split == Split::kTrain ? "train" : "validation", datasets.size() - 1);
   part->one_order = split == Split::kValidation;
   part->seed = part->one_order ? 0 : static_cast<uint64_t>(seed);
   part->documents.assign(documents.begin(), documents.end());
@@ -168,15 +180,19 @@ std::unique_ptr<Part> SampleReader::Impl::make_part(const IndexedDataset& datase
   return part;
 }
 
-Status SampleReader::Impl::add_dataset(const std::string& prefix, const std::vector<double>& split, int64_t seed) {
+Status SampleReader::Impl::add_dataset(const std::string& prefix, const std::vector<double>& split,
+                                       int64_t seed) {
   if (auto info = read_dataset_info(prefix); info.ok() && info->vocab_size > vocab_size) {
-    return Status(Code::kInvalid, fmt::format("'{}' was made with a vocabulary of {}, more than model.vocab_size {}",
-                                              prefix, info->vocab_size, vocab_size));
+    return Status(
+        Code::kInvalid,
+        fmt::format("'{}' was made with a vocabulary of {}, more than model.vocab_size {}", prefix,
+                    info->vocab_size, vocab_size));
   }
   DSV3_ASSIGN_OR_RETURN(IndexedDataset opened, IndexedDataset::open(prefix));
   if (opened.num_documents() > std::numeric_limits<uint32_t>::max()) {
-    return Status(Code::kInvalid, fmt::format("'{}' has {} documents; at most 2^32 − 1 can be shuffled", prefix,
-                                              opened.num_documents()));
+    return Status(Code::kInvalid,
+                  fmt::format("'{}' has {} documents; at most 2^32 − 1 can be shuffled", prefix,
+                              opened.num_documents()));
   }
   datasets.push_back(std::make_unique<IndexedDataset>(std::move(opened)));
   const IndexedDataset& dataset = *datasets.back();
@@ -188,11 +204,12 @@ Status SampleReader::Impl::add_dataset(const std::string& prefix, const std::vec
   auto train = make_part(dataset, Split::kTrain, all.first(num_train), seed);
   if (train->num_windows == 0) {
     return Status(Code::kInvalid,
-                  fmt::format("'{}' has {} tokens for training, less than one sample of {} + 1", prefix,
-                              train->num_tokens, seq_length),
+                  fmt::format("'{}' has {} tokens for training, less than one sample of {} + 1",
+                              prefix, train->num_tokens, seq_length),
                   "more data, or a smaller training.seq_length");
   }
-  auto validation = make_part(dataset, Split::kValidation, all.subspan(num_train, num_validation), seed);
+  auto validation =
+      make_part(dataset, Split::kValidation, all.subspan(num_train, num_validation), seed);
   parts[0].push_back(std::move(train));
   if (validation->num_windows > 0) parts[1].push_back(std::move(validation));
   return {};
@@ -201,7 +218,8 @@ Status SampleReader::Impl::add_dataset(const std::string& prefix, const std::vec
 double SampleReader::Impl::count_entropy() const {
   if (datasets.size() == 1) {
     const auto info = read_dataset_info(datasets[0]->prefix());
-    if (info.ok() && info->num_tokens == datasets[0]->num_tokens()) return info->unigram_entropy_nats;
+    if (info.ok() && info->num_tokens == datasets[0]->num_tokens())
+      return info->unigram_entropy_nats;
   }
   std::vector<double> mixture(vocab_size, 0.0);
   std::vector<int64_t> counts(vocab_size);
@@ -210,8 +228,10 @@ double SampleReader::Impl::count_entropy() const {
     std::fill(counts.begin(), counts.end(), 0);
     const int64_t limit = std::min(datasets[i]->num_tokens(), kEntropyTokensMax);
     for (int64_t at = 0; at < limit;) {
-      const auto piece = std::span(tokens).first(std::min<int64_t>(limit - at, static_cast<int64_t>(tokens.size())));
-      if (!datasets[i]->read(at, vocab_size, piece).ok()) return std::numeric_limits<double>::quiet_NaN();
+      const auto piece = std::span(tokens).first(
+          std::min<int64_t>(limit - at, static_cast<int64_t>(tokens.size())));
+      if (!datasets[i]->read(at, vocab_size, piece).ok())
+        return std::numeric_limits<double>::quiet_NaN();
       for (const int32_t token : piece) ++counts[token];
       at += static_cast<int64_t>(piece.size());
     }
@@ -222,8 +242,8 @@ double SampleReader::Impl::count_entropy() const {
   return entropy_of(mixture);
 }
 
-Result<SampleReader> SampleReader::open(const spec::DataSpec& data, int64_t seq_length, int64_t seed,
-                                        int64_t vocab_size) {
+Result<SampleReader> SampleReader::open(const spec::DataSpec& data, int64_t seq_length,
+                                        int64_t seed, int64_t vocab_size) {
   DSV3_RETURN_IF_ERROR(check_request(data, seq_length, vocab_size));
   auto impl = std::make_unique<Impl>();
   impl->seq_length = seq_length;
@@ -252,8 +272,10 @@ int64_t SampleReader::num_samples(Split split) const {
   if (parts.size() == 1) return parts[0]->num_windows;
   int64_t samples = std::numeric_limits<int64_t>::max();
   for (size_t i = 0; i < parts.size(); ++i) {
-    const double weight = impl_->blends[static_cast<size_t>(split)]->weight(static_cast<int64_t>(i));
-    samples = std::min(samples, static_cast<int64_t>(static_cast<double>(parts[i]->num_windows) / weight));
+    const double weight =
+        impl_->blends[static_cast<size_t>(split)]->weight(static_cast<int64_t>(i));
+    samples = std::min(samples,
+                       static_cast<int64_t>(static_cast<double>(parts[i]->num_windows) / weight));
   }
   return parts.empty() ? 0 : std::max<int64_t>(samples, 1);
 }
@@ -269,12 +291,14 @@ Status SampleReader::read(Split split, int64_t sample_idx, std::span<int32_t> to
   DSV3_CHECK(static_cast<int64_t>(tokens.size()) == impl_->seq_length + 1);
   const auto& parts = impl_->parts[static_cast<size_t>(split)];
   if (parts.empty()) {
-    return Status(Code::kInvalid, fmt::format("the validation documents hold no whole sample of {} + 1 tokens",
-                                              impl_->seq_length),
+    return Status(Code::kInvalid,
+                  fmt::format("the validation documents hold no whole sample of {} + 1 tokens",
+                              impl_->seq_length),
                   "a larger second number in data.split");
   }
   const Blend::Pick pick = impl_->blends[static_cast<size_t>(split)]->at(sample_idx);
-  return read_window(*parts[pick.dataset_idx], pick.sample_idx, impl_->seq_length, impl_->vocab_size, tokens);
+  return read_window(*parts[pick.dataset_idx], pick.sample_idx, impl_->seq_length,
+                     impl_->vocab_size, tokens);
 }
 
 double SampleReader::unigram_entropy() const {

@@ -1,7 +1,8 @@
 // SentencePiece behind the Tokenizer interface: its only home.
 //
-// Our models keep text as it is: identity normalisation, no added or removed spaces, bytes for what the vocabulary
-// lacks, and a newline as a piece of its own (so that text may be encoded line by line with the same result).
+// Our models keep text as it is: identity normalisation, no added or removed spaces, bytes for what
+// the vocabulary lacks, and a newline as a piece of its own (so that text may be encoded line by
+// line with the same result).
 #include <fmt/format.h>
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
@@ -16,7 +17,8 @@
 namespace dsv3::data {
 namespace {
 
-// Texts above this are encoded in pieces that end with a newline: SentencePiece's time and memory grow with the text.
+// Texts above this are encoded in pieces that end with a newline: SentencePiece's time and memory
+// grow with the text.
 constexpr size_t kEncodeBytesMax = size_t{1} << 18;
 
 Status from_sentencepiece(const char* what, const sentencepiece::util::Status& status) {
@@ -61,7 +63,8 @@ class SentencePieceTokenizer final : public Tokenizer {
     piece_ids.reserve(ids.size());
     for (const int32_t id : ids) {
       if (id < 0 || id >= vocab_size()) {
-        return Status(Code::kInvalid, fmt::format("token {} is outside the vocabulary of {}", id, vocab_size()));
+        return Status(Code::kInvalid,
+                      fmt::format("token {} is outside the vocabulary of {}", id, vocab_size()));
       }
       if (id != eod_) piece_ids.push_back(id);
     }
@@ -79,7 +82,9 @@ class SentencePieceTokenizer final : public Tokenizer {
 // Hands texts to the trainer one by one, cut at newlines where they are long.
 class TextIterator final : public sentencepiece::SentenceIterator {
  public:
-  explicit TextIterator(const std::function<bool(std::string_view&)>& next) : next_(next) { Next(); }
+  explicit TextIterator(const std::function<bool(std::string_view&)>& next) : next_(next) {
+    Next();
+  }
   bool done() const override { return done_; }
   const std::string& value() const override { return value_; }
   sentencepiece::util::Status status() const override { return {}; }
@@ -110,7 +115,8 @@ Result<std::unique_ptr<Tokenizer>> load_sentencepiece(const std::string& model_b
   return SentencePieceTokenizer::create(model_bytes);
 }
 
-Result<std::string> train_sentencepiece(const TokenizerSpec& spec, const std::function<bool(std::string_view&)>& next) {
+Result<std::string> train_sentencepiece(const TokenizerSpec& spec,
+                                        const std::function<bool(std::string_view&)>& next) {
   const std::unordered_map<std::string, std::string> options = {
       {"model_type", spec.algorithm},
       {"vocab_size", std::to_string(spec.vocab_size)},
@@ -133,8 +139,10 @@ Result<std::string> train_sentencepiece(const TokenizerSpec& spec, const std::fu
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(options, &iterator, &model);
   if (!status.ok()) {
-    return Status(Code::kInvalid, fmt::format("cannot train a vocabulary of {}: {}", spec.vocab_size, status.ToString()),
-                  "a smaller vocabulary, or more text");
+    return Status(
+        Code::kInvalid,
+        fmt::format("cannot train a vocabulary of {}: {}", spec.vocab_size, status.ToString()),
+        "a smaller vocabulary, or more text");
   }
   return model;
 }

@@ -1,4 +1,5 @@
-// The byte tokenizer, and which tokenizer a word of the command line means; SentencePiece is in sentencepiece.cpp.
+// The byte tokenizer, and which tokenizer a word of the command line means; SentencePiece is in
+// sentencepiece.cpp.
 #include "runtime/data/tokenizer.h"
 
 #include <fmt/format.h>
@@ -56,12 +57,14 @@ Result<TokenizerSpec> parse_tokenizer_spec(std::string_view text) {
       spec.kind = TokenizerSpec::Kind::kSentencePieceTrain;
       spec.algorithm = algorithm;
       const std::string_view size = colon == std::string_view::npos ? "" : rest.substr(colon + 1);
-      const auto [end, error] = std::from_chars(size.data(), size.data() + size.size(), spec.vocab_size);
+      const auto [end, error] =
+          std::from_chars(size.data(), size.data() + size.size(), spec.vocab_size);
       if (size.empty() || error != std::errc() || end != size.data() + size.size()) {
         return bad_spec(text, fmt::format("'{}' is not a vocabulary size", size));
       }
       if (spec.vocab_size < kVocabMin || spec.vocab_size > kVocabMax) {
-        return bad_spec(text, fmt::format("a vocabulary of {} is not within {} to {}", size, kVocabMin, kVocabMax));
+        return bad_spec(text, fmt::format("a vocabulary of {} is not within {} to {}", size,
+                                          kVocabMin, kVocabMax));
       }
       return spec;
     }
@@ -75,13 +78,16 @@ Result<TokenizerSpec> parse_tokenizer_spec(std::string_view text) {
   return spec;
 }
 
-std::unique_ptr<Tokenizer> make_byte_tokenizer() { return std::make_unique<ByteTokenizer>(); }
+std::unique_ptr<Tokenizer> make_byte_tokenizer() {
+  return std::make_unique<ByteTokenizer>();
+}
 
 Result<std::unique_ptr<Tokenizer>> open_dataset_tokenizer(const std::string& prefix) {
   DSV3_ASSIGN_OR_RETURN(const DatasetInfo info, read_dataset_info(prefix));
   DSV3_ASSIGN_OR_RETURN(const TokenizerSpec spec, parse_tokenizer_spec(info.tokenizer));
   if (spec.kind == TokenizerSpec::Kind::kByte) return make_byte_tokenizer();
-  DSV3_ASSIGN_OR_RETURN(const std::string model, read_file(prefix + ".tokenizer.model", int64_t{1} << 30));
+  DSV3_ASSIGN_OR_RETURN(const std::string model,
+                        read_file(prefix + ".tokenizer.model", int64_t{1} << 30));
   return load_sentencepiece(model);
 }
 

@@ -1,4 +1,6 @@
 // MLA attention: CPU against the reference on many shapes, the reference's backward against finite differences, workspace size.
+#include <omp.h>
+
 #include <algorithm>
 
 #include "tests/kernels/op_test.h"
@@ -97,6 +99,29 @@ TEST_P(AttentionTest, RunsAreBitwiseEqual) {
   EXPECT_TRUE(first.dq.bits_equal(second.dq));
   EXPECT_TRUE(first.dkv.bits_equal(second.dkv));
   EXPECT_TRUE(first.dk_rope.bits_equal(second.dk_rope));
+}
+
+// One head on more threads than heads is shared between them: right, the forward with the bits of one thread.
+TEST_P(AttentionTest, AnyNumberOfThreads) {
+  const ops::MlaShape shape{1, 400, 1, 16, 8, 16, 0.2f};
+  Case expected(shape, act(), 5);
+  ops::mla_attention_forward(reference(), expected.forward());
+  ops::mla_attention_backward(reference(), expected.backward());
+  Case first(shape, act(), 5);
+  for (int threads : {1, 2, 3, 5}) {
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(threads);
+    Case actual(shape, act(), 5);
+    ops::mla_attention_forward(cpu(), actual.forward());
+    ops::mla_attention_backward(cpu(), actual.backward());
+    omp_set_num_threads(before);
+    const std::string what = std::to_string(threads) + " threads";
+    if (threads == 1) first.out = actual.out;
+    EXPECT_TRUE(actual.out.bits_equal(first.out)) << what;
+    expect_close(actual.dq, expected.dq, what + " dq", 4);
+    expect_close(actual.dkv, expected.dkv, what + " dkv", 4);
+    expect_close(actual.dk_rope, expected.dk_rope, what + " dk_rope", 4);
+  }
 }
 
 // What comes after a token must not reach it: changing later keys leaves earlier outputs' bits alone.

@@ -1,6 +1,4 @@
 // The moves of tokens to their experts and back: plan, gather, gathered sum.
-#include <algorithm>
-
 #include <omp.h>
 
 #include "base/rng.h"

@@ -212,6 +212,14 @@ TEST_P(RouterTest, ExpertsStayValidWhenLogitsAreNotNumbers) {
   }
 }
 
+TEST_P(RouterTest, NotANumberLosesToEveryNumber) {
+  Router r(shape_of(1, 1, 3, 2));
+  for (int64_t e = 0; e < 3; ++e) r.logits.set(0, e, -20.0), r.bias.set(0, e, -1.0 - 0.1 * e);
+  r.logits.set(0, 0, std::nan(""));
+  r.forward(cpu());
+  EXPECT_EQ(r.chosen(0), (std::vector<int>{1, 2}));
+}
+
 // Perfect balance gives Σ f_i P_i = 1 per sequence, whatever the number of experts (Switch,
 // DeepSeek-V2 eq. 23).
 TEST_P(RouterTest, AuxiliaryLossOfPerfectBalanceIsItsWeightPerSequence) {

@@ -110,6 +110,7 @@ TEST(Explain, AKeyAnAliasASectionAndASlip) {
   EXPECT_NE(key.find("0 … 65536"), std::string::npos);
   EXPECT_NE(key.find("model.mla.d_latent"), std::string::npos);
   EXPECT_NE(explain("hidden_size")->find("model.d_model"), std::string::npos);
+  EXPECT_NE(explain("d_latent")->find("model.mla.kv_lora_rank"), std::string::npos);
   EXPECT_NE(explain("model.moe")->find("num_experts_per_token"), std::string::npos);
   EXPECT_NE(explain("")->find("parallel"), std::string::npos);
   EXPECT_NE(explain("zero_stage")->find("parallel.zero_stage"), std::string::npos);

@@ -20,7 +20,8 @@ namespace fs = std::filesystem;
 std::vector<uint32_t> random_words(size_t count, const std::string& name) {
   const CounterRng rng(1, name_key(name));
   std::vector<uint32_t> words(count);
-  for (size_t i = 0; i < count; ++i) words[i] = static_cast<uint32_t>(rng.bits(i));  // NaNs and denormals too
+  for (size_t i = 0; i < count; ++i)
+    words[i] = static_cast<uint32_t>(rng.bits(i));  // NaNs and denormals too
   return words;
 }
 
@@ -48,7 +49,8 @@ struct Saved {
 std::vector<std::byte> read_all(const Checkpoint& checkpoint, const std::string& name) {
   const TensorInfo* info = checkpoint.find(name);
   EXPECT_NE(info, nullptr) << name;
-  std::vector<std::byte> bytes(static_cast<size_t>(info->num_elements()) * dtype_bytes(info->dtype));
+  std::vector<std::byte> bytes(static_cast<size_t>(info->num_elements()) *
+                               dtype_bytes(info->dtype));
   EXPECT_TRUE(checkpoint.read(name, bytes).ok());
   return bytes;
 }
@@ -114,8 +116,8 @@ TEST(Checkpoint, ReadsAnyRangeAcrossPiecesAndShards) {
   ASSERT_TRUE(saved.ok()) << saved.status().to_string();
   EXPECT_EQ(count_in(saved->path, "shard-"), 3);
   const auto checkpoint = Checkpoint::open(saved->path).value();
-  for (const auto& [begin, count] : {std::pair{0, 1000}, std::pair{332, 2}, std::pair{333, 367}, std::pair{100, 800},
-                                     std::pair{999, 1}, std::pair{1000, 0}}) {
+  for (const auto& [begin, count] : {std::pair{0, 1000}, std::pair{332, 2}, std::pair{333, 367},
+                                     std::pair{100, 800}, std::pair{999, 1}, std::pair{1000, 0}}) {
     std::vector<uint32_t> out(count);
     ASSERT_TRUE(checkpoint.read("m", std::as_writable_bytes(std::span(out)), begin, count).ok());
     EXPECT_TRUE(std::equal(out.begin(), out.end(), source.moment.begin() + begin)) << begin;
@@ -123,17 +125,24 @@ TEST(Checkpoint, ReadsAnyRangeAcrossPiecesAndShards) {
   std::vector<uint32_t> out(2);
   EXPECT_FALSE(checkpoint.read("m", std::as_writable_bytes(std::span(out)), 999, 2).ok());
   EXPECT_FALSE(checkpoint.read("m", std::as_writable_bytes(std::span(out)), 0, 1).ok());
-  EXPECT_EQ(checkpoint.read("n", std::as_writable_bytes(std::span(out)), 0, 2).code(), Code::kNotFound);
+  EXPECT_EQ(checkpoint.read("n", std::as_writable_bytes(std::span(out)), 0, 2).code(),
+            Code::kNotFound);
 }
 
 TEST(Checkpoint, RefusesPiecesThatDoNotMakeTheTensor) {
   const TemporaryFolder folder;
-  for (const auto& ranges : std::vector<std::vector<std::pair<int64_t, int64_t>>>{
-           {{0, 5}}, {{1, 6}}, {{0, 4}, {3, 6}}, {{0, 2}, {3, 6}}, {{0, 6}, {0, 6}}, {{0, 7}}, {{4, 2}}}) {
+  for (const auto& ranges : std::vector<std::vector<std::pair<int64_t, int64_t>>>{{{0, 5}},
+                                                                                  {{1, 6}},
+                                                                                  {{0, 4}, {3, 6}},
+                                                                                  {{0, 2}, {3, 6}},
+                                                                                  {{0, 6}, {0, 6}},
+                                                                                  {{0, 7}},
+                                                                                  {{4, 2}}}) {
     Saved source(folder.path());
     source.request.tensors.clear();
     for (const auto& [begin, end] : ranges) {
-      source.request.tensors.push_back({"w", DType::kF32, {2, 3}, source.weight.data(), nullptr, begin, end});
+      source.request.tensors.push_back(
+          {"w", DType::kF32, {2, 3}, source.weight.data(), nullptr, begin, end});
     }
     EXPECT_EQ(save(source.request).status().code(), Code::kInvalid);
   }
@@ -174,11 +183,13 @@ TEST(Checkpoint, SeesTruncatedMissingAndForeignFiles) {
   const std::string shard = "/shard-00001-of-00001.safetensors";
   const std::string kept = read_file(path + shard).value();
   ASSERT_TRUE(write_file(path + shard, kept.substr(0, kept.size() - 1)).ok());
-  EXPECT_EQ(Checkpoint::open(path, false).status().code(), Code::kCheckpointUnusable) << "seen without checksums too";
+  EXPECT_EQ(Checkpoint::open(path, false).status().code(), Code::kCheckpointUnusable)
+      << "seen without checksums too";
   fs::remove(path + shard);
   EXPECT_EQ(Checkpoint::open(path, false).status().code(), Code::kCheckpointUnusable);
   fs::copy_file(other_path + shard, path + shard);
-  EXPECT_EQ(Checkpoint::open(path).status().code(), Code::kCheckpointUnusable) << "another checkpoint's shard";
+  EXPECT_EQ(Checkpoint::open(path).status().code(), Code::kCheckpointUnusable)
+      << "another checkpoint's shard";
   ASSERT_TRUE(write_file(path + shard, kept).ok());
   EXPECT_TRUE(Checkpoint::open(path).ok());
   // Another checkpoint's manifest, even with its seal: the shards' checksums do not fit it.
@@ -192,7 +203,8 @@ TEST(Checkpoint, SeesTruncatedMissingAndForeignFiles) {
 TEST(Checkpoint, NewestValidSkipsTheDamagedAndSaysWhy) {
   const TemporaryFolder folder;
   EXPECT_EQ(newest_valid(folder / "absent").status().code(), Code::kNotFound);
-  for (const int64_t step : {10, 20, 30, 40}) ASSERT_TRUE(save(Saved(folder.path(), step).request).ok());
+  for (const int64_t step : {10, 20, 30, 40})
+    ASSERT_TRUE(save(Saved(folder.path(), step).request).ok());
   flip_byte(folder / "step-00000040/shard-00001-of-00001.safetensors", 900);
   fs::remove(folder / "step-00000030/complete");
   fs::create_directories(folder / ".tmp-step-00000050-attempt-1");
@@ -252,7 +264,9 @@ TEST(Checkpoint, AStaleAttemptCannotPublish) {
   EXPECT_EQ(save(Saved(folder.path(), 30, 2).request).status().code(), Code::kConflict);
   Saved late(folder.path(), 30, 3);
   late.request.tensors[0].data = nullptr;
-  late.request.tensors[0].fill = [&](int64_t, std::span<std::byte>) { return claim(folder.path(), 4); };
+  late.request.tensors[0].fill = [&](int64_t, std::span<std::byte>) {
+    return claim(folder.path(), 4);
+  };
   EXPECT_EQ(save(late.request).status().code(), Code::kConflict);
   EXPECT_EQ(count_in(folder.path(), "step-"), 2);
   EXPECT_EQ(count_in(folder.path(), ".tmp"), 0);
@@ -290,14 +304,17 @@ TEST(Checkpoint, ASourceThatFailsLeavesNothing) {
   const TemporaryFolder folder;
   Saved source(folder.path());
   source.request.tensors[1].data = nullptr;
-  source.request.tensors[1].fill = [](int64_t, std::span<std::byte>) { return Status(Code::kDevice, "lost"); };
+  source.request.tensors[1].fill = [](int64_t, std::span<std::byte>) {
+    return Status(Code::kDevice, "lost");
+  };
   EXPECT_EQ(save(source.request).status().code(), Code::kDevice);
   EXPECT_EQ(count_in(folder.path(), ".tmp") + count_in(folder.path(), "step-"), 0);
 }
 
 TEST(Checkpoint, KeepLastNeverDeletesTheNewestValid) {
   const TemporaryFolder folder;
-  for (const int64_t step : {10, 20, 30, 40}) ASSERT_TRUE(save(Saved(folder.path(), step).request).ok());
+  for (const int64_t step : {10, 20, 30, 40})
+    ASSERT_TRUE(save(Saved(folder.path(), step).request).ok());
   for (const char* step : {"step-00000030", "step-00000040"}) {
     flip_byte(folder / step + std::string("/shard-00001-of-00001.safetensors"), 1000);
   }

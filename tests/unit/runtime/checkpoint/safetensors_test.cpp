@@ -24,7 +24,9 @@ Result<SafetensorsFile> open_bytes(const TemporaryFolder& folder, const std::str
   return SafetensorsFile::open(folder / "f.safetensors");
 }
 
-std::span<const std::byte> bytes_of(const std::vector<float>& values) { return std::as_bytes(std::span(values)); }
+std::span<const std::byte> bytes_of(const std::vector<float>& values) {
+  return std::as_bytes(std::span(values));
+}
 
 TEST(Safetensors, ReadsAFileMadeByHand) {
   const TemporaryFolder folder;
@@ -32,9 +34,10 @@ TEST(Safetensors, ReadsAFileMadeByHand) {
   std::string data(reinterpret_cast<const char*>(two), 8);
   data += std::string("\x80\x3f", 2);  // 1.0 in bf16
   const auto file = open_bytes(
-      folder, file_of(R"({"__metadata__":{"k":"v"},"b":{"dtype":"BF16","shape":[1],"data_offsets":[8,10]},)"
-                      R"("a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}   )",
-                      data));
+      folder,
+      file_of(R"({"__metadata__":{"k":"v"},"b":{"dtype":"BF16","shape":[1],"data_offsets":[8,10]},)"
+              R"("a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}   )",
+              data));
   ASSERT_TRUE(file.ok()) << file.status().to_string();
   EXPECT_EQ(file->tensors().size(), 2u);
   EXPECT_EQ(file->tensors()[0].name, "a");
@@ -48,7 +51,8 @@ TEST(Safetensors, ReadsAFileMadeByHand) {
 
 TEST(Safetensors, WritesTheBytesOfTheFormat) {
   const TemporaryFolder folder;
-  auto writer = SafetensorsWriter::create(folder / "w", {{"z", "F32", {2}}, {"a", "BF16", {1}}, {"b", "F32", {}}});
+  auto writer = SafetensorsWriter::create(
+      folder / "w", {{"z", "F32", {2}}, {"a", "BF16", {1}}, {"b", "F32", {}}});
   ASSERT_TRUE(writer.ok());
   // Largest elements first, then by name.
   ASSERT_EQ(writer->order().size(), 3u);
@@ -83,7 +87,8 @@ TEST(Safetensors, WriterRefusesTooFewAndTooManyBytes) {
   ASSERT_TRUE(many.ok());
   EXPECT_FALSE(many->append(bytes_of(values)).ok());
   EXPECT_FALSE(path_exists(folder / "few"));
-  EXPECT_FALSE(SafetensorsWriter::create(folder / "x", {{"a", "F32", {1}}, {"a", "BF16", {1}}}).ok());
+  EXPECT_FALSE(
+      SafetensorsWriter::create(folder / "x", {{"a", "F32", {1}}, {"a", "BF16", {1}}}).ok());
   EXPECT_FALSE(SafetensorsWriter::create(folder / "x", {{"a", "F33", {1}}}).ok());
 }
 
@@ -103,19 +108,29 @@ TEST(Safetensors, RefusesWhatBreaksARule) {
       {"leading space", file_of(" {}", "")},
       {"not JSON", file_of("{", "")},
       {"name twice", file_of("{" + a + "," + a + "}", "1234")},
-      {"key twice in an entry", file_of(R"({"a":{"dtype":"F32","dtype":"I32","shape":[1],"data_offsets":[0,4]}})", "1234")},
-      {"hole at the start", file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "12345678")},
+      {"key twice in an entry",
+       file_of(R"({"a":{"dtype":"F32","dtype":"I32","shape":[1],"data_offsets":[0,4]}})", "1234")},
+      {"hole at the start",
+       file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "12345678")},
       {"hole at the end", file_of("{" + a + "}", "12345678")},
       {"data missing", file_of("{" + a + "}", "123")},
-      {"overlap", file_of("{" + a + R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})", "123456")},
-      {"shape and offsets differ", file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", "1234")},
-      {"unknown dtype", file_of(R"({"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}})", "1234")},
-      {"negative size", file_of(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", "1234")},
+      {"overlap",
+       file_of("{" + a + R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})", "123456")},
+      {"shape and offsets differ",
+       file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", "1234")},
+      {"unknown dtype",
+       file_of(R"({"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}})", "1234")},
+      {"negative size",
+       file_of(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", "1234")},
       {"size that overflows",
-       file_of(R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})", "")},
-      {"backward offsets", file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", "1234")},
-      {"offsets as text", file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":["0","4"]}})", "1234")},
-      {"old name of offsets", file_of(R"({"a":{"dtype":"F32","shape":[1],"offsets":[0,4]}})", "1234")},
+       file_of(R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})",
+               "")},
+      {"backward offsets",
+       file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", "1234")},
+      {"offsets as text",
+       file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":["0","4"]}})", "1234")},
+      {"old name of offsets",
+       file_of(R"({"a":{"dtype":"F32","shape":[1],"offsets":[0,4]}})", "1234")},
       {"no shape", file_of(R"({"a":{"dtype":"F32","data_offsets":[0,4]}})", "1234")},
       {"metadata not text", file_of(R"({"__metadata__":{"k":1}})", "")},
   };
@@ -131,10 +146,10 @@ TEST(Safetensors, RefusesWhatBreaksARule) {
 
 TEST(Safetensors, SurvivesEveryTruncationAndEveryFlippedHeaderByte) {
   const TemporaryFolder folder;
-  const std::string whole =
-      file_of(R"({"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[3],)"
-              R"("data_offsets":[8,11]}})",
-              "0123456789a");
+  const std::string whole = file_of(
+      R"({"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[3],)"
+      R"("data_offsets":[8,11]}})",
+      "0123456789a");
   ASSERT_TRUE(open_bytes(folder, whole).ok());
   for (size_t length = 0; length < whole.size(); ++length) {
     EXPECT_FALSE(open_bytes(folder, whole.substr(0, length)).ok()) << length;

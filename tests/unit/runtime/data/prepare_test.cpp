@@ -1,11 +1,12 @@
-// Tokenizers, cutting into documents, `data prepare` from end to end, and the demo's text, on small inline inputs.
+// Tokenizers, cutting into documents, `data prepare` from end to end, and the demo's text, on small
+// inline inputs.
 #include "runtime/data/prepare.h"
 
 #include <gtest/gtest.h>
 #include <zlib.h>
 
-#include <cmath>
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -21,7 +22,8 @@ namespace {
 
 // Text with some structure, so that a small vocabulary can be trained on it.
 std::string sample_text(int paragraphs) {
-  const char* words[] = {"router", "expert", "token", "layer", "latent", "attention", "the", "of", "and", "über"};
+  const char* words[] = {"router",    "expert", "token", "layer", "latent",
+                         "attention", "the",    "of",    "and",   "über"};
   std::string text;
   uint32_t state = 1;
   for (int p = 0; p < paragraphs; ++p) {
@@ -35,8 +37,8 @@ std::string sample_text(int paragraphs) {
   return text;
 }
 
-std::vector<std::string> cut(const std::string& text, DocumentSplit split, const std::string& separator = "",
-                             const std::string& path = "f.txt") {
+std::vector<std::string> cut(const std::string& text, DocumentSplit split,
+                             const std::string& separator = "", const std::string& path = "f.txt") {
   DocumentReader reader(text, path, split, separator);
   std::vector<std::string> documents;
   std::string_view document;
@@ -53,7 +55,8 @@ TEST(Documents, AreCutAsAsked) {
   EXPECT_EQ(cut(text, DocumentSplit::kLines), (Texts{"a b", "c", " d\r", "e"}));
   EXPECT_EQ(cut(text, DocumentSplit::kFiles), (Texts{text}));
   EXPECT_EQ(cut("a<|>b\n<|><|>c", DocumentSplit::kSeparator, "<|>"), (Texts{"a", "b\n", "c"}));
-  EXPECT_EQ(cut("{\"text\": \"a\\nb\"}\n\n{\"id\": 1, \"text\": \"\\u00fc\"}", DocumentSplit::kAuto, "", "f.jsonl"),
+  EXPECT_EQ(cut("{\"text\": \"a\\nb\"}\n\n{\"id\": 1, \"text\": \"\\u00fc\"}", DocumentSplit::kAuto,
+                "", "f.jsonl"),
             (Texts{"a\nb", "ü"}));
   EXPECT_TRUE(cut("", DocumentSplit::kFiles).empty());
   EXPECT_TRUE(cut(" \n\t\n", DocumentSplit::kFiles).empty());
@@ -71,11 +74,13 @@ TEST(Documents, ABadJsonLineIsNamed) {
 }
 
 TEST(Documents, Utf8IsTheRfcs) {
-  for (const char* good : {"", "a", "\xC2\x80", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"}) {
+  for (const char* good : {"", "a", "\xC2\x80", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xF0\x90\x80\x80",
+                           "\xF4\x8F\xBF\xBF"}) {
     EXPECT_TRUE(valid_utf8(good)) << good;
   }
-  for (const char* bad : {"\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF",
-                          "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xC2", "\xE2\x82", "\xE2\x82z"}) {
+  for (const char* bad :
+       {"\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF",
+        "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xC2", "\xE2\x82", "\xE2\x82z"}) {
     EXPECT_FALSE(valid_utf8(bad));
   }
 }
@@ -88,16 +93,18 @@ TEST(Tokenizer, SpecsAreRead) {
   EXPECT_EQ(bpe.vocab_size, 8192);
   EXPECT_EQ(parse_tokenizer_spec("sentencepiece:/a/b.model")->path, "/a/b.model");
   EXPECT_EQ(parse_tokenizer_spec("b.model")->path, "b.model");
-  for (const char* bad : {"", "bytes", "sentencepiece:", "sentencepiece:bpe", "sentencepiece:bpe:", "sentencepiece:bpe:8k",
-                          "sentencepiece:bpe:12", "sentencepiece:bpe:99999999999999999999"}) {
+  for (const char* bad : {"", "bytes", "sentencepiece:", "sentencepiece:bpe",
+                          "sentencepiece:bpe:", "sentencepiece:bpe:8k", "sentencepiece:bpe:12",
+                          "sentencepiece:bpe:99999999999999999999"}) {
     EXPECT_EQ(parse_tokenizer_spec(bad).status().code(), Code::kInvalid) << bad;
   }
 }
 
 void expect_round_trips(const Tokenizer& tokenizer) {
   for (const std::string text :
-       {"", " ", "  leading and trailing  ", "line\nline\n\n\tindent\r\n", "tabs\t\tand   runs    of spaces", "über naïve",
-        "日本語 🙂 unseen", "\n", "<unk> </s> <0x41>", "a\u00a0b", "0123456789", "\x01\x7f"}) {
+       {"", " ", "  leading and trailing  ", "line\nline\n\n\tindent\r\n",
+        "tabs\t\tand   runs    of spaces", "über naïve", "日本語 🙂 unseen", "\n",
+        "<unk> </s> <0x41>", "a\u00a0b", "0123456789", "\x01\x7f"}) {
     std::vector<int32_t> ids = {5};
     ASSERT_TRUE(tokenizer.encode(text, ids).ok());
     ASSERT_EQ(ids[0], 5) << "encode appends";
@@ -111,7 +118,8 @@ void expect_round_trips(const Tokenizer& tokenizer) {
     ASSERT_TRUE(decoded.ok());
     EXPECT_EQ(*decoded, text);
   }
-  EXPECT_FALSE(tokenizer.decode(std::vector<int32_t>{static_cast<int32_t>(tokenizer.vocab_size())}).ok());
+  EXPECT_FALSE(
+      tokenizer.decode(std::vector<int32_t>{static_cast<int32_t>(tokenizer.vocab_size())}).ok());
 }
 
 TEST(Tokenizer, BytesRoundTrip) {
@@ -211,7 +219,8 @@ TEST(Prepare, DoesNothingWhenUpToDateAndEverythingWhenNot) {
   options.force = true;
   EXPECT_FALSE(prepare(options)->up_to_date);
   options.force = false;
-  EXPECT_EQ(read_file(options.prefix + ".bin").value(), bin) << "the same input gives the same bytes";
+  EXPECT_EQ(read_file(options.prefix + ".bin").value(), bin)
+      << "the same input gives the same bytes";
   overwrite(options.prefix + ".bin", bin.substr(0, 100));
   EXPECT_FALSE(prepare(options)->up_to_date) << "a torn output is not up to date";
   overwrite(folder / "in.txt", sample_text(31));
@@ -297,7 +306,8 @@ TEST(DemoText, DictionariesBecomeShuffledDocuments) {
   std::string dict;
   std::string index = "00-database-info\tA\tB\n";
   for (int i = 0; i < 50; ++i) {
-    const std::string entry = "word" + std::to_string(i) + " n.\n   Its meaning.\n   [1913 Webster]\n";
+    const std::string entry =
+        "word" + std::to_string(i) + " n.\n   Its meaning.\n   [1913 Webster]\n";
     const std::string where = "\t" + base64_number(static_cast<int64_t>(dict.size())) + "\t" +
                               base64_number(static_cast<int64_t>(entry.size())) + "\n";
     index += "word" + where + "also" + where;  // two headwords, one entry
@@ -309,15 +319,22 @@ TEST(DemoText, DictionariesBecomeShuffledDocuments) {
   overwrite(folder / "x.index", index);
   const auto path = ensure_demo_text(folder / "work", folder / "x.dict.dz", 10);
   ASSERT_TRUE(path.ok()) << path.status().to_string();
-  const auto documents = cut(read_file(*path).value(), DocumentSplit::kSeparator, std::string(kDemoSeparator));
+  const auto documents =
+      cut(read_file(*path).value(), DocumentSplit::kSeparator, std::string(kDemoSeparator));
   ASSERT_EQ(documents.size(), 50u);
-  EXPECT_NE(documents[0], "word0 n. Its meaning.\n") << "shuffled (one chance in 50 that this seed would not)";
+  EXPECT_NE(documents[0], "word0 n. Its meaning.\n")
+      << "shuffled (one chance in 50 that this seed would not)";
   EXPECT_EQ(std::set<std::string>(documents.begin(), documents.end()).size(), 50u);
-  EXPECT_TRUE(std::find(documents.begin(), documents.end(), "word7 n. Its meaning.\n") != documents.end());
-  EXPECT_EQ(ensure_demo_text(folder / "work", folder / "gone.dict.dz", 10).value(), *path) << "made once";
-  EXPECT_EQ(ensure_demo_text(folder / "other", *path, 10).value(), *path) << "a ready text is taken as it is";
+  EXPECT_TRUE(std::find(documents.begin(), documents.end(), "word7 n. Its meaning.\n") !=
+              documents.end());
+  EXPECT_EQ(ensure_demo_text(folder / "work", folder / "gone.dict.dz", 10).value(), *path)
+      << "made once";
+  EXPECT_EQ(ensure_demo_text(folder / "other", *path, 10).value(), *path)
+      << "a ready text is taken as it is";
   overwrite(folder / "x.index", "word\t!!\tB\n");
-  EXPECT_EQ(write_demo_text({{folder / "x.dict.dz", folder / "x.index"}, folder / "t", 1}).status().code(),
+  EXPECT_EQ(write_demo_text({{folder / "x.dict.dz", folder / "x.index"}, folder / "t", 1})
+                .status()
+                .code(),
             Code::kInvalid);
 }
 

@@ -1,0 +1,118 @@
+// Where parameters lie and what they start as, against the tensor list and the generator's own definition.
+#include "runtime/model/params.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+
+#include "configs/spec/counts.h"
+#include "tests/unit/runtime/tiny_job.h"
+
+namespace dsv3::model {
+namespace {
+
+using testing_support::tiny_job;
+using testing_support::TinyModel;
+
+std::vector<float> values_of(TinyModel& tiny, const std::string& hf_name) {
+  const ParamStore& params = tiny.transformer->params();
+  const ParamSlice* slice = params.find(hf_name);
+  EXPECT_NE(slice, nullptr) << hf_name;
+  std::vector<float> values(static_cast<size_t>(slice->info.num_elements()));
+  params.read(params.master(), slice->offset, values);
+  return values;
+}
+
+TEST(ParamLayout, SlicesAreDisjointAndCountEveryParameter) {
+  const spec::ModelSpec model = tiny_job().model;
+  const ParamLayout layout = param_layout(model);
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  for (const ParamSlice& slice : layout.slices) ranges.emplace_back(slice.offset, slice.info.num_elements());
+  std::sort(ranges.begin(), ranges.end());
+  int64_t end = 0, sum = 0;
+  for (const auto& [offset, size] : ranges) {
+    EXPECT_GE(offset, end);
+    end = offset + size;
+    sum += size;
+  }
+  const spec::ParamCounts counts = spec::count_params(model);
+  EXPECT_EQ(sum, counts.total + counts.mtp);
+  EXPECT_EQ(layout.parameters, sum);
+  EXPECT_GE(layout.elements, end);
+}
+
+TEST(ParamLayout, FusedBlocksHoldTheirTensorsInOrder) {
+  const ParamLayout layout = param_layout(tiny_job().model);
+  const auto offset = [&](const std::string& name) {
+    for (const ParamSlice& slice : layout.slices) {
+      if (slice.info.name == name) return slice.offset;
+    }
+    ADD_FAILURE() << name;
+    return int64_t{-1};
+  };
+  const auto block = [&](const std::string& name) {
+    for (const ParamBlock& b : layout.blocks) {
+      if (b.name == name) return b;
+    }
+    ADD_FAILURE() << name;
+    return ParamBlock{};
+  };
+  const std::string layer = "model.layers.1.";
+  // q_a_proj is [24, 32], kv_a_proj_with_mqa [16 + 4, 32].
+  const ParamBlock in_proj = block(layer + "self_attn.in_proj");
+  EXPECT_EQ(in_proj.rows, 24 + 20);
+  EXPECT_EQ(offset(layer + "self_attn.q_a_proj.weight"), in_proj.offset);
+  EXPECT_EQ(offset(layer + "self_attn.kv_a_proj_with_mqa.weight"), in_proj.offset + 24 * 32);
+  // An expert's [2 · 16, 32]: gate, then up.
+  const ParamBlock experts = block(layer + "mlp.experts.gate_up_proj");
+  EXPECT_EQ(experts.groups, 8);
+  EXPECT_EQ(experts.rows, 32);
+  EXPECT_EQ(offset(layer + "mlp.experts.5.gate_proj.weight"), experts.offset + 5 * 32 * 32);
+  EXPECT_EQ(offset(layer + "mlp.experts.5.up_proj.weight"), experts.offset + 5 * 32 * 32 + 16 * 32);
+  EXPECT_EQ(offset(layer + "mlp.experts.7.down_proj.weight"),
+            block(layer + "mlp.experts.down_proj").offset + 7 * 32 * 16);
+}
+
+TEST(ParamLayout, NormsLieBehindTheDecayedRange) {
+  const ParamLayout layout = param_layout(tiny_job().model);
+  for (const ParamSlice& slice : layout.slices) {
+    const bool norm = slice.info.name.find("norm") != std::string::npos;
+    EXPECT_EQ(slice.offset >= layout.decay_elements, norm) << slice.info.name;
+  }
+}
+
+TEST(ParamStore, InitialValuesAreTheGeneratorsByNameAndIndex) {
+  TinyModel tiny(tiny_job());
+  for (const std::string name : {"lm_head.weight", "model.layers.2.mlp.experts.3.up_proj.weight"}) {
+    const std::vector<float> values = values_of(tiny, name);
+    const CounterRng rng(1234, name_key(name));
+    for (size_t i = 0; i < values.size(); ++i) {
+      EXPECT_EQ(values[i], rng.normal(i) * 0.05f) << name << " " << i;
+    }
+  }
+  for (float gain : values_of(tiny, "model.norm.weight")) EXPECT_EQ(gain, 1.0f);
+}
+
+TEST(ParamStore, InitialValuesDoNotDependOnTheRestOfTheModel) {
+  TinyModel small(tiny_job());
+  spec::JobSpec other = tiny_job();
+  other.model.num_layers = 4;
+  other.model.mtp_layers = 0;
+  other.model.moe.num_shared_experts = 0;
+  TinyModel large(other);
+  for (const std::string name : {"model.embed_tokens.weight", "model.layers.2.self_attn.o_proj.weight",
+                                 "model.layers.1.mlp.experts.6.gate_proj.weight"}) {
+    EXPECT_EQ(values_of(small, name), values_of(large, name)) << name;
+  }
+}
+
+TEST(ParamStore, AnotherSeedGivesOtherWeights) {
+  spec::JobSpec other = tiny_job();
+  other.training.seed = 7;
+  TinyModel a(tiny_job()), b(other);
+  EXPECT_NE(values_of(a, "lm_head.weight"), values_of(b, "lm_head.weight"));
+}
+
+}  // namespace
+}  // namespace dsv3::model

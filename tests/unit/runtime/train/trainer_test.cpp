@@ -1,0 +1,267 @@
+// The training loop: a resumed run goes on bit for bit, validation changes nothing, and every bad end has its code.
+#include "runtime/train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/data/indexed_dataset.h"
+#include "tests/unit/runtime/tiny_job.h"
+
+namespace dsv3::train {
+namespace {
+
+// Remembers everything; asks to stop after `stop_after` steps and for a checkpoint after `checkpoint_after`.
+struct Recorder final : TrainObserver {
+  int64_t stop_after = -1;
+  int64_t checkpoint_after = -1;
+  TrainStart start;
+  std::vector<StepReport> steps;
+  std::vector<ValidationReport> validations;
+  std::vector<CheckpointReport> checkpoints;
+  std::map<std::pair<int64_t, int64_t>, std::vector<int64_t>> counts;  // (step, layer)
+  std::vector<MemoryEntry> memory;
+
+  void on_start(const TrainStart& s) override { start = s; }
+  void on_step(const StepReport& s) override { steps.push_back(s); }
+  void on_validation(const ValidationReport& v) override { validations.push_back(v); }
+  void on_checkpoint(const CheckpointReport& c) override { checkpoints.push_back(c); }
+  void on_expert_counts(int64_t step, int64_t layer, std::span<const int64_t> c) override {
+    counts[{step, layer}] = {c.begin(), c.end()};
+  }
+  void on_memory(const std::vector<MemoryEntry>& m) override { memory = m; }
+  bool stop_requested() override { return static_cast<int64_t>(steps.size()) == stop_after; }
+  bool checkpoint_requested() override {
+    if (static_cast<int64_t>(steps.size()) != checkpoint_after) return false;
+    checkpoint_after = -1;
+    return true;
+  }
+  std::vector<double> losses() const {
+    std::vector<double> result;
+    for (const StepReport& s : steps) result.push_back(s.loss);
+    return result;
+  }
+};
+
+class Trainer : public testing::Test {
+ protected:
+  Trainer() {
+    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = std::filesystem::path(testing::TempDir()) / (std::string("trainer-") + info->name());
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    write_dataset();
+    job_ = testing_support::tiny_job();
+    job_.data.path = {{(folder_ / "data").string(), 1.0}};
+    job_.data.split = {0.8, 0.2};
+    job_.checkpoint.keep_last = 10;
+  }
+  ~Trainer() override { std::filesystem::remove_all(folder_); }
+
+  // 40 documents of 30 tokens in which each token follows from the one before, so that there is something to learn.
+  void write_dataset() {
+    auto builder = data::IndexedDatasetBuilder::create((folder_ / "data").string(), data::TokenType::kU16);
+    ASSERT_TRUE(builder.ok()) << builder.status().to_string();
+    const CounterRng rng(5, 6);
+    for (uint64_t document = 0; document < 40; ++document) {
+      std::vector<int32_t> tokens;
+      for (uint64_t i = 0; i < 30; ++i) {
+        const auto noise = static_cast<int32_t>(rng.below(document * 30 + i, 3));
+        tokens.push_back(i == 0 ? noise : (tokens.back() * 7 + 3 + noise) % 50);
+      }
+      ASSERT_TRUE(builder->add_document(tokens).ok());
+    }
+    ASSERT_TRUE(builder->finish().ok());
+  }
+
+  TrainSummary run(Recorder& recorder, const std::string& checkpoints = {}, int64_t attempt = 1) {
+    TrainOptions options{.spec = job_, .job = "tiny", .attempt = attempt};
+    if (!checkpoints.empty()) options.checkpoint_dir = (folder_ / checkpoints).string();
+    auto summary = train(options, recorder);
+    EXPECT_TRUE(summary.ok()) << summary.status().to_string();
+    return summary.ok() ? *summary : TrainSummary{};
+  }
+  Status failure(const TrainOptions& options) {
+    Recorder recorder;
+    auto summary = train(options, recorder);
+    return summary.ok() ? Status() : summary.status();
+  }
+
+  std::filesystem::path folder_;
+  spec::JobSpec job_;
+};
+
+// Every tensor of two checkpoints, bit by bit.
+void expect_equal_checkpoints(const std::string& a_path, const std::string& b_path) {
+  const auto a = checkpoint::Checkpoint::open(a_path), b = checkpoint::Checkpoint::open(b_path);
+  ASSERT_TRUE(a.ok() && b.ok());
+  ASSERT_EQ(a->tensors().size(), b->tensors().size());
+  EXPECT_GT(a->tensors().size(), 100u);
+  for (const checkpoint::TensorInfo& tensor : a->tensors()) {
+    const size_t bytes = static_cast<size_t>(tensor.num_elements()) * dtype_bytes(tensor.dtype);
+    std::vector<std::byte> x(bytes), y(bytes);
+    ASSERT_TRUE(a->read(tensor.name, x).ok() && b->read(tensor.name, y).ok()) << tensor.name;
+    EXPECT_EQ(x, y) << tensor.name;
+  }
+}
+
+TEST_F(Trainer, AResumedRunGoesOnBitForBit) {
+  Recorder straight, first, second;
+  run(straight, "straight");
+  first.stop_after = 3;
+  const TrainSummary stopped = run(first, "resumed");
+  EXPECT_TRUE(stopped.stopped);
+  EXPECT_EQ(stopped.steps, 3);
+  const TrainSummary rest = run(second, "resumed", 2);
+  EXPECT_FALSE(rest.stopped);
+  EXPECT_EQ(second.start.first_step, 3);
+  ASSERT_EQ(second.steps.size(), 3u);
+  EXPECT_EQ(second.steps[0].step, 4);
+
+  std::vector<double> pieces = first.losses();
+  for (double loss : second.losses()) pieces.push_back(loss);
+  EXPECT_EQ(straight.losses(), pieces);
+  EXPECT_EQ(straight.validations.back().loss, second.validations.back().loss);
+  ASSERT_FALSE(straight.checkpoints.empty() || second.checkpoints.empty());
+  expect_equal_checkpoints(straight.checkpoints.back().path, second.checkpoints.back().path);
+}
+
+TEST_F(Trainer, Bf16MomentsResumeBitForBitToo) {
+  job_.training.moments_dtype = "bf16";
+  job_.training.dtype = "bf16";
+  Recorder straight, first, second;
+  run(straight, "straight");
+  first.stop_after = 2;
+  run(first, "resumed");
+  run(second, "resumed", 2);
+  expect_equal_checkpoints(straight.checkpoints.back().path, second.checkpoints.back().path);
+}
+
+TEST_F(Trainer, TheLossFallsAndReportsAddUp) {
+  job_.training.max_steps = 40;
+  job_.training.lr_warmup_steps = 4;
+  Recorder recorder;
+  const TrainSummary summary = run(recorder);
+  EXPECT_EQ(summary.steps, 40);
+  EXPECT_NEAR(summary.first_loss, 1.3 * std::log(50.0), 0.4);  // lm + 0.3 · mtp, both near ln 50
+  EXPECT_LT(recorder.steps.back().lm_loss, 3.0);
+  EXPECT_LT(summary.validation_loss, 3.3);
+  for (const StepReport& s : recorder.steps) {
+    EXPECT_DOUBLE_EQ(s.loss, s.lm_loss + 0.3 * s.mtp_loss + s.aux_loss + s.z_loss);
+    EXPECT_EQ(s.tokens, 64);
+    EXPECT_GT(s.mfu, 0);
+    EXPECT_GT(s.memory_bytes, 0);
+  }
+  EXPECT_EQ(recorder.counts.size(), 40u * 3u);  // two MoE layers and the MTP module's
+  for (const auto& [key, counts] : recorder.counts) {
+    int64_t sum = 0;
+    for (int64_t count : counts) sum += count;
+    EXPECT_EQ(sum, 64 * 2);
+    EXPECT_GE(key.second, 1);
+    EXPECT_LE(key.second, 3);
+  }
+  EXPECT_FALSE(recorder.memory.empty());
+  EXPECT_GT(recorder.start.unigram_entropy, 0);
+}
+
+TEST_F(Trainer, ValidationDoesNotChangeTheRun) {
+  Recorder without, with;
+  run(without);
+  job_.training.eval_interval_steps = 1;
+  run(with);
+  EXPECT_EQ(without.losses(), with.losses());
+  EXPECT_EQ(without.validations.size(), 1u);
+  EXPECT_EQ(with.validations.size(), 6u);
+  EXPECT_EQ(without.validations.back().loss, with.validations.back().loss);
+}
+
+TEST_F(Trainer, MicroBatchesChangeTheLossByRoundingOnly) {
+  Recorder two, four;
+  run(two);
+  job_.training.micro_batch_size = 4;
+  run(four);
+  for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(two.losses()[i], four.losses()[i], 1e-4);
+}
+
+TEST_F(Trainer, CheckpointsComeByIntervalOnRequestAndAtTheEnd) {
+  job_.checkpoint.interval_steps = 4;
+  Recorder recorder;
+  recorder.checkpoint_after = 3;
+  run(recorder, "saved");
+  std::vector<int64_t> steps;
+  for (const CheckpointReport& c : recorder.checkpoints) steps.push_back(c.step);
+  EXPECT_EQ(steps, (std::vector<int64_t>{3, 4, 6}));
+}
+
+TEST_F(Trainer, AFinishedJobTrainsNoMore) {
+  Recorder first, second;
+  run(first, "saved");
+  run(second, "saved", 2);
+  EXPECT_TRUE(second.steps.empty());
+  EXPECT_EQ(second.validations.back().loss, first.validations.back().loss);
+}
+
+TEST_F(Trainer, StartsFromAGivenCheckpoint) {
+  Recorder first, second, straight;
+  run(straight);
+  first.stop_after = 4;
+  run(first, "saved");
+  job_.checkpoint.load = first.checkpoints.back().path;
+  run(second, "elsewhere");
+  EXPECT_EQ(second.start.first_step, 4);
+  EXPECT_EQ(second.losses().back(), straight.losses().back());
+}
+
+TEST_F(Trainer, ALossThatIsNotFiniteEndsTheRunByItsStep) {
+  job_.training.learning_rate = 1e30;
+  job_.training.lr_warmup_steps = 0;
+  const Status status = failure({.spec = job_});
+  EXPECT_EQ(status.code(), Code::kLossNotFinite);
+  EXPECT_NE(status.message().find("step 2"), std::string::npos) << status.message();
+}
+
+TEST_F(Trainer, ACheckpointOfAnotherModelIsRefusedByItsTensor) {
+  Recorder recorder;
+  run(recorder, "saved");
+  job_.model.dense_intermediate_size = 64;
+  const Status status = failure({.spec = job_, .job = "tiny", .attempt = 2, .checkpoint_dir = (folder_ / "saved").string()});
+  EXPECT_EQ(status.code(), Code::kCheckpointUnusable);
+  EXPECT_NE(status.message().find("mlp."), std::string::npos) << status.message();
+}
+
+TEST_F(Trainer, ACheckpointOfAnotherSeedOrBatchIsRefused) {
+  Recorder recorder;
+  run(recorder, "saved");
+  const TrainOptions options{.job = "tiny", .attempt = 2, .checkpoint_dir = (folder_ / "saved").string()};
+  TrainOptions seed = options, batch = options;
+  seed.spec = batch.spec = job_;
+  seed.spec.training.seed = 4321;
+  batch.spec.training.global_batch_size = 2;
+  EXPECT_EQ(failure(seed).code(), Code::kCheckpointUnusable);
+  EXPECT_EQ(failure(batch).code(), Code::kCheckpointUnusable);
+}
+
+TEST_F(Trainer, WhatTheRuntimeDoesNotRunIsRefusedByName) {
+  job_.parallel.tensor_parallel_size = 2;
+  job_.model.moe.capacity_factor = 1.25;
+  const Status status = failure({.spec = job_});
+  EXPECT_EQ(status.code(), Code::kInvalid);
+  EXPECT_NE(status.message().find("tensor"), std::string::npos);
+  EXPECT_NE(status.message().find("capacity_factor"), std::string::npos);
+}
+
+TEST_F(Trainer, MissingDataIsNamed) {
+  job_.data.path = {{(folder_ / "nowhere").string(), 1.0}};
+  const Status status = failure({.spec = job_});
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(status.message().find("nowhere"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace dsv3::train

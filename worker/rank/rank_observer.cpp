@@ -1,0 +1,146 @@
+// See rank_observer.h.
+#include "worker/rank/rank_observer.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "base/text.h"
+#include "coordinator/protocol/dsv3.pb.h"
+
+namespace dsv3::rank {
+
+RankObserver::RankObserver(ObserverOptions options, link::Reporter* reporter,
+                           const volatile std::sig_atomic_t* stop_signal)
+    : options_(std::move(options)),
+      reporter_(reporter),
+      stop_signal_(stop_signal),
+      counts_(std::make_unique<wire::ExpertCounts>()) {}
+
+RankObserver::~RankObserver() { flush_counts(); }
+
+void RankObserver::print(const std::string& line) const {
+  if (options_.rank != 0) return;
+  fmt::print("{}\n", line);
+  std::fflush(stdout);
+}
+
+void RankObserver::on_start(const train::TrainStart& start) {
+  last_step_ = start.first_step;
+  print(lines_.start(start));
+  if (reporter_ == nullptr) return;
+  reporter_->set_progress(start.first_step, "training");
+  wire::RankMessage message;
+  message.mutable_note()->set_text(fmt::format("{}, {}, {} parameters, from step {}", start.device,
+                                               start.compute_dtype,
+                                               with_commas(start.params_total), start.first_step));
+  reporter_->send(std::move(message));
+}
+
+void RankObserver::on_step(const train::StepReport& report) {
+  flush_counts();
+  last_step_ = report.step;
+  const std::string line = lines_.step(report);
+  const int64_t interval = options_.log_interval_steps;
+  if (interval > 0 && report.step % interval == 0) print(line);
+  if (reporter_ == nullptr) return;
+  reporter_->set_progress(report.step, "training");
+  if (!speaks()) return;
+  wire::RankMessage message;
+  wire::StepMetrics* step = message.mutable_step();
+  step->set_step(report.step);
+  step->set_loss(report.loss);
+  step->set_lm_loss(report.lm_loss);
+  step->set_mtp_loss(report.mtp_loss);
+  step->set_aux_loss(report.aux_loss);
+  step->set_z_loss(report.z_loss);
+  step->set_grad_norm(report.grad_norm);
+  step->set_lr(report.lr);
+  step->set_tokens(report.tokens);
+  step->set_step_s(report.step_s);
+  step->set_tokens_per_s(report.tokens_per_s);
+  step->set_mfu(report.mfu);
+  step->set_memory_bytes(report.memory_bytes);
+  reporter_->send(std::move(message));
+}
+
+void RankObserver::on_validation(const train::ValidationReport& report) {
+  print(lines_.validation(report));
+  if (!speaks()) return;
+  wire::RankMessage message;
+  message.mutable_validation()->set_step(report.step);
+  message.mutable_validation()->set_loss(report.loss);
+  message.mutable_validation()->set_tokens(report.tokens);
+  reporter_->send(std::move(message));
+}
+
+void RankObserver::on_expert_counts(int64_t step, int64_t layer, std::span<const int64_t> counts) {
+  if (!speaks()) return;
+  if (counts_->step() != step) flush_counts();
+  counts_->set_step(step);
+  wire::LayerCounts* item = counts_->add_layers();
+  item->set_layer(static_cast<int32_t>(layer));
+  item->mutable_tokens()->Reserve(static_cast<int>(counts.size()));
+  for (const int64_t count : counts) item->add_tokens(static_cast<uint64_t>(count));
+  if (counts_->layers_size() == options_.num_moe_layers) flush_counts();
+}
+
+void RankObserver::flush_counts() {
+  if (!speaks() || counts_->layers_size() == 0) return;
+  wire::RankMessage message;
+  message.mutable_experts()->Swap(counts_.get());
+  counts_->Clear();
+  reporter_->send(std::move(message));
+}
+
+void RankObserver::on_checkpoint(const train::CheckpointReport& report) {
+  print(StepLines::checkpoint(report));
+  if (!speaks()) return;
+  wire::RankMessage message;
+  wire::Checkpoint* done = message.mutable_checkpoint_done();
+  done->set_step(report.step);
+  done->set_path(report.path);
+  done->set_bytes(report.bytes);
+  done->set_seconds(report.seconds);
+  reporter_->send(std::move(message));
+}
+
+void RankObserver::on_memory(const std::vector<train::MemoryEntry>& entries) {
+  if (reporter_ == nullptr) return;
+  wire::RankMessage message;
+  for (const MemoryLine& line : join_memory(options_.predicted, entries)) {
+    wire::MemoryEntry* entry = message.mutable_memory()->add_entries();
+    entry->set_name(line.name);
+    entry->set_predicted_bytes(line.predicted_bytes);
+    entry->set_measured_bytes(line.measured_bytes);
+  }
+  if (message.has_memory()) reporter_->send(std::move(message));
+}
+
+bool RankObserver::stop_requested() {
+  if (*stop_signal_ != 0) return true;
+  return reporter_ != nullptr && reporter_->stop_requested();
+}
+
+bool RankObserver::checkpoint_requested() {
+  return reporter_ != nullptr && reporter_->take_checkpoint_request();
+}
+
+std::vector<MemoryLine> join_memory(const std::vector<plan::LedgerLine>& predicted,
+                                    const std::vector<train::MemoryEntry>& measured) {
+  std::vector<MemoryLine> lines;
+  const auto line_of = [&lines](const std::string& name) -> MemoryLine& {
+    for (MemoryLine& line : lines) {
+      if (line.name == name) return line;
+    }
+    lines.push_back({name});
+    return lines.back();
+  };
+  for (const plan::LedgerLine& entry : predicted) line_of(entry.name).predicted_bytes += entry.bytes;
+  for (const train::MemoryEntry& entry : measured) {
+    line_of(entry.name.substr(0, entry.name.find('/'))).measured_bytes += entry.peak_bytes;
+  }
+  return lines;
+}
+
+}  // namespace dsv3::rank

@@ -1,0 +1,167 @@
+// `dsv3-worker train`: spec and plan in, training, the exit report out.
+//
+// Law: whatever ends the rank (a Status, a Failure, a lack of memory) becomes an exit report on the link and a frozen exit code;
+// a signal or the agent's RankStop ends it between two steps, with a checkpoint and code 0.
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <exception>
+#include <new>
+
+#include "base/failure.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "cluster/plan/capability.h"
+#include "cluster/plan/plan.h"
+#include "configs/spec/parse.h"
+#include "coordinator/protocol/dsv3.pb.h"
+#include "worker/rank/rank_observer.h"
+#include "worker/rank/train_options.h"
+#include "worker/rank/verbs.h"
+
+namespace dsv3::rank {
+namespace {
+
+constexpr int64_t kDrainMs = 10'000;
+// "@demo" in data.path: the demo's text, as `dsv3ctl submit` prepares it.
+constexpr const char* kDemoData = "@demo";
+
+volatile std::sig_atomic_t stop_signal = 0;
+
+void catch_stop_signals() {
+  struct sigaction action {};
+  action.sa_handler = [](int signal) { stop_signal = signal; };
+  action.sa_flags = SA_RESETHAND | SA_RESTART;  // the second one ends the process at once
+  ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(SIGINT, &action, nullptr);
+}
+
+struct Outcome {
+  Status status;
+  std::string operation = "train";
+  bool stopped = false;
+};
+
+int64_t count_moe_layers(const spec::ModelSpec& model) {
+  if (model.moe.num_experts == 0) return 0;
+  return model.num_layers - model.moe.first_k_dense + model.mtp_layers;
+}
+
+std::string checkpoint_dir(const TrainWords& words, const spec::JobSpec& job) {
+  if (!words.checkpoint_dir.empty()) return words.checkpoint_dir;
+  if (!job.checkpoint.path.empty()) return job.checkpoint.path + "/" + words.job;
+  return words.job_dir.empty() ? "" : words.job_dir + "/checkpoints";
+}
+
+// The plan's prediction for this job; empty without a plan. kInvalid when the plan is for other ranks.
+Result<std::vector<plan::LedgerLine>> read_plan(const TrainWords& words) {
+  if (words.plan.empty()) return std::vector<plan::LedgerLine>{};
+  DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(words.plan));
+  DSV3_ASSIGN_OR_RETURN(const plan::Plan plan, plan::parse_plan(text));
+  if (static_cast<int64_t>(plan.ranks.size()) != words.world) {
+    return Status(Code::kInvalid, fmt::format("the plan is for {} ranks, --world says {}",
+                                              plan.ranks.size(), words.world));
+  }
+  return plan.ledger;
+}
+
+void settle_demo_data(spec::JobSpec* job) {
+  for (auto& [path, weight] : job->data.path) {
+    if (path == kDemoData) path = default_state_dir() + "/data/demo";
+  }
+}
+
+Result<train::TrainSummary> train_job(const TrainWords& words, link::Reporter* reporter,
+                                      int64_t* last_step) {
+  DSV3_ASSIGN_OR_RETURN(spec::JobSpec job, spec::load_valid(words.spec, words.overrides));
+  DSV3_RETURN_IF_ERROR(plan::check_runnable(job));
+  DSV3_ASSIGN_OR_RETURN(const auto predicted, read_plan(words));
+  settle_demo_data(&job);
+  ObserverOptions observing{.rank = words.rank, .log_interval_steps = job.logging.interval_steps};
+  observing.num_moe_layers = count_moe_layers(job.model);
+  observing.predicted = predicted;
+  train::TrainOptions options{.spec = job, .job = words.job, .attempt = words.attempt};
+  options.checkpoint_dir = checkpoint_dir(words, job);
+  options.resume = words.resume;
+  RankObserver observer(observing, reporter, &stop_signal);
+  struct KeepStep {  // also when train() throws
+    const RankObserver& observer;
+    int64_t* step;
+    ~KeepStep() { *step = observer.last_step(); }
+  } keep{observer, last_step};
+  return train::train(options, observer);
+}
+
+// Everything that can end a rank, as a value.
+Outcome train_caught(const TrainWords& words, link::Reporter* reporter, int64_t* last_step) {
+  Outcome outcome;
+  try {
+    const Result<train::TrainSummary> summary = train_job(words, reporter, last_step);
+    outcome.status = summary.status();
+    outcome.stopped = summary.ok() && summary->stopped;
+  } catch (const Failure& failure) {
+    outcome.status = Status(failure.code(), failure.what());
+    outcome.operation = failure.operation();
+  } catch (const std::bad_alloc&) {
+    outcome.status = Status(Code::kOutOfMemory, "the system gave no more memory",
+                            "use a smaller micro_batch_size or model");
+  } catch (const std::exception& fault) {
+    outcome.status = Status(Code::kFailed, fault.what());
+  }
+  return outcome;
+}
+
+void say_hello(link::Reporter* reporter, int64_t rank) {
+  wire::RankMessage message;
+  wire::RankHello* hello = message.mutable_hello();
+  hello->set_rank(static_cast<uint32_t>(rank));
+  hello->set_pid(::getpid());
+  hello->set_version(DSV3_VERSION);
+  reporter->send(std::move(message));
+}
+
+void say_goodbye(link::Reporter* reporter, const Outcome& outcome, int64_t step) {
+  wire::RankMessage message;
+  wire::ExitReport* report = message.mutable_exit_report();
+  report->set_code(exit_code_of(outcome.status));
+  report->set_operation(outcome.operation);
+  report->set_message(!outcome.status.ok() ? outcome.status.to_string()
+                      : outcome.stopped    ? "stopped on request"
+                                           : "all steps are done");
+  report->set_step(step);
+  reporter->send(std::move(message));
+  if (!reporter->drain(kDrainMs)) log::warning("the agent did not take the last reports");
+}
+
+}  // namespace
+
+int train_verb(const std::vector<std::string>& arguments) {
+  bool help = false;
+  const Result<TrainWords> words = parse_train_words(arguments, &help);
+  if (help) return 0;
+  if (!words.ok()) {
+    log::error("{}", words.status().to_string());
+    return static_cast<int>(Code::kInvalid);
+  }
+  log::init(fmt::format("rank {}", words->rank));
+  std::unique_ptr<link::Reporter> reporter;
+  if (words->link_fd >= 0) {
+    Result<std::unique_ptr<link::Reporter>> started = link::Reporter::start(words->link_fd);
+    if (!started.ok()) {
+      log::error("{}", started.status().to_string());
+      return static_cast<int>(Code::kInvalid);
+    }
+    reporter = std::move(started).value();
+    say_hello(reporter.get(), words->rank);
+  }
+  catch_stop_signals();
+  int64_t last_step = 0;
+  const Outcome outcome = train_caught(*words, reporter.get(), &last_step);
+  if (!outcome.status.ok()) log::error("{}", outcome.status.to_string());
+  if (outcome.stopped) log::info("stopped on request after step {}", last_step);
+  if (reporter) say_goodbye(reporter.get(), outcome, last_step);
+  return exit_code_of(outcome.status);
+}
+
+}  // namespace dsv3::rank
