@@ -224,7 +224,7 @@ void change_node(State& state, const Event& event) {
   node.state = static_cast<NodeState>(*next_state(Machine::kNode, from, event.type));
   node.reason = event.reason;
   node.since_ns = event.time_ns;
-  if (event.type == EventType::kNodeUp) {
+  if (event.type == EventType::kNodeUp || event.type == EventType::kNodeFound) {
     node.host = event.host;
     node.devices = event.devices;
   }
@@ -248,6 +248,7 @@ Status apply(State& state, const Event& event) {
     case EventType::kNodeUp:
     case EventType::kNodeIdle:
     case EventType::kNodeLost:
+    case EventType::kNodeFound:
       DSV3_RETURN_IF_ERROR(check_node(state, event));
       change_node(state, event);
       break;

@@ -6,7 +6,7 @@
 namespace dsv3::core {
 namespace {
 
-constexpr std::array<EventEntry, 25> kDictionary = {{
+constexpr std::array<EventEntry, 26> kDictionary = {{
     {EventType::kCoordinatorStarted, "coordinator_started", kFieldInstance | kFieldPid},
     {EventType::kCoordinatorStopped, "coordinator_stopped", kFieldInstance | kFieldReason},
     {EventType::kJobSubmitted, "job_submitted", kFieldSubmission},
@@ -34,6 +34,7 @@ constexpr std::array<EventEntry, 25> kDictionary = {{
     {EventType::kNodeUp, "node_up", kFieldNode | kFieldHost | kFieldDevices | kFieldReason},
     {EventType::kNodeIdle, "node_idle", kFieldNode | kFieldReason},
     {EventType::kNodeLost, "node_lost", kFieldNode | kFieldReason},
+    {EventType::kNodeFound, "node_found", kFieldNode | kFieldHost | kFieldDevices | kFieldReason},
     {EventType::kInputRefused, "input_refused", kFieldNode | kFieldReason},
 }};
 

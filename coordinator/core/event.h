@@ -43,6 +43,7 @@ enum class EventType : uint8_t {
   kNodeUp = 60,
   kNodeIdle = 61,
   kNodeLost = 62,
+  kNodeFound = 63,
   kInputRefused = 70,
 };
 

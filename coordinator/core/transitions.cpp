@@ -91,6 +91,9 @@ constexpr std::array kRank = {
 using N = NodeState;
 constexpr std::array kNode = {
     first(E::kNodeUp, N::kUp),
+    first(E::kNodeFound, N::kIdle),
+    cell(N::kIdle, E::kNodeFound, N::kIdle),
+    cell(N::kLost, E::kNodeFound, N::kIdle),
     cell(N::kIdle, E::kNodeUp, N::kUp),
     cell(N::kUp, E::kNodeIdle, N::kIdle),
     cell(N::kUp, E::kNodeLost, N::kLost),

@@ -22,12 +22,9 @@ Status Daemon::handle_agent(const transport::Peer& peer, const wire::Envelope& m
     }
     case wire::Envelope::kAgentHeartbeat: {
       const core::AgentKey key = agent_key(message.agent_heartbeat());
-      const auto known = peers_.find(key);
-      if (known != peers_.end()) {
-        known->second = peer;  // its connection may have been made anew
-      } else if (core::agent_is_live(state_, key.job, key.attempt, key.node)) {
-        return {};  // after our restart an agent that goes unanswered says hello again
-      }
+      // Its connection may have been made anew, or we were: the address of the last sign of life is
+      // the right one. (A second process under this key says hello first, and is dismissed.)
+      if (core::agent_is_live(state_, key.job, key.attempt, key.node)) peers_[key] = peer;
       return process(core::AgentHeartbeatInput{key}, &peer).status();
     }
     case wire::Envelope::kAgentReports:

@@ -20,7 +20,6 @@ struct AgentLink::Impl {
     DSV3_ASSIGN_OR_RETURN(const KeyPair keys, load_key_pair(state_dir, "agent"));
     DSV3_ASSIGN_OR_RETURN(Socket fresh, make_socket(context.get(), ZMQ_DEALER));
     DSV3_RETURN_IF_ERROR(set_curve_client(fresh.get(), keys, to.server_public_key));
-    DSV3_RETURN_IF_ERROR(set_option(fresh.get(), ZMQ_IMMEDIATE, 1));
     if (zmq_connect(fresh.get(), to.endpoint.c_str()) != 0) return zmq_status("cannot connect");
     socket = std::move(fresh);
     file = to;

@@ -26,8 +26,9 @@ class AgentLink {
   AgentLink& operator=(AgentLink&&) noexcept;
   ~AgentLink();
 
-  // Queues one message; never waits. kTemporary when the queue is full or nothing is connected
-  // (send it again later).
+  // Queues one message; never waits. While the coordinator is away messages wait in the queue and
+  // are sent when it is back at the same port; they are gone when refresh() moves to another.
+  // kTemporary when the queue is full (send it again later).
   Status send(const wire::Envelope& message);
 
   // The next message. Waits at most timeout_ms (0: only what is there); *received is false when

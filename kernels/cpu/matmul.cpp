@@ -182,6 +182,12 @@ Cache& cache() {
   return *c;
 }
 
+// The instruction sets are numbered as bit sets: a larger one holds the smaller ones' bits.
+bool has_isa(dnnl::cpu_isa isa) {
+  static const auto effective = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+  return (effective & static_cast<unsigned>(isa)) == static_cast<unsigned>(isa);
+}
+
 }  // namespace
 
 std::shared_ptr<const Matmul> cached_matmul(const MatmulShape& shape, int threads) {
@@ -213,13 +219,8 @@ int64_t matmuls_made() {
   return cache().made;
 }
 
-bool native_bf16() {
-  static const bool native = [] {
-    const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
-    const auto needed = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
-    return (isa & needed) == needed;
-  }();
-  return native;
-}
+bool native_bf16() { return has_isa(dnnl::cpu_isa::avx512_core); }
+
+bool has_amx() { return has_isa(dnnl::cpu_isa::avx512_core_amx); }
 
 }  // namespace dsv3::cpu

@@ -56,4 +56,7 @@ int64_t matmuls_made();
 // True where oneDNN multiplies bf16 (AVX-512 and up, within ONEDNN_MAX_CPU_ISA); the slower kinds are still correct.
 bool native_bf16();
 
+// True where oneDNN multiplies bf16 with AMX tiles.
+bool has_amx();
+
 }  // namespace dsv3::cpu

@@ -95,7 +95,7 @@ struct MlaShape {
   int64_t nope_dim = 0;
   int64_t rope_dim = 0;
   int64_t v_dim = 0;
-  float scale = 1.0f;  // softmax scale, YaRN's mscale² included
+  float scale = 1.0f;  // softmax scale > 0, YaRN's mscale² included
 };
 // out[t,h,:] = Σ_s softmax_s(scale · (q_nope·k_nope + q_rope·k_rope)) v[s,h,:] over s ≤ t of the same sequence.
 // Never holds a [sequence, sequence] tensor: blocked with a running softmax (Dao 2022/2023).

@@ -8,6 +8,7 @@ namespace {
 void check_shape(const MlaShape& shape) {
   DSV3_CHECK(shape.batch >= 0 && shape.sequence >= 0 && shape.heads >= 0, "mla_attention: sizes");
   DSV3_CHECK(shape.nope_dim >= 0 && shape.rope_dim >= 0 && shape.v_dim >= 0, "mla_attention: head sizes");
+  DSV3_CHECK(shape.scale > 0.0f, "mla_attention: scale is positive");
   DSV3_CHECK(shape.nope_dim + shape.rope_dim > 0 && shape.v_dim > 0, "mla_attention: heads without dimensions");
 }
 

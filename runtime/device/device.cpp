@@ -66,7 +66,8 @@ Result<std::unique_ptr<Device>> open_device(const std::string& kind) {
     return std::make_unique<Device>(kind, std::move(backend));
   }
   if (kind == "cuda") return open_plugin(kind, kCudaPlugin);
-  return Status(Code::kInvalid, fmt::format("no device is called '{}'", kind), "cluster.devices is cpu or cuda");
+  return Status(Code::kInvalid, fmt::format("no device is called '{}'", kind),
+                "cluster.devices is cpu or cuda");
 }
 
 }  // namespace dsv3::device

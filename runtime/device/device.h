@@ -1,7 +1,7 @@
 // Device: one back end with the stream that this process's work runs on.
 //
-// Law: missing hardware is an object. open_device() either gives a device that works or a sentence that names what is
-// missing; callers never ask which kind it is to decide how to compute.
+// Law: missing hardware is an object. open_device() either gives a device that works or a sentence
+// that names what is missing; callers never ask which kind it is to decide how to compute.
 #pragma once
 
 #include <memory>
@@ -12,7 +12,8 @@
 
 namespace dsv3::device {
 
-// Owns a back end and, for a plug-in, keeps its library open. Not copyable; outlives every arena made on it.
+// Owns a back end and, for a plug-in, keeps its library open. Not copyable; outlives every arena
+// made on it.
 class Device {
  public:
   Device(std::string kind, std::unique_ptr<ops::Backend> backend, void* library = nullptr);
@@ -34,8 +35,8 @@ class Device {
   void* library_;  // dlopen handle; null when built in
 };
 
-// Opens "cpu" (built in) or "cuda" (libdsv3_cuda.so beside the executable). kDevice names the library, symbol, driver or
-// instruction set that is missing; kInvalid for another kind.
+// Opens "cpu" (built in) or "cuda" (libdsv3_cuda.so beside the executable). kDevice names the
+// library, symbol, driver or instruction set that is missing; kInvalid for another kind.
 Result<std::unique_ptr<Device>> open_device(const std::string& kind);
 
 }  // namespace dsv3::device

@@ -4,7 +4,8 @@
 namespace dsv3::model {
 
 DenseFfn::DenseFfn(const ParamStore& params, const std::string& prefix)
-    : gate_up_(params.weight(prefix + ".gate_up_proj")), down_(params.weight(prefix + ".down_proj")) {}
+    : gate_up_(params.weight(prefix + ".gate_up_proj")),
+      down_(params.weight(prefix + ".down_proj")) {}
 
 void DenseFfn::forward(const Pass& pass, ops::ConstMatrix x, ops::Matrix y, FfnStash& stash) const {
   stash.gate_up = pass.push("activations/ffn/gate_up", 2 * width());
@@ -14,18 +15,19 @@ void DenseFfn::forward(const Pass& pass, ops::ConstMatrix x, ops::Matrix y, FfnS
   linear(pass, stash.hidden, down_, y, true);
 }
 
-void DenseFfn::backward_input(const Pass& pass, const FfnStash& stash, ops::ConstMatrix dy, ops::Matrix dx,
-                              bool accumulate, FfnGrad& grad) const {
-  grad.dgate_up = pass.push("gradients/activations/ffn/gate_up", 2 * width());
+void DenseFfn::backward_input(const Pass& pass, const FfnStash& stash, ops::ConstMatrix dy,
+                              ops::Matrix dx, bool accumulate, FfnGrad& grad) const {
+  grad.dgate_up = pass.push("transient/ffn/gate_up", 2 * width());
   const tensor::Scope scope(pass.arena);
-  const tensor::Tensor dhidden = pass.push("gradients/activations/ffn/hidden", width());
+  const tensor::Tensor dhidden = pass.push("transient/ffn/hidden", width());
   linear_input_grad(pass, dy, down_, dhidden);
-  ops::swiglu_backward(pass.ctx, {.dy = dhidden, .gate_up = stash.gate_up, .dgate_up = grad.dgate_up});
+  ops::swiglu_backward(pass.ctx,
+                       {.dy = dhidden, .gate_up = stash.gate_up, .dgate_up = grad.dgate_up});
   linear_input_grad(pass, grad.dgate_up, gate_up_, dx, accumulate);
 }
 
-void DenseFfn::backward_weight(const Pass& pass, const FfnStash& stash, ops::ConstMatrix x, ops::ConstMatrix dy,
-                               const FfnGrad& grad) const {
+void DenseFfn::backward_weight(const Pass& pass, const FfnStash& stash, ops::ConstMatrix x,
+                               ops::ConstMatrix dy, const FfnGrad& grad) const {
   linear_weight_grad(pass, dy, stash.hidden, down_);
   linear_weight_grad(pass, grad.dgate_up, x, gate_up_);
 }

@@ -1,4 +1,5 @@
-// DenseFfn: the SwiGLU feed-forward of a dense layer, and the shared experts of an MoE layer (one FFN of their total width).
+// DenseFfn: the SwiGLU feed-forward of a dense layer, and the shared experts of an MoE layer (one
+// FFN of their total width).
 //
 //   y += (silu(x · Wgateᵀ) ∘ (x · Wupᵀ)) · Wdownᵀ; gate and up are one product.
 #pragma once
@@ -25,10 +26,10 @@ class DenseFfn {
   // y += ffn(x); x, y [tokens, d_model] act.
   void forward(const Pass& pass, ops::ConstMatrix x, ops::Matrix y, FfnStash& stash) const;
   // dx (+)= gradient of x. Pushes grad's tensor.
-  void backward_input(const Pass& pass, const FfnStash& stash, ops::ConstMatrix dy, ops::Matrix dx, bool accumulate,
-                      FfnGrad& grad) const;
-  void backward_weight(const Pass& pass, const FfnStash& stash, ops::ConstMatrix x, ops::ConstMatrix dy,
-                       const FfnGrad& grad) const;
+  void backward_input(const Pass& pass, const FfnStash& stash, ops::ConstMatrix dy, ops::Matrix dx,
+                      bool accumulate, FfnGrad& grad) const;
+  void backward_weight(const Pass& pass, const FfnStash& stash, ops::ConstMatrix x,
+                       ops::ConstMatrix dy, const FfnGrad& grad) const;
 
  private:
   int64_t width() const { return down_.value.cols; }

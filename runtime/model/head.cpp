@@ -8,12 +8,14 @@ namespace dsv3::model {
 void head_loss(const Pass& pass, const Weight& weight, const HeadLoss& args) {
   const tensor::Scope scope(pass.arena);
   const int64_t vocabulary = weight.value.rows;
-  const int64_t chunk = std::clamp<int64_t>(kHeadChunkBytes / (vocabulary * 4), kHeadRowsMin, std::max<int64_t>(args.x.rows, kHeadRowsMin));
-  const tensor::Tensor logits = pass.push_f32("logits", {chunk, vocabulary});
-  // Products take both factors in one dtype: the gradient of the logits is rounded to the activations'.
+  const int64_t chunk = std::clamp<int64_t>(kHeadChunkBytes / (vocabulary * 4), kHeadRowsMin,
+                                            std::max<int64_t>(args.x.rows, kHeadRowsMin));
+  const tensor::Tensor logits = pass.push_f32("transient/logits", {chunk, vocabulary});
+  // Products take both factors in one dtype: the gradient of the logits is rounded to the
+  // activations'.
   const bool same_dtype = pass.act == DType::kF32;
   const tensor::Tensor dlogits =
-      pass.training && !same_dtype ? pass.push_rows("logits", chunk, vocabulary) : logits;
+      pass.training && !same_dtype ? pass.push_rows("transient/logits", chunk, vocabulary) : logits;
   for (int64_t row = 0; row < args.x.rows; row += chunk) {
     const int64_t rows = std::min(chunk, args.x.rows - row);
     const ops::Matrix part = logits.matrix().row_range(0, rows);

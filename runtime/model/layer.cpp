@@ -7,8 +7,8 @@
 
 namespace dsv3::model {
 
-TransformerLayer::TransformerLayer(const spec::ModelSpec& model, const ParamStore& params, int64_t layer,
-                                   int64_t moe_idx, ops::Vector<float> bias)
+TransformerLayer::TransformerLayer(const spec::ModelSpec& model, const ParamStore& params,
+                                   int64_t layer, int64_t moe_idx, ops::Vector<float> bias)
     : d_model_(model.d_model),
       moe_idx_(moe_idx),
       eps_(static_cast<float>(model.rms_norm_eps)),
@@ -24,8 +24,8 @@ TransformerLayer::TransformerLayer(const spec::ModelSpec& model, const ParamStor
 }
 
 void TransformerLayer::forward(const Pass& pass, StepState& step, ops::Vector<const float> cos,
-                               ops::Vector<const float> sin, const tensor::Tensor& x, const tensor::Tensor& y,
-                               LayerStash& stash) const {
+                               ops::Vector<const float> sin, const tensor::Tensor& x,
+                               const tensor::Tensor& y, LayerStash& stash) const {
   stash.x = x;
   stash.attention_in = pass.push("activations/norm", d_model_);
   stash.attention_rstd = pass.push_f32("activations/norm/statistics", {pass.tokens()});
@@ -46,8 +46,9 @@ void TransformerLayer::forward(const Pass& pass, StepState& step, ops::Vector<co
   }
 }
 
-void TransformerLayer::ffn_backward_input(const Pass& pass, const LayerStash& stash, ops::ConstMatrix dy,
-                                          ops::Matrix dx, LayerGrad& grad) const {
+void TransformerLayer::ffn_backward_input(const Pass& pass, const LayerStash& stash,
+                                          ops::ConstMatrix dy, ops::Matrix dx,
+                                          LayerGrad& grad) const {
   if (moe_) {
     moe_->backward_input(pass, stash.moe, dy, dx, grad.moe);
   } else {
@@ -55,8 +56,8 @@ void TransformerLayer::ffn_backward_input(const Pass& pass, const LayerStash& st
   }
 }
 
-void TransformerLayer::ffn_backward_weight(const Pass& pass, const LayerStash& stash, ops::ConstMatrix dy,
-                                           const LayerGrad& grad) const {
+void TransformerLayer::ffn_backward_weight(const Pass& pass, const LayerStash& stash,
+                                           ops::ConstMatrix dy, const LayerGrad& grad) const {
   if (moe_) {
     moe_->backward_weight(pass, stash.moe, stash.ffn_in, dy, grad.moe);
   } else {
@@ -64,10 +65,11 @@ void TransformerLayer::ffn_backward_weight(const Pass& pass, const LayerStash& s
   }
 }
 
-void TransformerLayer::backward(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin,
-                                const LayerStash& stash, ops::Matrix dh) const {
+void TransformerLayer::backward(const Pass& pass, ops::Vector<const float> cos,
+                                ops::Vector<const float> sin, const LayerStash& stash,
+                                ops::Matrix dh) const {
   const tensor::Scope scope(pass.arena);
-  const tensor::Tensor dnormed = pass.push("gradients/activations/norm", d_model_);
+  const tensor::Tensor dnormed = pass.push("transient/norm", d_model_);
   LayerGrad grad;
   {
     const tensor::Scope half(pass.arena);
@@ -80,24 +82,28 @@ void TransformerLayer::backward(const Pass& pass, ops::Vector<const float> cos, 
   norm_backward(pass, attention_norm_, dnormed, stash.x, stash.attention_rstd, dh, true);
 }
 
-void TransformerLayer::backward_input(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin,
-                                      const LayerStash& stash, ops::Matrix dh, LayerGrad& grad) const {
-  const tensor::Tensor dnormed = pass.push("gradients/activations/norm", d_model_);
-  grad.dffn_out = pass.push("gradients/activations/residual", d_model_);
-  grad.dattention_out = pass.push("gradients/activations/residual", d_model_);
+void TransformerLayer::backward_input(const Pass& pass, ops::Vector<const float> cos,
+                                      ops::Vector<const float> sin, const LayerStash& stash,
+                                      ops::Matrix dh, LayerGrad& grad) const {
+  const tensor::Tensor dnormed = pass.push("transient/norm", d_model_);
+  grad.dffn_out = pass.push("transient/residual", d_model_);
+  grad.dattention_out = pass.push("transient/residual", d_model_);
 
   ops::cast(pass.ctx, {.x = dh, .y = grad.dffn_out});
   ffn_backward_input(pass, stash, grad.dffn_out, dnormed, grad);
   norm_backward(pass, ffn_norm_, dnormed, stash.x_mid, stash.ffn_rstd, dh, true);
 
   ops::cast(pass.ctx, {.x = dh, .y = grad.dattention_out});
-  attention_.backward_input(pass, cos, sin, stash.attention, grad.dattention_out, dnormed, grad.attention);
+  attention_.backward_input(pass, cos, sin, stash.attention, grad.dattention_out, dnormed,
+                            grad.attention);
   norm_backward(pass, attention_norm_, dnormed, stash.x, stash.attention_rstd, dh, true);
 }
 
-void TransformerLayer::backward_weight(const Pass& pass, const LayerStash& stash, const LayerGrad& grad) const {
+void TransformerLayer::backward_weight(const Pass& pass, const LayerStash& stash,
+                                       const LayerGrad& grad) const {
   ffn_backward_weight(pass, stash, grad.dffn_out, grad);
-  attention_.backward_weight(pass, stash.attention, stash.attention_in, grad.dattention_out, grad.attention);
+  attention_.backward_weight(pass, stash.attention, stash.attention_in, grad.dattention_out,
+                             grad.attention);
 }
 
 void TransformerLayer::update_bias(const Pass& pass, const StepState& step) const {

@@ -1,7 +1,8 @@
-// TransformerLayer: x_mid = x + attention(norm(x)); x_out = x_mid + ffn(norm(x_mid)), the ffn dense or MoE.
+// TransformerLayer: x_mid = x + attention(norm(x)); x_out = x_mid + ffn(norm(x_mid)), the ffn
+// dense or MoE.
 //
-// Law: the gradient of the residual stream is one buffer, updated in place on the way down; what a deferred backward_weight
-// needs of it is copied before it changes.
+// Law: the gradient of the residual stream is one buffer, updated in place on the way down; what a
+// deferred backward_weight needs of it is copied before it changes.
 #pragma once
 
 #include <optional>
@@ -32,17 +33,21 @@ struct LayerGrad {
 class TransformerLayer {
  public:
   // Hugging Face layer `layer`; moe_idx counts MoE layers. bias as for MoeBlock.
-  TransformerLayer(const spec::ModelSpec& model, const ParamStore& params, int64_t layer, int64_t moe_idx,
-                   ops::Vector<float> bias);
+  TransformerLayer(const spec::ModelSpec& model, const ParamStore& params, int64_t layer,
+                   int64_t moe_idx, ops::Vector<float> bias);
 
   bool is_moe() const { return moe_.has_value(); }
-  // y = layer(x); both [tokens, d_model] act; y may not be x. The stash refers to x until the backward is done.
-  void forward(const Pass& pass, StepState& step, ops::Vector<const float> cos, ops::Vector<const float> sin,
-               const tensor::Tensor& x, const tensor::Tensor& y, LayerStash& stash) const;
-  // dh: gradient of y on entry, of x on return. Accumulates all of the layer's gradients; leaves nothing on the arena.
-  void backward(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin, const LayerStash& stash,
-                ops::Matrix dh) const;
-  // The same in two parts: what backward_weight needs stays on the arena. Bitwise equal to backward().
+  // y = layer(x); both [tokens, d_model] act; y may not be x. The stash refers to x until the
+  // backward is done.
+  void forward(const Pass& pass, StepState& step, ops::Vector<const float> cos,
+               ops::Vector<const float> sin, const tensor::Tensor& x, const tensor::Tensor& y,
+               LayerStash& stash) const;
+  // dh: gradient of y on entry, of x on return. Accumulates all of the layer's gradients; leaves
+  // nothing on the arena.
+  void backward(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin,
+                const LayerStash& stash, ops::Matrix dh) const;
+  // The same in two parts: what backward_weight needs stays on the arena. Bitwise equal to
+  // backward().
   void backward_input(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin,
                       const LayerStash& stash, ops::Matrix dh, LayerGrad& grad) const;
   void backward_weight(const Pass& pass, const LayerStash& stash, const LayerGrad& grad) const;
@@ -50,8 +55,8 @@ class TransformerLayer {
   void update_bias(const Pass& pass, const StepState& step) const;
 
  private:
-  void ffn_backward_input(const Pass& pass, const LayerStash& stash, ops::ConstMatrix dy, ops::Matrix dx,
-                          LayerGrad& grad) const;
+  void ffn_backward_input(const Pass& pass, const LayerStash& stash, ops::ConstMatrix dy,
+                          ops::Matrix dx, LayerGrad& grad) const;
   void ffn_backward_weight(const Pass& pass, const LayerStash& stash, ops::ConstMatrix dy,
                            const LayerGrad& grad) const;
 

@@ -6,7 +6,8 @@
 
 namespace dsv3::model {
 
-MlaBlock::MlaBlock(const spec::ModelSpec& model, const ParamStore& params, const std::string& prefix)
+MlaBlock::MlaBlock(const spec::ModelSpec& model, const ParamStore& params,
+                   const std::string& prefix)
     : heads_(model.num_heads),
       nope_dim_(model.mla.qk_nope_head_dim),
       rope_dim_(model.mla.qk_rope_head_dim),
@@ -35,7 +36,9 @@ ops::MlaShape MlaBlock::shape(const Pass& pass) const {
           .scale = scale_};
 }
 
-ops::Matrix MlaBlock::query_part(const tensor::Tensor& latent) const { return latent.matrix().col_range(0, q_part_); }
+ops::Matrix MlaBlock::query_part(const tensor::Tensor& latent) const {
+  return latent.matrix().col_range(0, q_part_);
+}
 ops::Matrix MlaBlock::kv_part(const tensor::Tensor& latent) const {
   return latent.matrix().col_range(q_part_, kv_rank_);
 }
@@ -46,8 +49,8 @@ ops::Matrix MlaBlock::query(const tensor::Tensor& latent, const tensor::Tensor& 
   return direct_query() ? query_part(latent) : q.matrix();
 }
 
-void MlaBlock::rotate(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin, ops::Matrix q,
-                      ops::Matrix k_rope, bool transpose) const {
+void MlaBlock::rotate(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin,
+                      ops::Matrix q, ops::Matrix k_rope, bool transpose) const {
   if (rope_dim_ == 0) return;
   ops::Rope args{.x = q.col_range(nope_dim_, rope_dim_).data,
                  .dtype = pass.act,
@@ -98,14 +101,16 @@ void MlaBlock::forward(const Pass& pass, ops::Vector<const float> cos, ops::Vect
   linear(pass, stash.out, o_proj_, y, true);
 }
 
-void MlaBlock::backward_input(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin,
-                              const MlaStash& stash, ops::ConstMatrix dy, ops::Matrix dx, MlaGrad& grad) const {
-  grad.dlatent = pass.push("gradients/activations/attention/latent", q_part_ + kv_rank_ + rope_dim_);
-  if (!direct_query()) grad.dq = pass.push("gradients/activations/attention/q", heads_ * (nope_dim_ + rope_dim_));
-  grad.dkv = pass.push("gradients/activations/attention/kv", heads_ * (nope_dim_ + v_dim_));
+void MlaBlock::backward_input(const Pass& pass, ops::Vector<const float> cos,
+                              ops::Vector<const float> sin, const MlaStash& stash,
+                              ops::ConstMatrix dy, ops::Matrix dx, MlaGrad& grad) const {
+  grad.dlatent = pass.push("transient/attention/latent", q_part_ + kv_rank_ + rope_dim_);
+  if (!direct_query())
+    grad.dq = pass.push("transient/attention/q", heads_ * (nope_dim_ + rope_dim_));
+  grad.dkv = pass.push("transient/attention/kv", heads_ * (nope_dim_ + v_dim_));
   const tensor::Scope scope(pass.arena);
 
-  const tensor::Tensor dout = pass.push("gradients/activations/attention/out", heads_ * v_dim_);
+  const tensor::Tensor dout = pass.push("transient/attention/out", heads_ * v_dim_);
   linear_input_grad(pass, dy, o_proj_, dout);
   const ops::Matrix dq = query(grad.dlatent, grad.dq);
   ops::mla_attention_backward(pass.ctx, {.shape = shape(pass),
@@ -120,19 +125,21 @@ void MlaBlock::backward_input(const Pass& pass, ops::Vector<const float> cos, op
                                          .dk_rope = rope_part(grad.dlatent)});
   rotate(pass, cos, sin, dq, rope_part(grad.dlatent), true);
 
-  const tensor::Tensor dkv_normed = pass.push("gradients/activations/attention/latent", kv_rank_);
+  const tensor::Tensor dkv_normed = pass.push("transient/attention/latent", kv_rank_);
   linear_input_grad(pass, grad.dkv, kv_b_proj_, dkv_normed);
-  norm_backward(pass, kv_norm_, dkv_normed, kv_part(stash.latent), stash.kv_rstd, kv_part(grad.dlatent), false);
+  norm_backward(pass, kv_norm_, dkv_normed, kv_part(stash.latent), stash.kv_rstd,
+                kv_part(grad.dlatent), false);
   if (!direct_query()) {
-    const tensor::Tensor dq_normed = pass.push("gradients/activations/attention/latent", q_rank_);
+    const tensor::Tensor dq_normed = pass.push("transient/attention/latent", q_rank_);
     linear_input_grad(pass, grad.dq, q_b_proj_, dq_normed);
-    norm_backward(pass, q_norm_, dq_normed, query_part(stash.latent), stash.q_rstd, query_part(grad.dlatent), false);
+    norm_backward(pass, q_norm_, dq_normed, query_part(stash.latent), stash.q_rstd,
+                  query_part(grad.dlatent), false);
   }
   linear_input_grad(pass, grad.dlatent, in_proj_, dx);
 }
 
-void MlaBlock::backward_weight(const Pass& pass, const MlaStash& stash, ops::ConstMatrix x, ops::ConstMatrix dy,
-                               const MlaGrad& grad) const {
+void MlaBlock::backward_weight(const Pass& pass, const MlaStash& stash, ops::ConstMatrix x,
+                               ops::ConstMatrix dy, const MlaGrad& grad) const {
   linear_weight_grad(pass, dy, stash.out, o_proj_);
   linear_weight_grad(pass, grad.dkv, stash.kv_normed, kv_b_proj_);
   if (!direct_query()) linear_weight_grad(pass, grad.dq, stash.q_normed, q_b_proj_);

@@ -3,14 +3,15 @@
 
 namespace dsv3::model {
 
-MoeBlock::MoeBlock(const spec::ModelSpec& model, const ParamStore& params, const std::string& prefix,
-                   ops::Vector<float> bias)
+MoeBlock::MoeBlock(const spec::ModelSpec& model, const ParamStore& params,
+                   const std::string& prefix, ops::Vector<float> bias)
     : experts_(model.moe.num_experts),
       top_k_(model.moe.num_experts_per_token),
       groups_(model.moe.n_group),
       top_groups_(model.moe.topk_group),
       width_(model.moe.expert_intermediate_size),
-      score_(model.moe.score_function == "softmax" ? ops::ScoreFunction::kSoftmax : ops::ScoreFunction::kSigmoid),
+      score_(model.moe.score_function == "softmax" ? ops::ScoreFunction::kSoftmax
+                                                   : ops::ScoreFunction::kSigmoid),
       normalise_(model.moe.norm_topk_prob),
       scaling_(static_cast<float>(model.moe.routed_scaling_factor)),
       bias_rate_(static_cast<float>(model.moe.bias_update_rate)),
@@ -40,7 +41,8 @@ ops::ConstMatrix MoeBlock::as_f32(const Pass& pass, ops::ConstMatrix x) const {
   return copy;
 }
 
-void MoeBlock::route(const Pass& pass, StepState& step, int64_t moe_idx, ops::ConstMatrix x, MoeStash& stash) const {
+void MoeBlock::route(const Pass& pass, StepState& step, int64_t moe_idx, ops::ConstMatrix x,
+                     MoeStash& stash) const {
   const int64_t tokens = pass.tokens(), slots = tokens * top_k_;
   stash.logits = pass.push_f32("activations/moe/router", {tokens, experts_});
   stash.scores = pass.push_f32("activations/moe/router", {tokens, experts_});
@@ -55,10 +57,12 @@ void MoeBlock::route(const Pass& pass, StepState& step, int64_t moe_idx, ops::Co
   linear(pass, as_f32(pass, x), gate_, stash.logits);
   // Evaluation counts into memory that nobody reads, so that it can't change the balance.
   const ops::Vector<int64_t> counts =
-      pass.training ? step.counts(moe_idx)
-                    : pass.arena.push("activations/moe/router", DType::kI64, {experts_}).vector<int64_t>();
+      pass.training
+          ? step.counts(moe_idx)
+          : pass.arena.push("activations/moe/router", DType::kI64, {experts_}).vector<int64_t>();
   if (!pass.training) {
-    pass.ctx.backend->fill_zero(counts.data, static_cast<size_t>(counts.size) * sizeof(int64_t), pass.ctx.stream);
+    pass.ctx.backend->fill_zero(counts.data, static_cast<size_t>(counts.size) * sizeof(int64_t),
+                                pass.ctx.stream);
   }
   ops::router_forward(pass.ctx, {.shape = router_shape(pass),
                                  .logits = stash.logits.vector<const float>(),
@@ -86,8 +90,8 @@ void MoeBlock::route(const Pass& pass, StepState& step, int64_t moe_idx, ops::Co
                              .slot_of_row = stash.slot_of_row.vector<int32_t>()});
 }
 
-void MoeBlock::forward(const Pass& pass, StepState& step, int64_t moe_idx, ops::ConstMatrix x, ops::Matrix y,
-                       MoeStash& stash) const {
+void MoeBlock::forward(const Pass& pass, StepState& step, int64_t moe_idx, ops::ConstMatrix x,
+                       ops::Matrix y, MoeStash& stash) const {
   route(pass, step, moe_idx, x, stash);
   const int64_t rows = pass.tokens() * top_k_;
   const auto offsets = stash.offsets.vector<const int32_t>();
@@ -113,8 +117,9 @@ void MoeBlock::forward(const Pass& pass, StepState& step, int64_t moe_idx, ops::
                                  .row_scale = stash.row_weight.vector<const float>(),
                                  .y = stash.hidden});
   const tensor::Tensor out = pass.push_rows("activations/moe/out", rows, x.cols);
-  ops::grouped_gemm(pass.ctx,
-                    {.a = stash.hidden, .b = down_.value, .c = out, .offsets = offsets, .transpose_b = true});
+  ops::grouped_gemm(
+      pass.ctx,
+      {.a = stash.hidden, .b = down_.value, .c = out, .offsets = offsets, .transpose_b = true});
   ops::unpermute_sum(pass.ctx, {.x = out,
                                 .row_of_slot = stash.row_of_slot.vector<const int32_t>(),
                                 .top_k = top_k_,
@@ -122,13 +127,13 @@ void MoeBlock::forward(const Pass& pass, StepState& step, int64_t moe_idx, ops::
                                 .accumulate = true});
 }
 
-void MoeBlock::backward_input(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy, ops::Matrix dx,
-                              MoeGrad& grad) const {
+void MoeBlock::backward_input(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy,
+                              ops::Matrix dx, MoeGrad& grad) const {
   const int64_t tokens = pass.tokens(), rows = tokens * top_k_;
   const auto offsets = stash.offsets.vector<const int32_t>();
-  grad.dy = pass.push_rows("gradients/activations/moe/y", rows, dy.cols);
-  grad.dgate_up = pass.push_rows("gradients/activations/moe/gate_up", rows, 2 * width_);
-  grad.dlogits = pass.push_f32("gradients/activations/moe/router", {tokens, experts_});
+  grad.dy = pass.push_rows("transient/moe/y", rows, dy.cols);
+  grad.dgate_up = pass.push_rows("transient/moe/gate_up", rows, 2 * width_);
+  grad.dlogits = pass.push_f32("transient/moe/router", {tokens, experts_});
   if (shared_) shared_->backward_input(pass, stash.shared, dy, dx, false, grad.shared);
   const tensor::Scope scope(pass.arena);
 
@@ -136,12 +141,12 @@ void MoeBlock::backward_input(const Pass& pass, const MoeStash& stash, ops::Cons
                                .slot_of_row = stash.slot_of_row.vector<const int32_t>(),
                                .top_k = top_k_,
                                .y = grad.dy});
-  const tensor::Tensor drow_weight = pass.push_f32("gradients/activations/moe/router", {rows});
-  const tensor::Tensor dweights = pass.push_f32("gradients/activations/moe/router", {tokens, top_k_});
-  const tensor::Tensor drows = pass.push_rows("gradients/activations/moe/x", rows, dy.cols);
+  const tensor::Tensor drow_weight = pass.push_f32("transient/moe/router", {rows});
+  const tensor::Tensor dweights = pass.push_f32("transient/moe/router", {tokens, top_k_});
+  const tensor::Tensor drows = pass.push_rows("transient/moe/x", rows, dy.cols);
   {
     const tensor::Scope hidden_scope(pass.arena);
-    const tensor::Tensor dhidden = pass.push_rows("gradients/activations/moe/hidden", rows, width_);
+    const tensor::Tensor dhidden = pass.push_rows("transient/moe/hidden", rows, width_);
     ops::grouped_gemm(pass.ctx, {.a = grad.dy, .b = down_.value, .c = dhidden, .offsets = offsets});
     ops::swiglu_backward(pass.ctx, {.dy = dhidden,
                                     .gate_up = stash.gate_up,
@@ -149,7 +154,8 @@ void MoeBlock::backward_input(const Pass& pass, const MoeStash& stash, ops::Cons
                                     .dgate_up = grad.dgate_up,
                                     .drow_scale = drow_weight.vector<float>()});
   }
-  ops::grouped_gemm(pass.ctx, {.a = grad.dgate_up, .b = gate_up_.value, .c = drows, .offsets = offsets});
+  ops::grouped_gemm(pass.ctx,
+                    {.a = grad.dgate_up, .b = gate_up_.value, .c = drows, .offsets = offsets});
   ops::unpermute_sum(pass.ctx, {.x = drows,
                                 .row_of_slot = stash.row_of_slot.vector<const int32_t>(),
                                 .top_k = top_k_,
@@ -160,8 +166,9 @@ void MoeBlock::backward_input(const Pass& pass, const MoeStash& stash, ops::Cons
   router_backward_input(pass, stash, dweights, dx, grad);
 }
 
-void MoeBlock::router_backward_input(const Pass& pass, const MoeStash& stash, const tensor::Tensor& dweights,
-                                     ops::Matrix dx, MoeGrad& grad) const {
+void MoeBlock::router_backward_input(const Pass& pass, const MoeStash& stash,
+                                     const tensor::Tensor& dweights, ops::Matrix dx,
+                                     MoeGrad& grad) const {
   ops::router_backward(pass.ctx, {.shape = router_shape(pass),
                                   .logits = stash.logits.vector<const float>(),
                                   .scores = stash.scores.vector<const float>(),
@@ -175,21 +182,25 @@ void MoeBlock::router_backward_input(const Pass& pass, const MoeStash& stash, co
     linear_input_grad(pass, grad.dlogits, gate_, dx, true);
     return;
   }
-  const tensor::Tensor dx_f32 = pass.push_f32("gradients/activations/moe/router_input", {dx.rows, dx.cols});
-  const tensor::Tensor dx_act = pass.push("gradients/activations/moe/router_input", dx.cols);
+  const tensor::Tensor dx_f32 = pass.push_f32("transient/moe/router_input", {dx.rows, dx.cols});
+  const tensor::Tensor dx_act = pass.push("transient/moe/router_input", dx.cols);
   linear_input_grad(pass, grad.dlogits, gate_, dx_f32);
   ops::cast(pass.ctx, {.x = dx_f32, .y = dx_act});
   ops::add(pass.ctx, {.x = dx_act, .y = dx});
 }
 
-void MoeBlock::backward_weight(const Pass& pass, const MoeStash& stash, ops::ConstMatrix x, ops::ConstMatrix dy,
-                               const MoeGrad& grad) const {
+void MoeBlock::backward_weight(const Pass& pass, const MoeStash& stash, ops::ConstMatrix x,
+                               ops::ConstMatrix dy, const MoeGrad& grad) const {
   const auto offsets = stash.offsets.vector<const int32_t>();
   if (shared_) shared_->backward_weight(pass, stash.shared, x, dy, grad.shared);
   ops::grouped_gemm_weight_grad(
-      pass.ctx, {.a = grad.dy, .b = stash.hidden, .c = down_.grad, .offsets = offsets, .accumulate = true});
-  ops::grouped_gemm_weight_grad(
-      pass.ctx, {.a = grad.dgate_up, .b = stash.x, .c = gate_up_.grad, .offsets = offsets, .accumulate = true});
+      pass.ctx,
+      {.a = grad.dy, .b = stash.hidden, .c = down_.grad, .offsets = offsets, .accumulate = true});
+  ops::grouped_gemm_weight_grad(pass.ctx, {.a = grad.dgate_up,
+                                           .b = stash.x,
+                                           .c = gate_up_.grad,
+                                           .offsets = offsets,
+                                           .accumulate = true});
   const tensor::Scope scope(pass.arena);
   linear_weight_grad(pass, grad.dlogits, as_f32(pass, x), gate_);
 }

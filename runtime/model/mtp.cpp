@@ -7,8 +7,8 @@
 
 namespace dsv3::model {
 
-MtpModule::MtpModule(const spec::ModelSpec& model, const ParamStore& params, int64_t layer, int64_t moe_idx,
-                     ops::Vector<float> bias)
+MtpModule::MtpModule(const spec::ModelSpec& model, const ParamStore& params, int64_t layer,
+                     int64_t moe_idx, ops::Vector<float> bias)
     : d_model_(model.d_model),
       eps_(static_cast<float>(model.rms_norm_eps)),
       embedding_(params.weight("model.embed_tokens")),
@@ -18,8 +18,9 @@ MtpModule::MtpModule(const spec::ModelSpec& model, const ParamStore& params, int
       norm_(params.gain(fmt::format("model.layers.{}.shared_head.norm", layer))),
       layer_(model, params, layer, moe_idx, bias) {}
 
-void MtpModule::forward(const Pass& pass, StepState& step, ops::Vector<const float> cos, ops::Vector<const float> sin,
-                        ops::Vector<const int32_t> ids, const tensor::Tensor& previous, MtpStash& stash) const {
+void MtpModule::forward(const Pass& pass, StepState& step, ops::Vector<const float> cos,
+                        ops::Vector<const float> sin, ops::Vector<const int32_t> ids,
+                        const tensor::Tensor& previous, MtpStash& stash) const {
   stash.previous = previous;
   stash.embedded = pass.push("activations/mtp", d_model_);
   stash.joined = pass.push("activations/mtp", 2 * d_model_);
@@ -39,20 +40,22 @@ void MtpModule::forward(const Pass& pass, StepState& step, ops::Vector<const flo
   norm_forward(pass, norm_, eps_, stash.hidden, stash.normed, stash.normed_rstd);
 }
 
-void MtpModule::backward(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin,
-                         ops::Vector<const int32_t> ids, const MtpStash& stash, ops::ConstMatrix dnormed,
-                         ops::Matrix dh, bool has_dh, ops::Matrix dprevious, bool accumulate_dprevious) const {
+void MtpModule::backward(const Pass& pass, ops::Vector<const float> cos,
+                         ops::Vector<const float> sin, ops::Vector<const int32_t> ids,
+                         const MtpStash& stash, ops::ConstMatrix dnormed, ops::Matrix dh,
+                         bool has_dh, ops::Matrix dprevious, bool accumulate_dprevious) const {
   norm_backward(pass, norm_, dnormed, stash.hidden, stash.normed_rstd, dh, has_dh);
   layer_.backward(pass, cos, sin, stash.layer, dh);
   const tensor::Scope scope(pass.arena);
-  const tensor::Tensor djoined = pass.push("gradients/activations/mtp", 2 * d_model_);
-  const tensor::Tensor dembedded = pass.push("gradients/activations/mtp", d_model_);
+  const tensor::Tensor djoined = pass.push("transient/mtp", 2 * d_model_);
+  const tensor::Tensor dembedded = pass.push("transient/mtp", d_model_);
   linear_weight_grad(pass, dh, stash.joined, eh_proj_);
   linear_input_grad(pass, dh, eh_proj_, djoined);
   const ops::Matrix d = djoined;
-  norm_backward(pass, hnorm_, d.col_range(d_model_, d_model_), stash.previous, stash.h_rstd, dprevious,
-                accumulate_dprevious);
-  norm_backward(pass, enorm_, d.col_range(0, d_model_), stash.embedded, stash.e_rstd, dembedded, false);
+  norm_backward(pass, hnorm_, d.col_range(d_model_, d_model_), stash.previous, stash.h_rstd,
+                dprevious, accumulate_dprevious);
+  norm_backward(pass, enorm_, d.col_range(0, d_model_), stash.embedded, stash.e_rstd, dembedded,
+                false);
   ops::embedding_backward(pass.ctx, {.dy = dembedded, .ids = ids, .dtable = embedding_.grad});
 }
 

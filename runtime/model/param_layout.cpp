@@ -86,7 +86,8 @@ ParamLayout param_layout(const spec::ModelSpec& model) {
     layout.slices.push_back({std::move(info), 0});
   }
   std::stable_sort(drafts.begin(), drafts.end(), [](const Draft& a, const Draft& b) {
-    return std::make_tuple(!a.decay, a.expert, a.first) < std::make_tuple(!b.decay, b.expert, b.first);
+    return std::make_tuple(!a.decay, a.expert, a.first) <
+           std::make_tuple(!b.decay, b.expert, b.first);
   });
   for (Draft& draft : drafts) {
     draft.block.offset = layout.elements;

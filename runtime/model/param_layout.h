@@ -1,10 +1,12 @@
-// Where every parameter lies: Hugging Face's tensors gathered into blocks, blocks laid end to end in one flat buffer.
+// Where every parameter lies: Hugging Face's tensors gathered into blocks, blocks laid end to end
+// in one flat buffer.
 //
-// Laws: a Hugging Face tensor is one contiguous slice of its block, so reading or writing it needs no copy of anything else
-// (gate_proj and up_proj of an expert are the halves of that expert's [2F, D]; q_a_proj and kv_a_proj_with_mqa are rows of one
-// projection, because both multiply the same input). Names and shapes come from configs/spec/model_tensors.h; a tensor of that list which
-// no block takes, or the other way round, aborts. Order in the buffer: decayed dense, decayed expert, not decayed, so that the
-// optimizer and a reduction over experts work on contiguous ranges.
+// Laws: a Hugging Face tensor is one contiguous slice of its block, so reading or writing it needs
+// no copy of anything else (gate_proj and up_proj of an expert are the halves of that expert's [2F,
+// D]; q_a_proj and kv_a_proj_with_mqa are rows of one projection, because both multiply the same
+// input). Names and shapes come from configs/spec/model_tensors.h; a tensor of that list which no
+// block takes, or the other way round, aborts. Order in the buffer: decayed dense, decayed expert,
+// not decayed, so that the optimizer and a reduction over experts work on contiguous ranges.
 #pragma once
 
 #include <cstdint>
@@ -23,10 +25,10 @@ struct ParamSlice {
 
 // One fused matrix, stack or vector. Vectors have rows 1.
 struct ParamBlock {
-  std::string name;     // "model.layers.3.mlp.experts.gate_up_proj"
-  int64_t offset = 0;   // a multiple of 16 elements
-  int64_t groups = 1;   // experts
-  int64_t rows = 0;     // per group
+  std::string name;    // "model.layers.3.mlp.experts.gate_up_proj"
+  int64_t offset = 0;  // a multiple of 16 elements
+  int64_t groups = 1;  // experts
+  int64_t rows = 0;    // per group
   int64_t cols = 0;
   int64_t num_elements() const { return groups * rows * cols; }
 };
@@ -39,9 +41,10 @@ struct ParamLayout {
   int64_t parameters = 0;          // without them
 };
 
-// Block names are the layer's prefix and: self_attn.in_proj, self_attn.{q_b_proj, kv_b_proj, o_proj}, mlp.{gate_up_proj,
-// down_proj}, mlp.gate, mlp.experts.{gate_up_proj, down_proj}, mlp.shared_experts.{gate_up_proj, down_proj}; all others keep
-// Hugging Face's name without ".weight".
+// Block names are the layer's prefix and: self_attn.in_proj, self_attn.{q_b_proj, kv_b_proj,
+// o_proj}, mlp.{gate_up_proj, down_proj}, mlp.gate, mlp.experts.{gate_up_proj, down_proj},
+// mlp.shared_experts.{gate_up_proj, down_proj}; all others keep Hugging Face's name without
+// ".weight".
 ParamLayout param_layout(const spec::ModelSpec& model);
 
 }  // namespace dsv3::model

@@ -9,13 +9,17 @@
 namespace dsv3::model {
 
 ParamStore::ParamStore(const spec::ModelSpec& model, tensor::Arena& arena, DType compute)
-    : arena_(arena), init_std_(model.init_std), compute_dtype_(compute), layout_(param_layout(model)) {
+    : arena_(arena),
+      init_std_(model.init_std),
+      compute_dtype_(compute),
+      layout_(param_layout(model)) {
   master_ = arena.persistent("weights", DType::kF32, {layout_.elements});
   grad_ = arena.persistent("gradients", DType::kF32, {layout_.elements});
   if (compute == DType::kBf16)
     compute_ = arena.persistent("weights/compute", DType::kBf16, {layout_.decay_elements});
   for (size_t i = 0; i < layout_.blocks.size(); ++i) block_by_name_[layout_.blocks[i].name] = i;
-  for (size_t i = 0; i < layout_.slices.size(); ++i) slice_by_name_[layout_.slices[i].info.name] = i;
+  for (size_t i = 0; i < layout_.slices.size(); ++i)
+    slice_by_name_[layout_.slices[i].info.name] = i;
 }
 
 const ParamBlock& ParamStore::block(std::string_view name) const {
@@ -49,10 +53,12 @@ Gain ParamStore::gain(std::string_view name) const {
 
 ExpertWeight ParamStore::experts(std::string_view name) const {
   const ParamBlock& b = block(name);
-  ExpertWeight weight{ops::ConstStack(master_.as<float>() + b.offset, DType::kF32, b.groups, b.rows, b.cols),
-                      ops::Stack(grad_.as<float>() + b.offset, DType::kF32, b.groups, b.rows, b.cols)};
+  ExpertWeight weight{
+      ops::ConstStack(master_.as<float>() + b.offset, DType::kF32, b.groups, b.rows, b.cols),
+      ops::Stack(grad_.as<float>() + b.offset, DType::kF32, b.groups, b.rows, b.cols)};
   if (compute_dtype_ == DType::kBf16) {
-    weight.value = ops::ConstStack(compute_.as<Bf16>() + b.offset, DType::kBf16, b.groups, b.rows, b.cols);
+    weight.value =
+        ops::ConstStack(compute_.as<Bf16>() + b.offset, DType::kBf16, b.groups, b.rows, b.cols);
   }
   return weight;
 }
@@ -75,7 +81,8 @@ void ParamStore::initialise(int64_t seed) {
         values[static_cast<size_t>(i)] = rng.normal(static_cast<uint64_t>(i)) * deviation;
       }
     } else {
-      std::fill(values.begin(), values.end(), slice.info.init == spec::InitRule::kOnes ? 1.0f : 0.0f);
+      std::fill(values.begin(), values.end(),
+                slice.info.init == spec::InitRule::kOnes ? 1.0f : 0.0f);
     }
     write(master_, slice.offset, values);
   }
@@ -83,7 +90,8 @@ void ParamStore::initialise(int64_t seed) {
 }
 
 void ParamStore::zero_grad() {
-  arena_.device().backend().fill_zero(grad_.data, static_cast<size_t>(grad_.bytes()), arena_.device().stream());
+  arena_.device().backend().fill_zero(grad_.data, static_cast<size_t>(grad_.bytes()),
+                                      arena_.device().stream());
 }
 
 void ParamStore::refresh_compute() {
@@ -102,8 +110,8 @@ void ParamStore::read(const tensor::Tensor& flat, int64_t begin, std::span<float
 
 void ParamStore::write(const tensor::Tensor& flat, int64_t begin, std::span<const float> values) {
   DSV3_CHECK(begin >= 0 && begin + static_cast<int64_t>(values.size()) <= flat.num_elements());
-  arena_.device().backend().copy_to_device(flat.as<float>() + begin, values.data(), values.size_bytes(),
-                                           arena_.device().stream());
+  arena_.device().backend().copy_to_device(flat.as<float>() + begin, values.data(),
+                                           values.size_bytes(), arena_.device().stream());
   arena_.device().synchronize();
 }
 

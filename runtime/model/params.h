@@ -1,7 +1,9 @@
-// ParamStore: the model's parameters and their gradients, flat, with a view for every matrix and every Hugging Face name.
+// ParamStore: the model's parameters and their gradients, flat, with a view for every matrix and
+// every Hugging Face name.
 //
-// Laws: the master copy is f32 and the only truth; the compute copy (bf16, where matrices are multiplied in bf16) is derived from it.
-// Gradients are f32 and accumulate until zero_grad(). Norm gains and the router's weight are always read from the master.
+// Laws: the master copy is f32 and the only truth; the compute copy (bf16, where matrices are
+// multiplied in bf16) is derived from it. Gradients are f32 and accumulate until zero_grad(). Norm
+// gains and the router's weight are always read from the master.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +48,8 @@ class ParamStore {
   const tensor::Tensor& grad() const { return grad_; }        // [elements] f32
   const tensor::Tensor& compute() const { return compute_; }  // [decay_elements] bf16, or empty
 
-  // Views by block name (param_layout.h); an unknown name or another shape of block aborts. The f32 weight is the master's.
+  // Views by block name (param_layout.h); an unknown name or another shape of block aborts. The
+  // f32 weight is the master's.
   Weight weight(std::string_view block) const;
   Weight f32_weight(std::string_view block) const;
   Gain gain(std::string_view block) const;
@@ -55,14 +58,16 @@ class ParamStore {
   // The slice of a Hugging Face name; nullptr when the model has no such tensor.
   const ParamSlice* find(std::string_view hf_name) const;
 
-  // Writes initial values: CounterRng(seed, name_key(Hugging Face name)).normal(index) · init_std, or ones. A value depends
-  // on seed, name and index alone: never on order, layout, threads or dtype.
+  // Writes initial values: CounterRng(seed, name_key(Hugging Face name)).normal(index) · init_std,
+  // or ones. A value depends on seed, name and index alone: never on order, layout, threads or
+  // dtype.
   void initialise(int64_t seed);
   void zero_grad();
   // Derives the compute copy; call after writing the master (the optimizer does its own).
   void refresh_compute();
 
-  // Host copies of elements [begin, begin + out.size()) of a flat f32 buffer of this store's layout (master, grad, a moment).
+  // Host copies of elements [begin, begin + out.size()) of a flat f32 buffer of this store's
+  // layout (master, grad, a moment).
   void read(const tensor::Tensor& flat, int64_t begin, std::span<float> out) const;
   void write(const tensor::Tensor& flat, int64_t begin, std::span<const float> values);
 

@@ -1,9 +1,11 @@
-// Pass: what every module of the model is told about the micro-batch it works on, and the three products of a linear layer.
+// Pass: what every module of the model is told about the micro-batch it works on, and the three
+// products of a linear layer.
 //
-// Laws: modules keep no state but views of parameters; what a forward leaves for its backward is in the stash that the caller gave.
-// Every module's forward ADDS its output to the residual stream it is given, so a block's output is written once.
-// `backward_input` computes the gradient of the input, and of norm gains on the way; `backward_weight` computes what matrix
-// products give; running them apart gives the same bits as together (pipeline schedules need that).
+// Laws: modules keep no state but views of parameters; what a forward leaves for its backward is in
+// the stash that the caller gave. Every module's forward ADDS its output to the residual stream it
+// is given, so a block's output is written once. `backward_input` computes the gradient of the
+// input, and of norm gains on the way; `backward_weight` computes what matrix products give;
+// running them apart gives the same bits as together (pipeline schedules need that).
 #pragma once
 
 #include "kernels/ops/ops.h"
@@ -14,9 +16,9 @@ namespace dsv3::model {
 
 // Factors of the losses: every micro-batch adds its share of a mean over the GLOBAL batch.
 struct LossScales {
-  double token = 0;        // 1 / tokens of the global batch
-  float aux = 0;           // router_aux_loss_weight / sequences of the global batch
-  float z = 0;             // router_z_loss_weight / tokens of the global batch
+  double token = 0;  // 1 / tokens of the global batch
+  float aux = 0;     // router_aux_loss_weight / sequences of the global batch
+  float z = 0;       // router_z_loss_weight / tokens of the global batch
 };
 
 struct Pass {
@@ -30,7 +32,9 @@ struct Pass {
 
   int64_t tokens() const { return sequences * sequence; }
   // Activations [tokens, cols] act.
-  tensor::Tensor push(std::string_view name, int64_t cols) const { return arena.push(name, act, {tokens(), cols}); }
+  tensor::Tensor push(std::string_view name, int64_t cols) const {
+    return arena.push(name, act, {tokens(), cols});
+  }
   tensor::Tensor push_rows(std::string_view name, int64_t rows, int64_t cols) const {
     return arena.push(name, act, {rows, cols});
   }
@@ -43,16 +47,19 @@ struct Pass {
 };
 
 // y (+)= x Wᵀ.   x [rows, in], W [out, in], y [rows, out]
-inline void linear(const Pass& pass, ops::ConstMatrix x, const Weight& w, ops::Matrix y, bool accumulate = false) {
-  ops::gemm(pass.ctx, {.a = x, .b = w.value, .c = y, .transpose_b = true, .accumulate = accumulate});
+inline void linear(const Pass& pass, ops::ConstMatrix x, const Weight& w, ops::Matrix y,
+                   bool accumulate = false) {
+  ops::gemm(pass.ctx,
+            {.a = x, .b = w.value, .c = y, .transpose_b = true, .accumulate = accumulate});
 }
 // dx (+)= dy W.
-inline void linear_input_grad(const Pass& pass, ops::ConstMatrix dy, const Weight& w, ops::Matrix dx,
-                              bool accumulate = false) {
+inline void linear_input_grad(const Pass& pass, ops::ConstMatrix dy, const Weight& w,
+                              ops::Matrix dx, bool accumulate = false) {
   ops::gemm(pass.ctx, {.a = dy, .b = w.value, .c = dx, .accumulate = accumulate});
 }
 // dW += dyᵀ x.
-inline void linear_weight_grad(const Pass& pass, ops::ConstMatrix dy, ops::ConstMatrix x, const Weight& w) {
+inline void linear_weight_grad(const Pass& pass, ops::ConstMatrix dy, ops::ConstMatrix x,
+                               const Weight& w) {
   ops::gemm(pass.ctx, {.a = dy, .b = x, .c = w.grad, .transpose_a = true, .accumulate = true});
 }
 

@@ -12,7 +12,9 @@ double yarn_gain(double factor, double mscale) {
   return factor <= 1.0 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
 }
 
-bool is_yarn(const spec::MlaSpec& mla) { return mla.rope_scaling.type == "yarn"; }
+bool is_yarn(const spec::MlaSpec& mla) {
+  return mla.rope_scaling.type == "yarn";
+}
 
 // Radians per position of each pair.
 std::vector<double> frequencies(const spec::MlaSpec& mla) {
@@ -23,7 +25,8 @@ std::vector<double> frequencies(const spec::MlaSpec& mla) {
   if (is_yarn(mla)) {
     const auto pair_of_rotations = [&](double rotations) {
       const auto original = static_cast<double>(scaling.original_max_position);
-      return dim * std::log(original / (rotations * 2 * std::numbers::pi)) / (2 * std::log(mla.rope_theta));
+      return dim * std::log(original / (rotations * 2 * std::numbers::pi)) /
+             (2 * std::log(mla.rope_theta));
     };
     low = std::max(std::floor(pair_of_rotations(scaling.beta_fast)), 0.0);
     high = std::min(std::ceil(pair_of_rotations(scaling.beta_slow)), dim - 1);
@@ -48,7 +51,8 @@ RopeTables rope_tables(const spec::MlaSpec& mla, int64_t sequence) {
   double gain = 1.0;
   if (is_yarn(mla)) {
     gain = scaling.mscale != 0 && scaling.mscale_all_dim != 0
-               ? yarn_gain(scaling.factor, scaling.mscale) / yarn_gain(scaling.factor, scaling.mscale_all_dim)
+               ? yarn_gain(scaling.factor, scaling.mscale) /
+                     yarn_gain(scaling.factor, scaling.mscale_all_dim)
                : yarn_gain(scaling.factor, 1.0);
   }
   RopeTables tables;

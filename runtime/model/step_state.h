@@ -1,6 +1,8 @@
-// StepState: the numbers of one optimizer step that live on the device until its end: losses, norms, tokens per expert.
+// StepState: the numbers of one optimizer step that live on the device until its end: losses,
+// norms, tokens per expert.
 //
-// Law: one readback a step. Micro-batches add into these; the host sees them once, after the optimizer has been queued.
+// Law: one readback a step. Micro-batches add into these; the host sees them once, after the
+// optimizer has been queued.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +24,9 @@ class StepState {
 
   // Zeroes everything on the device.
   void reset();
-  double* scalar(Scalar which) const { return reinterpret_cast<double*>(data_.as<int64_t>()) + static_cast<int>(which); }
+  double* scalar(Scalar which) const {
+    return reinterpret_cast<double*>(data_.as<int64_t>()) + static_cast<int>(which);
+  }
   // [experts] of MoE layer moe_idx (0 …, MTP's after the main model's).
   ops::Vector<int64_t> counts(int64_t moe_idx) const {
     return ops::Vector<int64_t>(data_.as<int64_t>() + kNumScalars + moe_idx * experts_, experts_);
@@ -34,7 +38,8 @@ class StepState {
   void read_back();
   double host_scalar(Scalar which) const;
   std::span<const int64_t> host_counts(int64_t moe_idx) const {
-    return std::span(host_).subspan(static_cast<size_t>(kNumScalars + moe_idx * experts_), static_cast<size_t>(experts_));
+    return std::span(host_).subspan(static_cast<size_t>(kNumScalars + moe_idx * experts_),
+                                    static_cast<size_t>(experts_));
   }
 
  private:

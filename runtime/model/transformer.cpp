@@ -20,7 +20,8 @@ std::vector<int64_t> moe_layers_of(const spec::ModelSpec& model) {
 }
 
 tensor::Tensor upload_table(tensor::Arena& arena, const std::vector<float>& values) {
-  const tensor::Tensor table = arena.persistent("rope", DType::kF32, {static_cast<int64_t>(values.size())});
+  const tensor::Tensor table =
+      arena.persistent("runtime/rope", DType::kF32, {static_cast<int64_t>(values.size())});
   arena.device().backend().copy_to_device(table.data, values.data(), values.size() * sizeof(float),
                                           arena.device().stream());
   arena.device().synchronize();
@@ -33,7 +34,8 @@ DType compute_dtype(const spec::TrainingSpec& training, const device::Device& de
   return training.dtype == "fp32" ? DType::kF32 : device.backend().matmul_dtype();
 }
 
-Transformer::Transformer(const spec::ModelSpec& model, const TransformerOptions& options, tensor::Arena& arena)
+Transformer::Transformer(const spec::ModelSpec& model, const TransformerOptions& options,
+                         tensor::Arena& arena)
     : model_(model),
       options_(options),
       arena_(arena),
@@ -44,7 +46,7 @@ Transformer::Transformer(const spec::ModelSpec& model, const TransformerOptions&
       head_(model.tie_embeddings ? embedding_ : params_.weight("lm_head")),
       norm_(params_.gain("model.norm")) {
   const bool biased = model.moe.use_aux_loss_free;
-  router_bias_ = arena.persistent("router_bias", DType::kF32,
+  router_bias_ = arena.persistent("weights/router_bias", DType::kF32,
                                   {biased ? num_moe_layers() : 0, model.moe.num_experts});
   const RopeTables tables = rope_tables(model.mla, options.sequence);
   cos_ = upload_table(arena, tables.cos);
@@ -108,9 +110,9 @@ Transformer::Inputs Transformer::upload(const Pass& pass, std::span<const int32_
     }
   }
   const tensor::Tensor device_ids =
-      pass.push_i32("inputs", {static_cast<int64_t>(host_ids_.size())});
-  arena_.device().backend().copy_to_device(device_ids.data, host_ids_.data(), host_ids_.size() * sizeof(int32_t),
-                                           pass.ctx.stream);
+      pass.push_i32("activations/inputs", {static_cast<int64_t>(host_ids_.size())});
+  arena_.device().backend().copy_to_device(device_ids.data, host_ids_.data(),
+                                           host_ids_.size() * sizeof(int32_t), pass.ctx.stream);
   const int32_t* base = device_ids.as<int32_t>();
   inputs_.ids = {base, total};
   inputs_.labels = {base + total, total};
@@ -130,10 +132,11 @@ void Transformer::forward_main(const Pass& pass, const Inputs& inputs) {
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     hidden_[layer + 1] = pass.push("activations/residual", d_model);
     marks_[layer] = arena_.mark();
-    layers_[layer].forward(pass, step_, cos_.vector<const float>(), sin_.vector<const float>(), hidden_[layer],
-                           hidden_[layer + 1], stashes_[layer]);
+    layers_[layer].forward(pass, step_, cos_.vector<const float>(), sin_.vector<const float>(),
+                           hidden_[layer], hidden_[layer + 1], stashes_[layer]);
   }
-  norm_forward(pass, norm_, static_cast<float>(model_.rms_norm_eps), hidden_.back(), normed_, normed_rstd_);
+  norm_forward(pass, norm_, static_cast<float>(model_.rms_norm_eps), hidden_.back(), normed_,
+               normed_rstd_);
 }
 
 const tensor::Tensor& Transformer::mtp_previous(int64_t depth) const {
@@ -142,15 +145,18 @@ const tensor::Tensor& Transformer::mtp_previous(int64_t depth) const {
 
 void Transformer::forward_mtp(const Pass& pass, const Inputs& inputs) {
   for (size_t i = 0; i < mtp_.size(); ++i) {
-    mtp_[i].forward(pass, step_, cos_.vector<const float>(), sin_.vector<const float>(), inputs.mtp_ids[i],
-                    mtp_previous(static_cast<int64_t>(i) + 1), mtp_stashes_[i]);
+    mtp_[i].forward(pass, step_, cos_.vector<const float>(), sin_.vector<const float>(),
+                    inputs.mtp_ids[i], mtp_previous(static_cast<int64_t>(i) + 1), mtp_stashes_[i]);
   }
 }
 
 // 1 / (depths · labelled positions of the global batch): the mean over depths of each depth's mean.
 double Transformer::mtp_scale(int64_t depth) const {
-  const int64_t labelled = options_.global_sequences * std::max<int64_t>(options_.sequence - depth, 0);
-  return labelled == 0 ? 0.0 : 1.0 / (static_cast<double>(model_.mtp_layers) * static_cast<double>(labelled));
+  const int64_t labelled =
+      options_.global_sequences * std::max<int64_t>(options_.sequence - depth, 0);
+  return labelled == 0
+             ? 0.0
+             : 1.0 / (static_cast<double>(model_.mtp_layers) * static_cast<double>(labelled));
 }
 
 void Transformer::train_micro_batch(std::span<const int32_t> tokens) {
@@ -159,34 +165,38 @@ void Transformer::train_micro_batch(std::span<const int32_t> tokens) {
   const auto cos = cos_.vector<const float>(), sin = sin_.vector<const float>();
   const int64_t depths = model_.mtp_layers;
   const Inputs& inputs = upload(pass, tokens);
-  const tensor::Tensor dh = pass.push("gradients/activations/residual", model_.d_model);
+  const tensor::Tensor dh = pass.push("transient/residual", model_.d_model);
   forward_main(pass, inputs);
-  for (tensor::Tensor& dnormed : dnormed_) dnormed = pass.push("gradients/activations/residual", model_.d_model);
-  head_loss(pass, head_, {.x = normed_,
-                          .labels = inputs.labels,
-                          .loss_scale = pass.scales.token,
-                          .grad_scale = pass.scales.token,
-                          .loss = step_.scalar(Scalar::kLmLoss),
-                          .dx = dnormed_[0]});
+  for (tensor::Tensor& dnormed : dnormed_)
+    dnormed = pass.push("transient/residual", model_.d_model);
+  head_loss(pass, head_,
+            {.x = normed_,
+             .labels = inputs.labels,
+             .loss_scale = pass.scales.token,
+             .grad_scale = pass.scales.token,
+             .loss = step_.scalar(Scalar::kLmLoss),
+             .dx = dnormed_[0]});
   forward_mtp(pass, inputs);
   for (int64_t depth = 1; depth <= depths; ++depth) {
     const auto i = static_cast<size_t>(depth);
-    head_loss(pass, head_, {.x = mtp_stashes_[i - 1].normed,
-                            .labels = inputs.mtp_labels[i - 1],
-                            .loss_scale = mtp_scale(depth),
-                            .grad_scale = mtp_scale(depth) * model_.mtp_loss_weight,
-                            .loss = step_.scalar(Scalar::kMtpLoss),
-                            .dx = dnormed_[i]});
+    head_loss(pass, head_,
+              {.x = mtp_stashes_[i - 1].normed,
+               .labels = inputs.mtp_labels[i - 1],
+               .loss_scale = mtp_scale(depth),
+               .grad_scale = mtp_scale(depth) * model_.mtp_loss_weight,
+               .loss = step_.scalar(Scalar::kMtpLoss),
+               .dx = dnormed_[i]});
   }
   if (depths > 0) {
-    // Two buffers take turns as gradient of h^depth and of h^{depth−1}; the last goes into the main model's.
+    // Two buffers take turns as gradient of h^depth and of h^{depth−1}; the last goes into the
+    // main model's.
     const tensor::Scope mtp_scope(arena_);
-    tensor::Tensor own = pass.push("gradients/activations/residual", model_.d_model);
-    tensor::Tensor next = pass.push("gradients/activations/residual", model_.d_model);
+    tensor::Tensor own = pass.push("transient/residual", model_.d_model);
+    tensor::Tensor next = pass.push("transient/residual", model_.d_model);
     for (int64_t depth = depths; depth >= 1; --depth) {
       const auto i = static_cast<size_t>(depth);
-      mtp_[i - 1].backward(pass, cos, sin, inputs.mtp_ids[i - 1], mtp_stashes_[i - 1], dnormed_[i], own,
-                           depth < depths, depth == 1 ? dnormed_[0] : next, depth == 1);
+      mtp_[i - 1].backward(pass, cos, sin, inputs.mtp_ids[i - 1], mtp_stashes_[i - 1], dnormed_[i],
+                           own, depth < depths, depth == 1 ? dnormed_[0] : next, depth == 1);
       std::swap(own, next);
     }
   }
@@ -213,23 +223,30 @@ void Transformer::evaluate(std::span<const int32_t> tokens, double scale) {
   }
   const tensor::Tensor rstd = pass.push_f32("activations/norm/statistics", {pass.tokens()});
   norm_forward(pass, norm_, static_cast<float>(model_.rms_norm_eps), x, y, rstd);
-  head_loss(pass, head_, {.x = y, .labels = inputs.labels, .loss_scale = scale, .loss = step_.scalar(Scalar::kLmLoss)});
+  head_loss(pass, head_,
+            {.x = y,
+             .labels = inputs.labels,
+             .loss_scale = scale,
+             .loss = step_.scalar(Scalar::kLmLoss)});
 }
 
 tensor::Tensor Transformer::logits(std::span<const int32_t> tokens, int64_t depth) {
   DSV3_CHECK(depth >= 0 && depth <= model_.mtp_layers);
   const Pass pass = make_pass(static_cast<int64_t>(tokens.size()), false);
-  const tensor::Tensor result = pass.push_f32("logits", {pass.tokens(), model_.vocab_size});
+  const tensor::Tensor result =
+      pass.push_f32("transient/logits", {pass.tokens(), model_.vocab_size});
   const Inputs& inputs = upload(pass, tokens);
   forward_main(pass, inputs);
   if (depth > 0) forward_mtp(pass, inputs);
-  head_logits(pass, head_, depth == 0 ? normed_ : mtp_stashes_[static_cast<size_t>(depth - 1)].normed, result);
+  head_logits(pass, head_,
+              depth == 0 ? normed_ : mtp_stashes_[static_cast<size_t>(depth - 1)].normed, result);
   size_t moe_idx = 0;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     if (layers_[layer].is_moe()) last_expert_idx_[moe_idx++] = stashes_[layer].moe.expert_idx;
   }
   for (size_t i = 0; depth > 0 && i < mtp_.size(); ++i) {
-    if (mtp_[i].layer().is_moe()) last_expert_idx_[moe_idx++] = mtp_stashes_[i].layer.moe.expert_idx;
+    if (mtp_[i].layer().is_moe())
+      last_expert_idx_[moe_idx++] = mtp_stashes_[i].layer.moe.expert_idx;
   }
   return result;
 }

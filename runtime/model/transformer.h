@@ -1,8 +1,10 @@
-// Transformer: the whole DeepSeek-V3 model on one device: embedding, layers, final norm, head, MTP modules.
+// Transformer: the whole DeepSeek-V3 model on one device: embedding, layers, final norm, head, MTP
+// modules.
 //
-// Laws: a micro-batch adds its share of the GLOBAL batch's loss and gradients, so any split into micro-batches gives the same
-// step (to rounding). Definitions of the losses: tests/golden/README.md. What is measured on validation text changes nothing:
-// no count, bias or gradient.
+// Laws: a micro-batch adds its share of the GLOBAL batch's loss and gradients, so any split into
+// micro-batches gives the same step (to rounding). Definitions of the losses:
+// tests/golden/README.md. What is measured on validation text changes nothing: no count, bias or
+// gradient.
 #pragma once
 
 #include <memory>
@@ -22,14 +24,16 @@ struct TransformerOptions {
   DType compute = DType::kF32;   // of activations and matrix products
 };
 
-// The dtype to compute in for training.dtype on this device: bf16 only where asked for and where it is faster.
+// The dtype to compute in for training.dtype on this device: bf16 only where asked for and where
+// it is faster.
 DType compute_dtype(const spec::TrainingSpec& training, const device::Device& device);
 
 class Transformer {
  public:
-  // Takes all persistent memory from `arena`, which must outlive the model. Weights are zero until params().initialise() or
-  // a load.
-  Transformer(const spec::ModelSpec& model, const TransformerOptions& options, tensor::Arena& arena);
+  // Takes all persistent memory from `arena`, which must outlive the model. Weights are zero until
+  // params().initialise() or a load.
+  Transformer(const spec::ModelSpec& model, const TransformerOptions& options,
+              tensor::Arena& arena);
   Transformer(const Transformer&) = delete;
   Transformer& operator=(const Transformer&) = delete;
 
@@ -43,28 +47,32 @@ class Transformer {
   // "model.layers.N.mlp.gate.e_score_correction_bias".
   std::string router_bias_name(int64_t moe_idx) const;
 
-  // Forward and backward of `tokens` [sequences, sequence + 1] (host; inputs and labels overlap): adds to the gradients, and to
-  // step()'s losses and counts. Leaves the arena's stack as it was.
+  // Forward and backward of `tokens` [sequences, sequence + 1] (host; inputs and labels overlap):
+  // adds to the gradients, and to step()'s losses and counts. Leaves the arena's stack as it was.
   void train_micro_batch(std::span<const int32_t> tokens);
   // Adds lm_loss · scale, summed over all tokens, to step()'s kLmLoss; touches nothing else.
   void evaluate(std::span<const int32_t> tokens, double scale);
-  // Logits [tokens, vocabulary] f32 of the main model (depth 0) or an MTP depth, left on the arena's stack: the caller
-  // releases it. `tokens` as above.
+  // Logits [tokens, vocabulary] f32 of the main model (depth 0) or an MTP depth, left on the
+  // arena's stack: the caller releases it. `tokens` as above.
   tensor::Tensor logits(std::span<const int32_t> tokens, int64_t depth = 0);
-  // Chosen experts [tokens, top_k] of a MoE layer of the last logits() call, on the arena's stack below its release.
-  const tensor::Tensor& last_expert_idx(int64_t moe_idx) const { return last_expert_idx_[static_cast<size_t>(moe_idx)]; }
+  // Chosen experts [tokens, top_k] of a MoE layer of the last logits() call, on the arena's stack
+  // below its release.
+  const tensor::Tensor& last_expert_idx(int64_t moe_idx) const {
+    return last_expert_idx_[static_cast<size_t>(moe_idx)];
+  }
   // Moves every router's bias by step()'s counts, which must be those of the whole global batch.
   void update_router_bias();
 
  private:
   // Ids and labels of one micro-batch on the device.
   struct Inputs {
-    ops::Vector<const int32_t> ids, labels;               // [tokens]
+    ops::Vector<const int32_t> ids, labels;                       // [tokens]
     std::vector<ops::Vector<const int32_t>> mtp_ids, mtp_labels;  // by depth − 1
   };
   Pass make_pass(int64_t num_tokens, bool training);
   Inputs upload(const Pass& pass, std::span<const int32_t> tokens);
-  // Embedding, layers, final norm with every stash kept; gives h⁰. hidden_[l] is the input of layer l.
+  // Embedding, layers, final norm with every stash kept; gives h⁰. hidden_[l] is the input of
+  // layer l.
   void forward_main(const Pass& pass, const Inputs& inputs);
   void forward_mtp(const Pass& pass, const Inputs& inputs);
   double mtp_scale(int64_t depth) const;

@@ -1,7 +1,9 @@
-// Optimizer: AdamW over the flat parameters, with clipping by the global norm (Loshchilov & Hutter 2019).
+// Optimizer: AdamW over the flat parameters, with clipping by the global norm (Loshchilov & Hutter
+// 2019).
 //
-// Laws: the norm counts every parameter once and is taken before clipping; norms' gains are not decayed, everything else is; the
-// whole step is queued on the device without asking it anything (the norm is read back with the step's other numbers).
+// Laws: the norm counts every parameter once and is taken before clipping; norms' gains are not
+// decayed, everything else is; the whole step is queued on the device without asking it anything
+// (the norm is read back with the step's other numbers).
 #pragma once
 
 #include <cstdint>
@@ -14,11 +16,13 @@ namespace dsv3::optim {
 
 class Optimizer {
  public:
-  // Zero moments [params.layout().elements] in training.moments_dtype, from `arena` ("optimizer/…").
+  // Zero moments [params.layout().elements] in training.moments_dtype, from `arena`
+  // ("optimizer/…").
   Optimizer(const spec::TrainingSpec& training, model::ParamStore& params, tensor::Arena& arena);
 
-  // One update with the accumulated gradients: writes kSquaredNorm, kGradNorm and the clip scale of `step`, master, moments
-  // and compute copy. `number` is 1-based (bias correction and learning rate); gives the learning rate used.
+  // One update with the accumulated gradients: writes kSquaredNorm, kGradNorm and the clip scale
+  // of `step`, master, moments and compute copy. `number` is 1-based (bias correction and learning
+  // rate); gives the learning rate used.
   double update(int64_t number, model::StepState& step);
 
   // Flat buffers in the layout of the parameters.
@@ -26,7 +30,8 @@ class Optimizer {
   const tensor::Tensor& exp_avg_sq() const { return exp_avg_sq_; }
 
  private:
-  void update_range(int64_t begin, int64_t end, bool decay, int64_t number, double lr, const model::StepState& step);
+  void update_range(int64_t begin, int64_t end, bool decay, int64_t number, double lr,
+                    const model::StepState& step);
 
   spec::TrainingSpec training_;
   model::ParamStore& params_;

@@ -10,7 +10,9 @@ constexpr int64_t kAlignBytes = 64;
 // Chunks of the growing stack; compact() removes what rounding up to them wasted.
 constexpr int64_t kChunkBytesMin = int64_t{16} << 20;
 
-int64_t rounded(int64_t bytes) { return (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes; }
+int64_t rounded(int64_t bytes) {
+  return (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
+}
 
 }  // namespace
 
@@ -57,7 +59,8 @@ Tensor Arena::push(std::string_view name, DType dtype, Shape shape) {
 }
 
 std::byte* Arena::bump(int64_t bytes) {
-  // Chunks above the top are empty: take the first with room; a smaller one between is left out until the stack falls back.
+  // Chunks above the top are empty: take the first with room; a smaller one between is left out
+  // until the stack falls back.
   for (size_t i = top_chunk_; i < chunks_.size(); ++i) {
     Chunk& chunk = chunks_[i];
     if (chunk.bytes - chunk.used < bytes) continue;

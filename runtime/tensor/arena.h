@@ -1,9 +1,10 @@
 // Arena: all memory of one device, taken under names.
 //
-// Laws: (1) nothing else in the runtime calls Backend::allocate, so the ledger is the whole truth. (2) What lives for the run
-// (weights, gradients, moments) is `persistent`; what lives for a step is pushed on a stack and released by marks, in reverse
-// order. (3) The stack grows in the first step; compact() then makes it one block of the height that was reached, and
-// a step of the same shapes allocates nothing more (num_allocations() does not move).
+// Laws: (1) nothing else in the runtime calls Backend::allocate, so the ledger is the whole truth.
+// (2) What lives for the run (weights, gradients, moments) is `persistent`; what lives for a step
+// is pushed on a stack and released by marks, in reverse order. (3) The stack grows in the first
+// step; compact() then makes it one block of the height that was reached, and a step of the same
+// shapes allocates nothing more (num_allocations() does not move).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@
 
 namespace dsv3::tensor {
 
-// Not thread-safe: one arena, one stream. Every function that allocates throws Failure(kOutOfMemory) when the device is full.
+// Not thread-safe: one arena, one stream. Every function that allocates throws
+// Failure(kOutOfMemory) when the device is full.
 class Arena final : private ops::Workspace {
  public:
   explicit Arena(device::Device& device);

@@ -1,6 +1,7 @@
 // Tensor: a pointer with dtype and shape; the views that ops take are made from it.
 //
-// Law: a Tensor owns nothing. Its memory belongs to the Arena that made it and dies with the arena or with the mark below it.
+// Law: a Tensor owns nothing. Its memory belongs to the Arena that made it and dies with the arena
+// or with the mark below it.
 #pragma once
 
 #include <array>
@@ -55,8 +56,8 @@ struct Tensor {
     DSV3_CHECK(shape.rank() == 2);
     return ops::Matrix(data, dtype, shape[0], shape[1]);
   }
-  operator ops::Matrix() const { return matrix(); }            // NOLINT: implicit by design
-  operator ops::ConstMatrix() const { return matrix(); }       // NOLINT: implicit by design
+  operator ops::Matrix() const { return matrix(); }       // NOLINT: implicit by design
+  operator ops::ConstMatrix() const { return matrix(); }  // NOLINT: implicit by design
   // All elements, flat.
   template <typename T>
   ops::Vector<T> vector() const {

@@ -32,9 +32,10 @@ struct StateTensor {
 std::vector<StateTensor> state_tensors(const Session& session) {
   std::vector<StateTensor> tensors;
   const model::ParamStore& params = session.model->params();
-  const auto add = [&tensors](std::string name, const tensor::Tensor& flat, const model::ParamSlice& slice,
-                              bool optimizer) {
-    auto* data = static_cast<std::byte*>(flat.data) + slice.offset * static_cast<int64_t>(dtype_bytes(flat.dtype));
+  const auto add = [&tensors](std::string name, const tensor::Tensor& flat,
+                              const model::ParamSlice& slice, bool optimizer) {
+    auto* data = static_cast<std::byte*>(flat.data) +
+                 slice.offset * static_cast<int64_t>(dtype_bytes(flat.dtype));
     tensors.push_back({std::move(name), flat.dtype, slice.info.shape, data, optimizer});
   };
   for (const model::ParamSlice& slice : params.layout().slices) {
@@ -46,7 +47,10 @@ std::vector<StateTensor> state_tensors(const Session& session) {
   const tensor::Tensor& bias = session.model->router_bias();
   const int64_t experts = session.spec.model.moe.num_experts;
   for (int64_t i = 0; i < bias.shape[0]; ++i) {
-    tensors.push_back({session.model->router_bias_name(i), DType::kF32, {experts}, bias.as<float>() + i * experts});
+    tensors.push_back({session.model->router_bias_name(i),
+                       DType::kF32,
+                       {experts},
+                       bias.as<float>() + i * experts});
   }
   return tensors;
 }
@@ -55,19 +59,23 @@ Status restore_tensor(const Session& session, const Checkpoint& saved, const Sta
                       std::vector<std::byte>& staging) {
   const checkpoint::TensorInfo* info = saved.find(tensor.name);
   if (!info) {
-    // Weights that were imported come without moments: training starts with zeros, as a fresh run does.
+    // Weights that were imported come without moments: training starts with zeros, as a fresh run
+    // does.
     if (tensor.optimizer && saved.step() == 0) return {};
-    return Status(Code::kCheckpointUnusable, fmt::format("{} has no tensor {}", saved.path(), tensor.name),
+    return Status(Code::kCheckpointUnusable,
+                  fmt::format("{} has no tensor {}", saved.path(), tensor.name),
                   "it belongs to another model; give the job a folder of its own");
   }
   if (info->shape != tensor.shape || info->dtype != tensor.dtype) {
     return Status(Code::kCheckpointUnusable,
-                  fmt::format("tensor {} of {} has another shape or dtype than the model's", tensor.name, saved.path()),
+                  fmt::format("tensor {} of {} has another shape or dtype than the model's",
+                              tensor.name, saved.path()),
                   "check the model section and training.moments_dtype");
   }
   staging.resize(static_cast<size_t>(tensor.bytes()));
   DSV3_RETURN_IF_ERROR(saved.read(tensor.name, staging));
-  session.device->backend().copy_to_device(tensor.data, staging.data(), staging.size(), session.device->stream());
+  session.device->backend().copy_to_device(tensor.data, staging.data(), staging.size(),
+                                           session.device->stream());
   session.device->synchronize();
   return {};
 }
@@ -76,14 +84,16 @@ Status restore_from(Session& session, const Checkpoint& saved) {
   const int64_t seed = session.spec.training.seed;
   if (saved.step() > 0 && saved.state().seed != seed) {
     return Status(Code::kCheckpointUnusable,
-                  fmt::format("{} was trained with seed {}, the job has seed {}", saved.path(), saved.state().seed, seed),
+                  fmt::format("{} was trained with seed {}, the job has seed {}", saved.path(),
+                              saved.state().seed, seed),
                   "the order of samples depends on it: set training.seed to the checkpoint's");
   }
   const int64_t position = saved.step() * session.samples_per_step();
   if (saved.step() > 0 && saved.state().next_sample_idx != position) {
     return Status(Code::kCheckpointUnusable,
-                  fmt::format("{} stands at sample {}, but {} steps of {} sequences are {}", saved.path(),
-                              saved.state().next_sample_idx, saved.step(), session.samples_per_step(), position),
+                  fmt::format("{} stands at sample {}, but {} steps of {} sequences are {}",
+                              saved.path(), saved.state().next_sample_idx, saved.step(),
+                              session.samples_per_step(), position),
                   "training.global_batch_size must be that of the checkpoint");
   }
   std::vector<std::byte> staging;
@@ -116,7 +126,8 @@ Result<CheckpointReport> save_checkpoint(const Session& session, const TrainOpti
     const auto* data = static_cast<const std::byte*>(tensor.data);
     const auto element = static_cast<int64_t>(dtype_bytes(tensor.dtype));
     ref.fill = [&session, data, element](int64_t begin, std::span<std::byte> out) -> Status {
-      session.device->backend().copy_to_host(out.data(), data + begin * element, out.size(), session.device->stream());
+      session.device->backend().copy_to_host(out.data(), data + begin * element, out.size(),
+                                             session.device->stream());
       session.device->synchronize();
       return {};
     };
@@ -135,7 +146,8 @@ Status restore_checkpoint(Session& session, const TrainOptions& options, std::st
   if (options.resume && !options.checkpoint_dir.empty()) {
     const Result<checkpoint::NewestValid> newest = checkpoint::newest_valid(options.checkpoint_dir);
     if (newest.ok()) {
-      for (const auto& [folder, reason] : newest->skipped) log::warning("skipped {}: {}", folder, reason);
+      for (const auto& [folder, reason] : newest->skipped)
+        log::warning("skipped {}: {}", folder, reason);
       *path = newest->path;
     } else if (newest.status().code() != Code::kNotFound) {
       return newest.status();

@@ -1,7 +1,8 @@
 // A session's state as a checkpoint of logical tensors, and back.
 //
-// Law: tensors carry Hugging Face's names and shapes (one per expert), f32 as the master is; moments are "exp_avg.NAME" and
-// "exp_avg_sq.NAME" in their own dtype; the routers' biases are buffers. What is restored is bitwise what was saved.
+// Law: tensors carry Hugging Face's names and shapes (one per expert), f32 as the master is;
+// moments are "exp_avg.NAME" and "exp_avg_sq.NAME" in their own dtype; the routers' biases are
+// buffers. What is restored is bitwise what was saved.
 #pragma once
 
 #include <string>
@@ -12,11 +13,13 @@
 
 namespace dsv3::train {
 
-// Publishes the state after session.steps_done steps under options.checkpoint_dir and keeps the newest checkpoint.keep_last.
+// Publishes the state after session.steps_done steps under options.checkpoint_dir and keeps the
+// newest checkpoint.keep_last.
 Result<CheckpointReport> save_checkpoint(const Session& session, const TrainOptions& options);
 
-// Restores the newest valid checkpoint of options.checkpoint_dir (when options.resume), else spec.checkpoint.load, else
-// nothing: *path is "" then. A checkpoint that does not fit the model is kCheckpointUnusable, naming the tensor.
+// Restores the newest valid checkpoint of options.checkpoint_dir (when options.resume), else
+// spec.checkpoint.load, else nothing: *path is "" then. A checkpoint that does not fit the model
+// is kCheckpointUnusable, naming the tensor.
 Status restore_checkpoint(Session& session, const TrainOptions& options, std::string* path);
 
 }  // namespace dsv3::train

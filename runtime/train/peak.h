@@ -5,8 +5,8 @@
 
 namespace dsv3::train {
 
-// FLOP/s of the best of a few products [1024, 1024] · [1024, 1024] in `dtype`, after a warm-up; 2 · 1024³ FLOPs each. Takes
-// some tens of milliseconds and 12 MiB of `arena`'s stack, all released.
+// FLOP/s of the best of a few products [1024, 1024] · [1024, 1024] in `dtype`, after a warm-up; 2 ·
+// 1024³ FLOPs each. Takes some tens of milliseconds and 16 MiB of `arena`'s stack, all released.
 double measure_peak_flops_per_s(tensor::Arena& arena, DType dtype);
 
 }  // namespace dsv3::train

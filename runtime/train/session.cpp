@@ -13,15 +13,16 @@ Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec) {
   auto session = std::make_unique<Session>();
   session->spec = spec;
   const spec::TrainingSpec& training = spec.training;
-  DSV3_ASSIGN_OR_RETURN(
-      data::SampleReader reader,
-      data::SampleReader::open(spec.data, training.seq_length, training.seed, spec.model.vocab_size));
+  DSV3_ASSIGN_OR_RETURN(data::SampleReader reader,
+                        data::SampleReader::open(spec.data, training.seq_length, training.seed,
+                                                 spec.model.vocab_size));
   session->reader = std::make_unique<data::SampleReader>(std::move(reader));
   DSV3_ASSIGN_OR_RETURN(session->device, device::open_device(spec.cluster.devices));
   session->arena = std::make_unique<tensor::Arena>(*session->device);
-  const model::TransformerOptions options{.sequence = training.seq_length,
-                                          .global_sequences = training.global_batch_size,
-                                          .compute = model::compute_dtype(training, *session->device)};
+  const model::TransformerOptions options{
+      .sequence = training.seq_length,
+      .global_sequences = training.global_batch_size,
+      .compute = model::compute_dtype(training, *session->device)};
   session->model = std::make_unique<model::Transformer>(spec.model, options, *session->arena);
   session->model->params().initialise(training.seed);
   session->optimizer =

@@ -1,7 +1,8 @@
 // Session: what a training run holds: device, memory, model, optimizer, data, and how far it is.
 //
-// Law: the state of a run is the parameters, both moments, the routers' biases and the number of finished steps; everything else
-// follows from the spec. checkpointing.h saves and restores exactly that, so a resumed run goes on bit for bit.
+// Law: the state of a run is the parameters, both moments, the routers' biases and the number of
+// finished steps; everything else follows from the spec. checkpointing.h saves and restores
+// exactly that, so a resumed run goes on bit for bit.
 #pragma once
 
 #include <memory>
@@ -32,8 +33,9 @@ struct Session {
   int64_t tokens_per_step() const { return samples_per_step() * spec.training.seq_length; }
 };
 
-// Opens device and data and builds the model with its initial weights. kInvalid for what this runtime does not run
-// (cluster/plan/capability.h) or bad data; kDevice for a device that is not there; throws Failure when memory runs out.
+// Opens device and data and builds the model with its initial weights. kInvalid for what this
+// runtime does not run (cluster/plan/capability.h) or bad data; kDevice for a device that is not
+// there; throws Failure when memory runs out.
 Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec);
 
 // Reads `count` samples from `first` on into session.tokens.

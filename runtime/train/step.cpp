@@ -15,11 +15,13 @@ namespace {
 using model::Scalar;
 
 Status check_finite(const StepReport& report) {
-  const char* what = !std::isfinite(report.loss) ? "loss" : !std::isfinite(report.grad_norm) ? "gradient norm" : nullptr;
+  const char* what = !std::isfinite(report.loss)        ? "loss"
+                     : !std::isfinite(report.grad_norm) ? "gradient norm"
+                                                        : nullptr;
   if (!what) return {};
   return Status(Code::kLossNotFinite,
-                fmt::format("the {} of step {} is not finite (loss {}, gradient norm {})", what, report.step,
-                            report.loss, report.grad_norm),
+                fmt::format("the {} of step {} is not finite (loss {}, gradient norm {})", what,
+                            report.step, report.loss, report.grad_norm),
                 "lower training.learning_rate or resume from an earlier checkpoint");
 }
 
@@ -49,7 +51,8 @@ Result<StepReport> run_step(Session& session) {
   report.aux_loss = state.host_scalar(Scalar::kAuxLoss);
   report.z_loss = state.host_scalar(Scalar::kZLoss);
   report.grad_norm = state.host_scalar(Scalar::kGradNorm);
-  report.loss = report.lm_loss + session.spec.model.mtp_loss_weight * report.mtp_loss + report.aux_loss + report.z_loss;
+  report.loss = report.lm_loss + session.spec.model.mtp_loss_weight * report.mtp_loss +
+                report.aux_loss + report.z_loss;
   report.tokens = session.tokens_per_step();
   report.step_s = static_cast<double>(system_clock().steady_ns() - begin_ns) * 1e-9;
   report.tokens_per_s = static_cast<double>(report.tokens) / std::max(report.step_s, 1e-9);

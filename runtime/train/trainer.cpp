@@ -30,7 +30,8 @@ std::string compute_dtype_text(const Session& session) {
 }
 
 TrainStart describe(const Session& session) {
-  const spec::FlopsPerToken flops = spec::flops_per_token(session.spec.model, session.spec.training.seq_length);
+  const spec::FlopsPerToken flops =
+      spec::flops_per_token(session.spec.model, session.spec.training.seq_length);
   TrainStart start;
   start.first_step = session.steps_done;
   start.max_steps = session.spec.training.max_steps;
@@ -38,7 +39,8 @@ TrainStart describe(const Session& session) {
   start.device = session.device->description();
   start.compute_dtype = compute_dtype_text(session);
   start.flops_per_token = flops.total_with_mtp;
-  start.peak_flops_per_s = measure_peak_flops_per_s(*session.arena, session.model->params().compute_dtype());
+  start.peak_flops_per_s =
+      measure_peak_flops_per_s(*session.arena, session.model->params().compute_dtype());
   start.unigram_entropy = session.reader->unigram_entropy();
   return start;
 }
@@ -82,11 +84,14 @@ void report_step(Loop& loop, StepReport report) {
   const int64_t interval = session.spec.logging.expert_stats_interval_steps;
   if (interval <= 0 || report.step % interval != 0) return;
   for (int64_t i = 0; i < session.model->num_moe_layers(); ++i) {
-    loop.observer.on_expert_counts(report.step, session.model->moe_layer(i), session.model->step().host_counts(i));
+    loop.observer.on_expert_counts(report.step, session.model->moe_layer(i),
+                                   session.model->step().host_counts(i));
   }
 }
 
-bool is_due(int64_t interval_steps, int64_t step) { return interval_steps > 0 && step % interval_steps == 0; }
+bool is_due(int64_t interval_steps, int64_t step) {
+  return interval_steps > 0 && step % interval_steps == 0;
+}
 
 Status run_loop(Loop& loop) {
   Session& session = loop.session;
@@ -100,9 +105,11 @@ Status run_loop(Loop& loop) {
     if (loop.summary.steps == 0) session.arena->compact();
     report_step(loop, report);
     if (loop.summary.steps == 1) report_memory(loop);
-    if (is_due(spec.training.eval_interval_steps, session.steps_done)) DSV3_RETURN_IF_ERROR(validate(loop));
+    if (is_due(spec.training.eval_interval_steps, session.steps_done))
+      DSV3_RETURN_IF_ERROR(validate(loop));
     const bool asked = loop.observer.checkpoint_requested();
-    if (asked || is_due(spec.checkpoint.interval_steps, session.steps_done)) DSV3_RETURN_IF_ERROR(save(loop));
+    if (asked || is_due(spec.checkpoint.interval_steps, session.steps_done))
+      DSV3_RETURN_IF_ERROR(save(loop));
   }
   // The checkpoint first: a fault in the validation data must not lose the run.
   DSV3_RETURN_IF_ERROR(save(loop));

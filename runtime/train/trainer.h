@@ -1,7 +1,9 @@
-// The training loop of one rank: data → model → optimizer, with validation, checkpoints and reports at its edges.
+// The training loop of one rank: data → model → optimizer, with validation, checkpoints and
+// reports at its edges.
 //
-// Law: nothing here knows that a coordinator, ZeroMQ or SQLite exist. Whoever runs the loop gives a TrainObserver; reports
-// are handed over once a step, outside the step's hot path, and an observer must not block.
+// Law: nothing here knows that a coordinator, ZeroMQ or SQLite exist. Whoever runs the loop gives
+// a TrainObserver; reports are handed over once a step, outside the step's hot path, and an
+// observer must not block.
 #pragma once
 
 #include <cstdint>
@@ -14,20 +16,21 @@
 
 namespace dsv3::train {
 
-// One optimizer step. Losses are means per token of the global batch; loss is what was differentiated.
+// One optimizer step. Losses are means per token of the global batch; loss is what was
+// differentiated.
 struct StepReport {
   int64_t step = 0;  // 1-based: the number of finished steps
   double loss = 0;
   double lm_loss = 0;
-  double mtp_loss = 0;  // unweighted mean over depths
-  double aux_loss = 0;  // weighted, as added to the loss
-  double z_loss = 0;    // weighted, as added to the loss
+  double mtp_loss = 0;   // unweighted mean over depths
+  double aux_loss = 0;   // weighted, as added to the loss
+  double z_loss = 0;     // weighted, as added to the loss
   double grad_norm = 0;  // before clipping
   double lr = 0;
   int64_t tokens = 0;  // of this step
   double step_s = 0;
   double tokens_per_s = 0;
-  double mfu = 0;  // share of TrainStart::peak_flops_per_s; 0: unknown
+  double mfu = 0;            // share of TrainStart::peak_flops_per_s; 0: unknown
   int64_t memory_bytes = 0;  // the arena's peak
 };
 
@@ -54,9 +57,10 @@ struct TrainStart {
   int64_t first_step = 0;  // steps already done (resumed)
   int64_t max_steps = 0;
   int64_t params_total = 0;
-  std::string device;          // "cpu (2 threads)"
-  std::string compute_dtype;   // "bf16" or "f32": what matrices are multiplied in, and why if not what was asked
-  double flops_per_token = 0;  // causal attention counted half (configs/spec/counts.h)
+  std::string device;           // "cpu (2 threads)"
+  std::string compute_dtype;    // "bf16" or "f32": what matrices are multiplied in, and why if not
+                                // what was asked
+  double flops_per_token = 0;   // causal attention counted half (configs/spec/counts.h)
   double peak_flops_per_s = 0;  // measured 1024³ GEMM of compute_dtype on this machine
   double unigram_entropy = 0;   // nats per token of the training text; 0: unknown
 };
@@ -68,10 +72,12 @@ class TrainObserver {
   virtual void on_step(const StepReport&) {}
   virtual void on_validation(const ValidationReport&) {}
   // Tokens per expert of one layer in one step, exact; summed over the global batch.
-  virtual void on_expert_counts(int64_t /*step*/, int64_t /*layer*/, std::span<const int64_t> /*counts*/) {}
+  virtual void on_expert_counts(int64_t /*step*/, int64_t /*layer*/,
+                                std::span<const int64_t> /*counts*/) {}
   virtual void on_checkpoint(const CheckpointReport&) {}
   virtual void on_memory(const std::vector<MemoryEntry>&) {}
-  // Asked between steps. stop: checkpoint and return; checkpoint: save once and go on (asking clears the request).
+  // Asked between steps. stop: checkpoint and return; checkpoint: save once and go on (asking
+  // clears the request).
   virtual bool stop_requested() { return false; }
   virtual bool checkpoint_requested() { return false; }
 };
@@ -81,19 +87,21 @@ struct TrainOptions {
   std::string job = "local";
   int64_t attempt = 1;
   std::string checkpoint_dir;  // where step-*/ folders go; "": no checkpoints
-  bool resume = true;          // from the newest valid checkpoint in checkpoint_dir, else spec.checkpoint.load, else fresh
+  bool resume = true;          // from the newest valid checkpoint in checkpoint_dir, else
+                               // spec.checkpoint.load, else fresh
 };
 
 struct TrainSummary {
-  int64_t steps = 0;
+  int64_t steps = 0;     // trained by this call
   bool stopped = false;  // ended early on request
   double first_loss = 0;
   double last_loss = 0;
   double validation_loss = 0;
 };
 
-// Runs the job's steps on this process's device. Bad data, a bad checkpoint or a loss that is not finite come back as a
-// Status with the worker's exit code (DESIGN.md); device failures throw Failure.
+// Runs the job's steps on this process's device. Bad data, a bad checkpoint or a loss that is not
+// finite come back as a Status with the worker's exit code (DESIGN.md); device failures throw
+// Failure.
 Result<TrainSummary> train(const TrainOptions& options, TrainObserver& observer);
 
 }  // namespace dsv3::train

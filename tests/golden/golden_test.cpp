@@ -1,5 +1,6 @@
-// The model against other people's code: logits, losses, routing, gradients and the bias update of every fixture in data/,
-// on the CPU back end and on the scalar reference. README.md has the definitions, the tolerances and what each case is for.
+// The model against other people's code: logits, losses, routing, gradients and the bias update of
+// every fixture in data/, on the CPU back end and on the scalar reference. README.md has the
+// definitions, the tolerances and what each case is for.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -81,7 +82,8 @@ struct Fixture {
     tokens = read_raw<int32_t>(file, "input/tokens");
     const int64_t sequence = job.training.seq_length;
     const auto sequences = static_cast<int64_t>(tokens.size()) / (sequence + 1);
-    const TransformerOptions options{.sequence = sequence, .global_sequences = sequences, .compute = compute};
+    const TransformerOptions options{
+        .sequence = sequence, .global_sequences = sequences, .compute = compute};
     model = std::make_unique<Transformer>(job.model, options, arena);
     ParamStore& params = model->params();
     for (const ParamSlice& slice : params.layout().slices) {
@@ -100,13 +102,15 @@ struct Fixture {
   std::vector<float> floats(const std::string& name) const { return read_raw<float>(file, name); }
   std::vector<float> host(const tensor::Tensor& t) const {
     std::vector<float> values(static_cast<size_t>(t.num_elements()));
-    device->backend().copy_to_host(values.data(), t.data, values.size() * sizeof(float), device->stream());
+    device->backend().copy_to_host(values.data(), t.data, values.size() * sizeof(float),
+                                   device->stream());
     device->synchronize();
     return values;
   }
   double total_loss() const {
     const StepState& step = model->step();
-    return step.host_scalar(Scalar::kLmLoss) + job.model.mtp_loss_weight * step.host_scalar(Scalar::kMtpLoss) +
+    return step.host_scalar(Scalar::kLmLoss) +
+           job.model.mtp_loss_weight * step.host_scalar(Scalar::kMtpLoss) +
            step.host_scalar(Scalar::kAuxLoss) + step.host_scalar(Scalar::kZLoss);
   }
   void train_step() {
@@ -126,7 +130,8 @@ struct Fixture {
       const std::vector<float> want = floats("grad/" + slice.info.name);
       std::vector<float> got(want.size());
       params.read(params.grad(), slice.offset, got);
-      EXPECT_LE(largest_difference(got, want), own * largest(want) + all * model_largest) << slice.info.name;
+      EXPECT_LE(largest_difference(got, want), own * largest(want) + all * model_largest)
+          << slice.info.name;
     }
   }
 
@@ -162,11 +167,14 @@ TEST_P(Golden, ExpertsAreChosenExactly) {
   for (int64_t i = 0; i < model.num_moe_layers(); ++i) {
     const tensor::Tensor& device_idx = model.last_expert_idx(i);
     std::vector<int32_t> got(static_cast<size_t>(device_idx.num_elements()));
-    fixture_.device->backend().copy_to_host(got.data(), device_idx.data, got.size() * sizeof(int32_t), nullptr);
+    fixture_.device->backend().copy_to_host(got.data(), device_idx.data,
+                                            got.size() * sizeof(int32_t), nullptr);
     for (size_t t = 0; t < got.size(); t += static_cast<size_t>(top_k)) {
-      std::sort(got.begin() + static_cast<int64_t>(t), got.begin() + static_cast<int64_t>(t) + top_k);
+      std::sort(got.begin() + static_cast<int64_t>(t),
+                got.begin() + static_cast<int64_t>(t) + top_k);
     }
-    EXPECT_EQ(got, read_raw<int32_t>(fixture_.file, "out/topk/" + std::to_string(model.moe_layer(i))));
+    EXPECT_EQ(got,
+              read_raw<int32_t>(fixture_.file, "out/topk/" + std::to_string(model.moe_layer(i))));
   }
 }
 
@@ -205,7 +213,8 @@ TEST_P(Golden, CountsAreExactAndMoveTheBias) {
   const auto experts = fixture_.job.model.moe.num_experts;
   for (int64_t i = 0; i < model.num_moe_layers(); ++i) {
     const std::vector<float> got(bias.begin() + i * experts, bias.begin() + (i + 1) * experts);
-    const std::vector<float> want = fixture_.floats("out/bias_after/" + std::to_string(model.moe_layer(i)));
+    const std::vector<float> want =
+        fixture_.floats("out/bias_after/" + std::to_string(model.moe_layer(i)));
     EXPECT_LE(largest_difference(got, want), 1e-7);
   }
 }
@@ -213,15 +222,20 @@ TEST_P(Golden, CountsAreExactAndMoveTheBias) {
 std::string test_name(const testing::TestParamInfo<std::tuple<std::string, std::string>>& info) {
   return std::get<0>(info.param) + "_" + std::get<1>(info.param);
 }
-INSTANTIATE_TEST_SUITE_P(Cpu, Golden, testing::Combine(testing::Values("cpu"), testing::ValuesIn(case_names())),
+INSTANTIATE_TEST_SUITE_P(Cpu, Golden,
+                         testing::Combine(testing::Values("cpu"), testing::ValuesIn(case_names())),
                          test_name);
 INSTANTIATE_TEST_SUITE_P(Reference, Golden,
-                         testing::Combine(testing::Values("reference"), testing::ValuesIn(case_names())), test_name);
+                         testing::Combine(testing::Values("reference"),
+                                          testing::ValuesIn(case_names())),
+                         test_name);
 
-// bf16 rounds every activation to 8 bits: close enough to be the same model, too coarse for the tolerances above. Routing may
-// flip, so only cases that choose every expert, or have none, compare gradients.
+// bf16 rounds every activation to 8 bits: close enough to be the same model, too coarse for the
+// tolerances above. Routing may flip, so only cases that choose every expert, or have none,
+// compare gradients.
 TEST(GoldenBf16, LossStaysWithinOnePercent) {
-  for (const char* name : {"base", "yarn", "balance", "mtp2", "tied", "odd_sizes", "rope0", "nope0"}) {
+  for (const char* name :
+       {"base", "yarn", "balance", "mtp2", "tied", "odd_sizes", "rope0", "nope0"}) {
     Fixture fixture("cpu", name, DType::kBf16);
     fixture.train_step();
     const double want = fixture.floats("out/loss")[0];

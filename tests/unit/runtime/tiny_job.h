@@ -1,4 +1,5 @@
-// A job small enough for unit tests, with every mechanism on: query latent, a dense layer, groups, shared expert, MTP, all losses.
+// A job small enough for unit tests, with every mechanism on: query latent, a dense layer, groups,
+// shared expert, MTP, all losses.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -71,17 +72,20 @@ inline std::vector<int32_t> random_tokens(const spec::JobSpec& job, int64_t sequ
 
 inline std::vector<float> to_host(tensor::Arena& arena, const tensor::Tensor& t) {
   std::vector<float> values(static_cast<size_t>(t.num_elements()));
-  arena.device().backend().copy_to_host(values.data(), t.data, values.size() * sizeof(float), nullptr);
+  arena.device().backend().copy_to_host(values.data(), t.data, values.size() * sizeof(float),
+                                        nullptr);
   arena.device().synchronize();
   return values;
 }
 
 // A model with initial weights on a device and arena of its own.
 struct TinyModel {
-  explicit TinyModel(const spec::JobSpec& spec, int64_t global_sequences = 4, DType compute = DType::kF32)
+  explicit TinyModel(const spec::JobSpec& spec, int64_t global_sequences = 4,
+                     DType compute = DType::kF32)
       : job(spec), device(cpu_device()), arena(*device) {
-    const model::TransformerOptions options{
-        .sequence = job.training.seq_length, .global_sequences = global_sequences, .compute = compute};
+    const model::TransformerOptions options{.sequence = job.training.seq_length,
+                                            .global_sequences = global_sequences,
+                                            .compute = compute};
     transformer = std::make_unique<model::Transformer>(job.model, options, arena);
     transformer->params().initialise(job.training.seed);
   }
@@ -91,7 +95,8 @@ struct TinyModel {
     transformer->params().zero_grad();
     const auto part = static_cast<size_t>(sequences * (job.training.seq_length + 1));
     for (size_t at = 0; at < tokens.size(); at += part) {
-      transformer->train_micro_batch(std::span(tokens).subspan(at, std::min(part, tokens.size() - at)));
+      transformer->train_micro_batch(
+          std::span(tokens).subspan(at, std::min(part, tokens.size() - at)));
     }
     transformer->step().read_back();
   }

@@ -1,4 +1,5 @@
-// Where parameters lie and what they start as, against the tensor list and the generator's own definition.
+// Where parameters lie and what they start as, against the tensor list and the generator's own
+// definition.
 #include "runtime/model/params.h"
 
 #include <gtest/gtest.h>
@@ -28,7 +29,8 @@ TEST(ParamLayout, SlicesAreDisjointAndCountEveryParameter) {
   const spec::ModelSpec model = tiny_job().model;
   const ParamLayout layout = param_layout(model);
   std::vector<std::pair<int64_t, int64_t>> ranges;
-  for (const ParamSlice& slice : layout.slices) ranges.emplace_back(slice.offset, slice.info.num_elements());
+  for (const ParamSlice& slice : layout.slices)
+    ranges.emplace_back(slice.offset, slice.info.num_elements());
   std::sort(ranges.begin(), ranges.end());
   int64_t end = 0, sum = 0;
   for (const auto& [offset, size] : ranges) {
@@ -101,8 +103,9 @@ TEST(ParamStore, InitialValuesDoNotDependOnTheRestOfTheModel) {
   other.model.mtp_layers = 0;
   other.model.moe.num_shared_experts = 0;
   TinyModel large(other);
-  for (const std::string name : {"model.embed_tokens.weight", "model.layers.2.self_attn.o_proj.weight",
-                                 "model.layers.1.mlp.experts.6.gate_proj.weight"}) {
+  for (const std::string name :
+       {"model.embed_tokens.weight", "model.layers.2.self_attn.o_proj.weight",
+        "model.layers.1.mlp.experts.6.gate_proj.weight"}) {
     EXPECT_EQ(values_of(small, name), values_of(large, name)) << name;
   }
 }

@@ -1,4 +1,5 @@
-// Rotary angles and the softmax scale, against the worked example of rope_tables.h and the plain definition.
+// Rotary angles and the softmax scale, against the worked example of rope_tables.h and the plain
+// definition.
 #include "runtime/model/rope_tables.h"
 
 #include <gtest/gtest.h>
@@ -10,7 +11,11 @@ namespace {
 
 spec::MlaSpec deepseek_v3() {
   spec::MlaSpec mla;
-  mla.rope_scaling = {.type = "yarn", .factor = 40, .original_max_position = 4096, .mscale = 1, .mscale_all_dim = 1};
+  mla.rope_scaling = {.type = "yarn",
+                      .factor = 40,
+                      .original_max_position = 4096,
+                      .mscale = 1,
+                      .mscale_all_dim = 1};
   return mla;
 }
 
@@ -31,7 +36,10 @@ TEST(RopeTables, PlainAnglesArePositionTimesFrequency) {
 TEST(RopeTables, YarnKeepsFastPairsAndStretchesSlowOnes) {
   const spec::MlaSpec mla = deepseek_v3();  // low 10, high 23: the header's example
   const RopeTables tables = rope_tables(mla, 2);
-  const auto angle = [&](int j) { return std::atan2(tables.sin[static_cast<size_t>(32 + j)], tables.cos[static_cast<size_t>(32 + j)]); };
+  const auto angle = [&](int j) {
+    return std::atan2(tables.sin[static_cast<size_t>(32 + j)],
+                      tables.cos[static_cast<size_t>(32 + j)]);
+  };
   const auto plain = [](int j) { return std::pow(10000.0, -2.0 * j / 64); };
   EXPECT_NEAR(angle(10), plain(10), 1e-6);
   EXPECT_NEAR(angle(23), plain(23) / 40, 1e-8);

@@ -1,5 +1,5 @@
-// The model as a whole: what must not matter (micro-batches, evaluation, how a backward is cut), what memory it takes, and that
-// it learns. That its numbers are right is for tests/golden.
+// The model as a whole: what must not matter (micro-batches, evaluation, how a backward is cut),
+// what memory it takes, and that it learns. That its numbers are right is for tests/golden.
 #include "runtime/model/transformer.h"
 
 #include <gtest/gtest.h>
@@ -33,7 +33,8 @@ TEST(Transformer, MicroBatchesAddUpToTheGlobalBatch) {
   for (float g : a) largest = std::max(largest, std::fabs(g));
   for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], 1e-5f * largest) << i;
   for (int64_t layer = 0; layer < whole.transformer->num_moe_layers(); ++layer) {
-    const auto x = whole.transformer->step().host_counts(layer), y = split.transformer->step().host_counts(layer);
+    const auto x = whole.transformer->step().host_counts(layer),
+               y = split.transformer->step().host_counts(layer);
     EXPECT_TRUE(std::equal(x.begin(), x.end(), y.begin()));
     int64_t sum = 0;
     for (int64_t count : x) sum += count;
@@ -94,12 +95,13 @@ TEST(Transformer, NoTensorGrowsWithTheSquareOfTheSequence) {
   job.model.dense_intermediate_size = 16;
   TinyModel tiny(job, 1);
   tiny.accumulate(random_tokens(job, 1), 1);
-  // A [4096, 4096] tensor of single bytes would be 16 MiB; everything about attention together stays below that.
+  // A [4096, 4096] tensor of single bytes would be 16 MiB; everything about attention together
+  // stays below that.
   const tensor::Ledger& ledger = tiny.arena.ledger();
   const int64_t square = int64_t{4096} * 4096;
   EXPECT_GT(ledger.peak_bytes("activations/attention/"), 0);
-  EXPECT_LT(ledger.peak_bytes("activations/attention/") + ledger.peak_bytes("gradients/activations/attention/") +
-                ledger.peak_bytes("workspace"),
+  EXPECT_LT(ledger.peak_bytes("activations/attention/") +
+                ledger.peak_bytes("transient/attention/") + ledger.peak_bytes("workspace"),
             square);
 }
 
@@ -111,7 +113,7 @@ TEST(Transformer, WholeLogitsExistOnlyWhenAskedFor) {
   const std::vector<int32_t> tokens = random_tokens(job, 1);
   tiny.accumulate(tokens, 1);
   const int64_t whole = int64_t{512} * 30'000 * 4;
-  EXPECT_LT(tiny.arena.ledger().peak_bytes("logits"), whole / 2);
+  EXPECT_LT(tiny.arena.ledger().peak_bytes("transient/logits"), whole / 2);
   const tensor::Scope scope(tiny.arena);
   EXPECT_EQ(tiny.transformer->logits(tokens).bytes(), whole);
 }
@@ -157,7 +159,8 @@ TEST(TransformerLayer, SplitBackwardEqualsTheJointOne) {
 
     const auto run = [&](bool split) {
       tiny.transformer->params().zero_grad();
-      for (int64_t i = 0; i < 32 * 32; ++i) dh.as<float>()[i] = rng.normal(static_cast<uint64_t>(5000 + i));
+      for (int64_t i = 0; i < 32 * 32; ++i)
+        dh.as<float>()[i] = rng.normal(static_cast<uint64_t>(5000 + i));
       const tensor::Scope scope(tiny.arena);
       if (split) {
         LayerGrad grad;

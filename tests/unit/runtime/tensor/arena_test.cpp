@@ -1,4 +1,5 @@
-// The arena: names are booked exactly, marks release in order, a repeated step allocates nothing, and every byte comes back.
+// The arena: names are booked exactly, marks release in order, a repeated step allocates nothing,
+// and every byte comes back.
 #include "runtime/tensor/arena.h"
 
 #include <gtest/gtest.h>

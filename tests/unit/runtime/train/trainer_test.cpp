@@ -1,10 +1,10 @@
-// The training loop: a resumed run goes on bit for bit, validation changes nothing, and every bad end has its code.
+// The training loop: a resumed run goes on bit for bit, validation changes nothing, and every bad
+// end has its code.
 #include "runtime/train/trainer.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
@@ -12,12 +12,14 @@
 #include "base/rng.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/data/indexed_dataset.h"
+#include "tests/unit/runtime/data/temporary_folder.h"
 #include "tests/unit/runtime/tiny_job.h"
 
 namespace dsv3::train {
 namespace {
 
-// Remembers everything; asks to stop after `stop_after` steps and for a checkpoint after `checkpoint_after`.
+// Remembers everything; asks to stop after `stop_after` steps and for a checkpoint after
+// `checkpoint_after`.
 struct Recorder final : TrainObserver {
   int64_t stop_after = -1;
   int64_t checkpoint_after = -1;
@@ -52,21 +54,17 @@ struct Recorder final : TrainObserver {
 class Trainer : public testing::Test {
  protected:
   Trainer() {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = std::filesystem::path(testing::TempDir()) / (std::string("trainer-") + info->name());
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
     write_dataset();
     job_ = testing_support::tiny_job();
-    job_.data.path = {{(folder_ / "data").string(), 1.0}};
+    job_.data.path = {{folder_ / "data", 1.0}};
     job_.data.split = {0.8, 0.2};
     job_.checkpoint.keep_last = 10;
   }
-  ~Trainer() override { std::filesystem::remove_all(folder_); }
 
-  // 40 documents of 30 tokens in which each token follows from the one before, so that there is something to learn.
+  // 40 documents of 30 tokens in which each token follows from the one before, so that there is
+  // something to learn.
   void write_dataset() {
-    auto builder = data::IndexedDatasetBuilder::create((folder_ / "data").string(), data::TokenType::kU16);
+    auto builder = data::IndexedDatasetBuilder::create(folder_ / "data", data::TokenType::kU16);
     ASSERT_TRUE(builder.ok()) << builder.status().to_string();
     const CounterRng rng(5, 6);
     for (uint64_t document = 0; document < 40; ++document) {
@@ -82,7 +80,7 @@ class Trainer : public testing::Test {
 
   TrainSummary run(Recorder& recorder, const std::string& checkpoints = {}, int64_t attempt = 1) {
     TrainOptions options{.spec = job_, .job = "tiny", .attempt = attempt};
-    if (!checkpoints.empty()) options.checkpoint_dir = (folder_ / checkpoints).string();
+    if (!checkpoints.empty()) options.checkpoint_dir = folder_ / checkpoints;
     auto summary = train(options, recorder);
     EXPECT_TRUE(summary.ok()) << summary.status().to_string();
     return summary.ok() ? *summary : TrainSummary{};
@@ -93,7 +91,7 @@ class Trainer : public testing::Test {
     return summary.ok() ? Status() : summary.status();
   }
 
-  std::filesystem::path folder_;
+  TemporaryFolder folder_;
   spec::JobSpec job_;
 };
 
@@ -230,7 +228,8 @@ TEST_F(Trainer, ACheckpointOfAnotherModelIsRefusedByItsTensor) {
   Recorder recorder;
   run(recorder, "saved");
   job_.model.dense_intermediate_size = 64;
-  const Status status = failure({.spec = job_, .job = "tiny", .attempt = 2, .checkpoint_dir = (folder_ / "saved").string()});
+  const Status status =
+      failure({.spec = job_, .job = "tiny", .attempt = 2, .checkpoint_dir = folder_ / "saved"});
   EXPECT_EQ(status.code(), Code::kCheckpointUnusable);
   EXPECT_NE(status.message().find("mlp."), std::string::npos) << status.message();
 }
@@ -238,7 +237,7 @@ TEST_F(Trainer, ACheckpointOfAnotherModelIsRefusedByItsTensor) {
 TEST_F(Trainer, ACheckpointOfAnotherSeedOrBatchIsRefused) {
   Recorder recorder;
   run(recorder, "saved");
-  const TrainOptions options{.job = "tiny", .attempt = 2, .checkpoint_dir = (folder_ / "saved").string()};
+  const TrainOptions options{.job = "tiny", .attempt = 2, .checkpoint_dir = folder_ / "saved"};
   TrainOptions seed = options, batch = options;
   seed.spec = batch.spec = job_;
   seed.spec.training.seed = 4321;
@@ -257,7 +256,7 @@ TEST_F(Trainer, WhatTheRuntimeDoesNotRunIsRefusedByName) {
 }
 
 TEST_F(Trainer, MissingDataIsNamed) {
-  job_.data.path = {{(folder_ / "nowhere").string(), 1.0}};
+  job_.data.path = {{folder_ / "nowhere", 1.0}};
   const Status status = failure({.spec = job_});
   EXPECT_FALSE(status.ok());
   EXPECT_NE(status.message().find("nowhere"), std::string::npos);
