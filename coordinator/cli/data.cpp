@@ -1,6 +1,7 @@
 // dsv3ctl data: text → token files. The work is the worker's (only it links the runtime); this verb hands its words over.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -20,7 +21,7 @@ int data(const Globals& globals, const std::vector<std::string>& words) {
   const std::string program = executable_dir() + "/dsv3-worker";
   std::vector<std::string> argv = {program, "data-prepare"};
   argv.insert(argv.end(), words.begin() + 1, words.end());
-  if (globals.json) argv.emplace_back("--json");
+  if (globals.json && std::find(argv.begin(), argv.end(), "--json") == argv.end()) argv.emplace_back("--json");
   std::vector<char*> raw;
   for (std::string& word : argv) raw.push_back(word.data());
   raw.push_back(nullptr);

@@ -15,6 +15,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr size_t kShownBytesMax = 60;
+
 Json event_json(const wire::Event& event) {
   Json out = {{"seq", event.seq()},
               {"time", static_cast<double>(event.time_unix_ns()) / 1e9},
@@ -28,20 +30,6 @@ Json event_json(const wire::Event& event) {
     }
   }
   return out;
-}
-
-// "key=value key=value": what a person reads of a payload; long texts are cut.
-std::string payload_text(const std::string& payload_json) {
-  const Json payload = Json::parse(payload_json, nullptr, false);
-  std::string text;
-  if (!payload.is_object()) return text;
-  for (const auto& [key, value] : payload.items()) {
-    std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
-    if (shown.empty()) continue;
-    if (shown.size() > 60) shown = shown.substr(0, 57) + "...";
-    text += (text.empty() ? "" : " ") + key + "=" + shown;
-  }
-  return text;
 }
 
 void print_event(const wire::Event& event) {
@@ -73,6 +61,23 @@ int events(const Globals& globals, const std::string& job) {
 }
 
 }  // namespace
+
+std::string payload_text(const std::string& payload_json) {
+  const Json payload = Json::parse(payload_json, nullptr, false);
+  std::string text;
+  if (!payload.is_object()) return text;
+  for (const auto& [key, value] : payload.items()) {
+    std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
+    if (shown.empty()) continue;
+    if (shown.size() > kShownBytesMax) {
+      size_t end = kShownBytesMax - 3;
+      while (end > 0 && (shown[end] & 0xC0) == 0x80) --end;  // not inside a character
+      shown = shown.substr(0, end) + "...";
+    }
+    text += (text.empty() ? "" : " ") + key + "=" + shown;
+  }
+  return text;
+}
 
 Verb make_events() {
   auto job = std::make_shared<std::string>();

@@ -24,6 +24,9 @@ void print(std::string_view text);
 // A line for people on stderr.
 void note(std::string_view line);
 
+// "key=value key=value": what a person reads of an event's payload (a JSON object); long texts are cut, empty ones left out.
+std::string payload_text(const std::string& payload_json);
+
 enum class Color { kNone, kBold, kDim, kRed, kGreen, kYellow };
 // `text` in a colour when `enabled`.
 std::string paint(std::string_view text, Color color, bool enabled);

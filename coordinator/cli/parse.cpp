@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 
 #include "base/file.h"
 #include "base/text.h"
@@ -70,6 +71,24 @@ bool wants_color() {
   return ::isatty(STDOUT_FILENO) != 0 && (term == nullptr || std::string_view(term) != "dumb");
 }
 
+// How many words of argv are ours: a verb that hands its words on ends them, and CLI11 never sees what follows ("--" and options
+// of another program would confuse it). A help word right behind the verb is ours.
+int own_words(int argc, const char* const* argv, const std::vector<Verb>& verbs) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--state-dir") ++i;
+    if (word.starts_with("-")) continue;
+    for (const Verb& verb : verbs) {
+      if (verb.pass_through && verb.name == word) {
+        const std::string_view next = i + 1 < argc ? argv[i + 1] : "";
+        return next == "--help" || next == "-h" ? argc : i + 1;
+      }
+    }
+    return argc;
+  }
+  return argc;
+}
+
 }  // namespace
 
 int run(int argc, const char* const* argv) {
@@ -89,21 +108,23 @@ int run(int argc, const char* const* argv) {
     command->group(verb.group);
     command->footer("\n" + verb.help);
     for (const Option& option : verb.options) add_option(*command, option);
-    if (verb.pass_through) command->prefix_command();
     commands.push_back(command);
   }
   for (const char* const* word = argv + 1; word < argv + argc; ++word) {
     if (std::string_view(*word) == "--json") globals.json = true;  // so that a usage error is JSON too
   }
+  const int own = own_words(argc, argv, verbs);
   try {
-    app.parse(argc, const_cast<char**>(argv));
+    app.parse(own, const_cast<char**>(argv));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
     return fail(globals, usage_error(error, verbs, argc, argv));
   }
+  std::error_code error;
+  globals.state_dir = std::filesystem::absolute(globals.state_dir, error).lexically_normal().string();
   for (size_t i = 0; i < verbs.size(); ++i) {
     if (!commands[i]->parsed()) continue;
-    if (verbs[i].pass_through) *verbs[i].words = commands[i]->remaining();
+    if (verbs[i].pass_through) verbs[i].words->assign(argv + own, argv + argc);
     return verbs[i].run(globals);
   }
   return static_cast<int>(Code::kInvalid);

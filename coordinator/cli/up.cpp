@@ -21,7 +21,7 @@ constexpr int kDownTimeoutMs = 60'000;
 int up(const Globals& globals, bool foreground) {
   if (foreground) {
     const std::string program = executable_dir() + "/dsv3d";
-    ::execl(program.c_str(), program.c_str(), "--state-dir", globals.state_dir.c_str(), "--foreground", nullptr);
+    ::execl(program.c_str(), program.c_str(), "--state-dir", globals.state_dir.c_str(), nullptr);
     return fail(globals, Status(Code::kFailed, fmt::format("cannot start '{}'", program)));
   }
   bool started = false;

@@ -30,7 +30,10 @@ struct Limits {
   int64_t agent_start_ns = 60'000'000'000;    // from a launch to the agent's hello
   int64_t agent_silence_ns = 10'000'000'000;  // between two signs of life
   int64_t readopt_ns = 30'000'000'000;  // for agents to come back after the coordinator's restart
-  uint32_t stop_grace_ms = 10'000;      // for ranks to end when asked, then SIGKILL by the agent
+  // For ranks to end when asked, then SIGKILL by the agent: when the user stops the job (they write
+  // a checkpoint first), and for the rest of a gang that has lost a rank.
+  uint32_t stop_grace_ms = 30'000;
+  uint32_t fail_grace_ms = 10'000;
   int64_t stop_slack_ns = 10'000'000'000;  // beyond the grace: then the launcher kills the agent
 };
 
@@ -97,6 +100,12 @@ struct NoteInput {
   uint32_t rank = 0;
   std::string text;
 };
+// A machine was looked at: this one, at the start.
+struct NodeFoundInput {
+  std::string node;
+  std::string host;
+  std::vector<Device> devices;
+};
 struct TickInput {};
 // First input after the log was replayed.
 struct StartedInput {
@@ -107,10 +116,10 @@ struct StoppedInput {
   std::string reason;
 };
 
-using Input =
-    std::variant<SubmitInput, CancelInput, CheckpointNowInput, AgentHelloInput, AgentHeartbeatInput,
-                 RankStartedInput, RankExitedInput, AgentDoneInput, AgentGoneInput,
-                 CheckpointDoneInput, NoteInput, TickInput, StartedInput, StoppedInput>;
+using Input = std::variant<SubmitInput, CancelInput, CheckpointNowInput, AgentHelloInput,
+                           AgentHeartbeatInput, RankStartedInput, RankExitedInput, AgentDoneInput,
+                           AgentGoneInput, CheckpointDoneInput, NoteInput, TickInput,
+                           NodeFoundInput, StartedInput, StoppedInput>;
 
 // ------------------------------------------------------------------------------------------------
 // results

@@ -34,7 +34,7 @@ void Step::operator()(const AgentHelloInput& in) {
   }
   hear(in.key);
   if (is_stopping(attempt)) {
-    act(ActionType::kSendStop, in.key, limits_.stop_grace_ms, attempt.reason);
+    act(ActionType::kSendStop, in.key, grace_ms(job(in.key.job)), attempt.reason);
   } else {
     act(in.ranks_started ? ActionType::kSendAck : ActionType::kSendLaunch, in.key);
   }
@@ -56,7 +56,7 @@ void Step::operator()(const AgentHeartbeatInput& in) {
   // A stop can be lost with a connection; for an agent that has it, another one changes nothing.
   const Attempt& attempt = *find_live_attempt(state_, in.key.job, in.key.attempt);
   if (is_stopping(attempt))
-    act(ActionType::kSendStop, in.key, limits_.stop_grace_ms, attempt.reason);
+    act(ActionType::kSendStop, in.key, grace_ms(job(in.key.job)), attempt.reason);
 }
 
 void Step::operator()(const RankStartedInput& in) {

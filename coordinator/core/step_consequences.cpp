@@ -15,7 +15,7 @@ void Step::stop_agents(const Job& job, const std::string& reason) {
     AgentKey of_node = key;
     of_node.node = node;
     if (agent.state == AgentState::kConnected) {
-      act(ActionType::kSendStop, of_node, limits_.stop_grace_ms, reason);
+      act(ActionType::kSendStop, of_node, grace_ms(job), reason);
     } else if (agent.state == AgentState::kExpected) {
       // Nothing runs under it yet: it isn't waited for.
       act(ActionType::kKillAgent, of_node, 0, reason);

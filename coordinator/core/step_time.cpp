@@ -48,7 +48,7 @@ void Step::launch(const std::string& id) {
 
 void Step::check_silence(const std::string& id) {
   const Attempt& attempt = *job(id).attempt;
-  const int64_t stop_ns = int64_t{limits_.stop_grace_ms} * 1'000'000 + limits_.stop_slack_ns;
+  const int64_t stop_ns = int64_t{grace_ms(job(id))} * 1'000'000 + limits_.stop_slack_ns;
   const bool overdue = is_stopping(attempt) && now_.wall_ns - attempt.since_ns > stop_ns;
   std::vector<AgentKey> lost;
   for (const auto& [node, agent] : attempt.agents) {
@@ -81,6 +81,21 @@ void Step::operator()(const TickInput&) {
   }
   for (const std::string& id : live) check_silence(id);
   pick_jobs();
+}
+
+void Step::operator()(const NodeFoundInput& in) {
+  const auto known = state_.nodes.find(in.node);
+  if (known != state_.nodes.end()) {
+    const Node& node = known->second;
+    if (node.state == NodeState::kUp) return;
+    if (node.state == NodeState::kIdle && node.devices == in.devices) return;
+  }
+  Event event = make(EventType::kNodeFound);
+  event.node = in.node;
+  event.host = in.host;
+  event.devices = in.devices;
+  event.reason = "nothing of ours runs on it";
+  emit(std::move(event));
 }
 
 void Step::operator()(const StartedInput& in) {

@@ -34,6 +34,7 @@ class Step {
   void operator()(const AgentGoneInput& in);
   void operator()(const CheckpointDoneInput& in);
   void operator()(const NoteInput& in);
+  void operator()(const NodeFoundInput& in);
   void operator()(const TickInput&);
   void operator()(const StartedInput& in);
   void operator()(const StoppedInput& in);
@@ -61,6 +62,9 @@ class Step {
   // True when the key names an agent of a live attempt; else the sender is dismissed.
   bool is_live(const AgentKey& key);
   void hear(const AgentKey& key) { heard_[key] = now_.steady_ns; }
+  uint32_t grace_ms(const Job& job) const {
+    return job.state == JobState::kStopping ? limits_.stop_grace_ms : limits_.fail_grace_ms;
+  }
   void stop_agents(const Job& job, const std::string& reason);
   void conclude_attempt(const std::string& id);
   void conclude_job(const std::string& id);

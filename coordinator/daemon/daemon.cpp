@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "cluster/inventory/inventory.h"
 #include "cluster/launch/local/local_launcher.h"
 #include "coordinator/transport/coordinator_file.h"
 
@@ -76,7 +77,18 @@ Status Daemon::publish() {
   return {};
 }
 
+Status Daemon::find_local_node() {
+  const plan::ClusterSpec cluster = inventory::local_cluster();
+  core::NodeFoundInput found;
+  found.node = found.host = cluster.nodes.front().name;
+  for (const plan::Device& d : cluster.nodes.front().devices) {
+    found.devices.push_back({plan::device_kind_name(d.kind), d.name, d.uuid, d.memory_bytes});
+  }
+  return process(found).status();
+}
+
 Status Daemon::run(int signal_fd) {
+  DSV3_RETURN_IF_ERROR(find_local_node());
   while (!stop_) {
     const int64_t left_ns = next_tick_ns_ - clock_.steady_ns();
     DSV3_RETURN_IF_ERROR(server_.wait(

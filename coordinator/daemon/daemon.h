@@ -68,6 +68,8 @@ class Daemon {
 
   Status replay(const std::vector<core::Event>& log);
   Status publish();
+  // Tells the core what this machine has.
+  Status find_local_node();
   core::Now now() const { return {clock_.wall_ns(), clock_.steady_ns()}; }
 
   // decide.cpp: inputs, persistence, actions.

@@ -102,6 +102,8 @@ void Daemon::act_on_agent(const core::Action& action, const core::Job& job,
       message.mutable_stop_ranks()->set_attempt(key.attempt);
       message.mutable_stop_ranks()->set_grace_ms(action.grace_ms);
       message.mutable_stop_ranks()->set_reason(action.reason);
+      // Ranks that lost a peer can't write one together.
+      message.mutable_stop_ranks()->set_checkpoint(job.state == core::JobState::kStopping);
       break;
     case core::ActionType::kSendCheckpoint:
       message.mutable_agent_checkpoint_now()->set_job(key.job);

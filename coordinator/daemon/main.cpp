@@ -43,6 +43,8 @@ int main(int argc, char** argv) {
   app.add_option("--state-dir", options.state_dir, "where everything is kept (a local disk)");
   app.add_option("--agent", options.agent_program,
                  "path of dsv3-agent (default: beside this program)");
+  bool foreground = true;
+  app.add_flag("--foreground", foreground, "stay attached to the terminal (it always does)");
   app.set_version_flag("--version", options.version);
   try {
     app.parse(argc, argv);

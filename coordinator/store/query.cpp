@@ -45,6 +45,24 @@ struct StatementDeleter {
   void operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
 };
 
+// True when protobuf would take it as a string.
+bool is_utf8(std::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    size_t length = 0;
+    if (byte < 0x80) length = 1;
+    if (byte >= 0xC2 && byte < 0xE0) length = 2;
+    if (byte >= 0xE0 && byte < 0xF0) length = 3;
+    if (byte >= 0xF0 && byte < 0xF5) length = 4;
+    if (length == 0 || i + length > text.size()) return false;
+    for (size_t k = 1; k < length; ++k) {
+      if ((static_cast<unsigned char>(text[i + k]) & 0xC0u) != 0x80u) return false;
+    }
+    i += length;
+  }
+  return true;
+}
+
 int64_t read_cell(sqlite3_stmt* row, int column, wire::SqlCell* cell) {
   const int bytes = sqlite3_column_bytes(row, column);
   switch (sqlite3_column_type(row, column)) {
@@ -54,10 +72,16 @@ int64_t read_cell(sqlite3_stmt* row, int column, wire::SqlCell* cell) {
     case SQLITE_FLOAT:
       cell->set_real(sqlite3_column_double(row, column));
       break;
-    case SQLITE_TEXT:
-      cell->set_text(reinterpret_cast<const char*>(sqlite3_column_text(row, column)),
-                     static_cast<size_t>(bytes));
+    case SQLITE_TEXT: {
+      const auto* chars = reinterpret_cast<const char*>(sqlite3_column_text(row, column));
+      const std::string text(chars, static_cast<size_t>(bytes));
+      if (is_utf8(text)) {
+        cell->set_text(text);
+      } else {
+        cell->set_blob(text);
+      }
       break;
+    }
     case SQLITE_BLOB:
       cell->set_blob(sqlite3_column_blob(row, column), static_cast<size_t>(bytes));
       break;

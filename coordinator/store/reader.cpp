@@ -95,6 +95,26 @@ Result<Reader> Reader::open(const std::string& state_dir) {
   return Reader(std::move(impl));
 }
 
+const StepSums& Reader::Impl::step_sums(uint32_t job_number) {
+  StepSums& known = sums[job_number];
+  SQLite::Statement rows(*db,
+                         "SELECT n.row, n.step_s, b.row, b.step_s FROM (SELECT m.row, m.step_s,"
+                         " (SELECT o.row FROM metric_rows o WHERE o.job = m.job AND o.step = m.step"
+                         " AND o.attempt < m.attempt ORDER BY o.attempt DESC LIMIT 1) AS before"
+                         " FROM metric_rows m WHERE m.job = ? AND m.row > ?) n"
+                         " LEFT JOIN metric_rows b ON b.row = n.before ORDER BY n.row");
+  rows.bind(1, job_number);
+  rows.bind(2, known.last_row);
+  while (rows.executeStep()) {
+    known.last_row = rows.getColumn(0).getInt64();
+    known.useful_s += rows.getColumn(1).getDouble();
+    if (rows.getColumn(2).isNull()) continue;
+    ++known.lost_steps;
+    known.useful_s -= rows.getColumn(3).getDouble();
+  }
+  return known;
+}
+
 Status Reader::fill_progress(uint32_t job_number, int64_t launched_ns, int64_t until_ns,
                              wire::JobStatus* status) {
   return guarded("cannot read the metrics", [&]() -> Status {
@@ -114,18 +134,11 @@ Status Reader::fill_progress(uint32_t job_number, int64_t launched_ns, int64_t u
       status->set_lr(row.metrics().lr());
       status->set_step_s(row.metrics().step_s());
     }
-    SQLite::Statement sums(
-        *impl_->db,
-        fmt::format("SELECT count(*), count(*) FILTER (WHERE {0}),"
-                    " total(m.step_s) FILTER (WHERE {0}) FROM metric_rows m WHERE m.job = ?",
-                    kIsLastStep));
-    sums.bind(1, job_number);
-    if (sums.executeStep() && sums.getColumn(0).getInt64() > 0) {
-      status->set_lost_steps(sums.getColumn(0).getInt64() - sums.getColumn(1).getInt64());
-      const double wall_s = static_cast<double>(until_ns - launched_ns) * 1e-9;
-      if (launched_ns > 0 && wall_s > 0)
-        status->set_effective_time_ratio(sums.getColumn(2).getDouble() / wall_s);
-    }
+    const StepSums& sums = impl_->step_sums(job_number);
+    status->set_lost_steps(sums.lost_steps);
+    const double wall_s = static_cast<double>(until_ns - launched_ns) * 1e-9;
+    if (sums.last_row > 0 && launched_ns > 0 && wall_s > 0)
+      status->set_effective_time_ratio(sums.useful_s / wall_s);
     SQLite::Statement validation(
         *impl_->db,
         "SELECT row, attempt, time, step, loss, tokens FROM validation_rows WHERE job = ?"

@@ -51,6 +51,7 @@ CREATE TABLE metric_rows (
   memory_bytes INTEGER NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX metric_rows_by_step ON metric_rows (job, step, attempt);
+CREATE INDEX metric_rows_by_arrival ON metric_rows (job, row);
 
 CREATE TABLE validation_rows (
   row INTEGER PRIMARY KEY,

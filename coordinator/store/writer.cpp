@@ -180,19 +180,19 @@ void Writer::Impl::prepare() {
                   " code, max_steps, ranks, launcher, layout, checkpoint_step, checkpoint_path)"
                   " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
   insert_step.emplace(*db,
-                      "INSERT OR REPLACE INTO metric_rows (job, attempt, step, time, loss, "
+                      "INSERT OR IGNORE INTO metric_rows (job, attempt, step, time, loss, "
                       "lm_loss, mtp_loss, aux_loss, z_loss,"
                       " grad_norm, lr, tokens, step_s, tokens_per_s, mfu, memory_bytes) VALUES "
                       "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
   insert_validation.emplace(*db,
-                            "INSERT OR REPLACE INTO validation_rows (job, attempt, step, time, "
+                            "INSERT OR IGNORE INTO validation_rows (job, attempt, step, time, "
                             "loss, tokens) VALUES (?,?,?,?,?,?)");
   insert_experts.emplace(*db,
-                         "INSERT OR REPLACE INTO expert_rows (job, step, attempt, first_layer, "
+                         "INSERT OR IGNORE INTO expert_rows (job, step, attempt, first_layer, "
                          "experts, counts) VALUES (?,?,?,?,?,?)");
   insert_memory.emplace(
       *db,
-      "INSERT OR REPLACE INTO memory_rows (job, attempt, rank, position, name, predicted_bytes,"
+      "INSERT OR IGNORE INTO memory_rows (job, attempt, rank, position, name, predicted_bytes,"
       " measured_bytes) VALUES (?,?,?,?,?,?,?)");
   put_report.emplace(
       *db, "INSERT OR REPLACE INTO report_rows (job, attempt, node, seq) VALUES (?,?,?,?)");

@@ -1,11 +1,13 @@
-// Causal multi-head latent attention, forward: blocks of queries against blocks of keys with a running softmax (Milakov &
-// Gimelshein 2018; Dao 2023); contract in kernels/ops/args.h.
+// Causal multi-head latent attention, forward: blocks of queries against blocks of keys with a
+// running softmax (Milakov & Gimelshein 2018; Dao 2023); contract in kernels/ops/args.h.
 //
-// Laws: never a [sequence, sequence] tensor; blocks above the diagonal are not computed; an output block is computed whole by
-// one thread, so its bits do not depend on the team. Heads go in rounds: their keys and values are packed once, then every
-// block of queries of the round is a piece of work, longest first.
+// Laws: never a [sequence, sequence] tensor; blocks above the diagonal are not computed; an output
+// block is computed whole by one thread, so its bits do not depend on the team. Heads go in rounds:
+// their keys and values are packed once, then every block of queries of the round is a piece of
+// work, longest first.
 //
-//   d = nope + rope    S scores [queries, kv_rows] f32    P probabilities, unnormalised, in C    m, l running maximum and sum
+//   d = nope + rope    S scores [queries, kv_rows] f32    P probabilities, unnormalised, in C    m,
+//   l running maximum and sum
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -16,8 +18,9 @@
 namespace dsv3::cpu {
 namespace {
 
-// One row of the running softmax: p = exp(scale · s − m) for the first `visible` of `count` scores, 0 behind; updates m and l and
-// overwrites s. Returns what the row's accumulated output must be multiplied with. scale > 0.
+// One row of the running softmax: p = exp(scale · s − m) for the first `visible` of `count` scores,
+// 0 behind; updates m and l and overwrites s. Returns what the row's accumulated output must be
+// multiplied with. scale > 0.
 template <typename C>
 float softmax_row(float* s, C* p, int64_t visible, int64_t count, float scale, float* m, float* l) {
   const int64_t n = ceil_div(visible, kVisibleStep) * kVisibleStep;
@@ -41,8 +44,13 @@ template <typename T, typename C>
 class Forward {
  public:
   Forward(const ops::Context& ctx, const ops::MlaAttentionForward& args)
-      : args_(args), s_(args.shape), d_(s_.nope_dim + s_.rope_dim), blocks_(s_), threads_(team_size()),
-        heads_(std::min<int64_t>(s_.batch * s_.heads, 2 * threads_)), scores_(scores_shape(), RuntimeDim::kM, blocks_),
+      : args_(args),
+        s_(args.shape),
+        d_(s_.nope_dim + s_.rope_dim),
+        blocks_(s_),
+        threads_(team_size()),
+        heads_(std::min<int64_t>(s_.batch * s_.heads, 2 * threads_)),
+        scores_(scores_shape(), RuntimeDim::kM, blocks_),
         values_(values_shape(), RuntimeDim::kM, blocks_) {
     const int64_t packed = heads_ * blocks_.num_kv;
     keys_at_ = shared_.add_bytes(packed * scores_.packed_bytes());
@@ -62,12 +70,14 @@ class Forward {
     std::byte* own = memory_ + shared_.size();
     for (int64_t first = 0; first < all; first += heads_) {
       const int64_t round = std::min(heads_, all - first);
-      for_each_item(round * blocks_.num_kv, threads_, own, own_.size(), [&](int64_t item, std::byte* scratch) {
-        pack(first, item / blocks_.num_kv, item % blocks_.num_kv, scratch);
-      });
-      for_each_item(round * blocks_.num_q, threads_, own, own_.size(), [&](int64_t item, std::byte* scratch) {
-        attend(first, item % round, blocks_.num_q - 1 - item / round, scratch);
-      });
+      for_each_item(round * blocks_.num_kv, threads_, own, own_.size(),
+                    [&](int64_t item, std::byte* scratch) {
+                      pack(first, item / blocks_.num_kv, item % blocks_.num_kv, scratch);
+                    });
+      for_each_item(round * blocks_.num_q, threads_, own, own_.size(),
+                    [&](int64_t item, std::byte* scratch) {
+                      attend(first, item % round, blocks_.num_q - 1 - item / round, scratch);
+                    });
     }
   }
 
@@ -106,8 +116,8 @@ class Forward {
     C* plain = reinterpret_cast<C*>(scratch + plain_at_);
     head.transposed_keys(s_, blocks_, j, plain);
     scores_.at(false).pack(plain, packed_keys(slot, j));
-    copy_block(head.v + j * blocks_.kv_rows * head.kv_stride, head.kv_stride, blocks_.keys(j), s_.v_dim, plain, s_.v_dim,
-               blocks_.kv_rows);
+    copy_block(head.v + j * blocks_.kv_rows * head.kv_stride, head.kv_stride, blocks_.keys(j),
+               s_.v_dim, plain, s_.v_dim, blocks_.kv_rows);
     values_.at(false).pack(plain, packed_values(slot, j));
   }
 
@@ -133,9 +143,10 @@ class Forward {
     for (int64_t j = 0; j <= blocks_.last_kv(i); ++j) {
       scores_.at(is_short).run(q, packed_keys(slot, j), scores, scratch + scratch_at_);
       for (int64_t r = 0; r < queries; ++r) {
-        const int64_t visible = std::clamp<int64_t>(begin + r + 1 - j * blocks_.kv_rows, 0, blocks_.kv_rows);
-        const float correction = softmax_row(scores + r * blocks_.kv_rows, p + r * blocks_.kv_rows, visible,
-                                             blocks_.kv_rows, s_.scale, m + r, l + r);
+        const int64_t visible =
+            std::clamp<int64_t>(begin + r + 1 - j * blocks_.kv_rows, 0, blocks_.kv_rows);
+        const float correction = softmax_row(scores + r * blocks_.kv_rows, p + r * blocks_.kv_rows,
+                                             visible, blocks_.kv_rows, s_.scale, m + r, l + r);
         if (correction == 1.0f) continue;
         float* row = o + r * s_.v_dim;
 #pragma omp simd

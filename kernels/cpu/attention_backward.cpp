@@ -1,12 +1,13 @@
-// Causal multi-head latent attention, backward: probabilities are recomputed block by block from the forward's log-sum-exp
-// (Dao 2023, algorithm 2); contract in kernels/ops/args.h.
+// Causal multi-head latent attention, backward: probabilities are recomputed block by block from
+// the forward's log-sum-exp (Dao 2023, algorithm 2); contract in kernels/ops/args.h.
 //
-// Laws: never a [sequence, sequence] tensor; the order of every addition is fixed. Heads go in rounds of one per thread. With
-// fewer heads than threads a head is shared by `parts_` threads, each taking every parts_-th block of keys and summing its own
-// dq; the parts are then added in order. dk_rope is summed over heads in the order of the heads.
+// Laws: never a [sequence, sequence] tensor; the order of every addition is fixed. Heads go in
+// rounds of one per thread. With fewer heads than threads a head is shared by `parts_` threads,
+// each taking every parts_-th block of keys and summing its own dq; the parts are then added in
+// order. dk_rope is summed over heads in the order of the heads.
 //
-//   d = nope + rope    P = exp(scale · q kᵀ − lse)    D = rowsum(dout ∘ out)    dS = scale · P ∘ (dout vᵀ − D)
-//   dv = Pᵀ dout       dk = dSᵀ q                     dq = dS k
+//   d = nope + rope    P = exp(scale · q kᵀ − lse)    D = rowsum(dout ∘ out)    dS = scale · P ∘
+//   (dout vᵀ − D) dv = Pᵀ dout       dk = dSᵀ q                     dq = dS k
 #include <cstring>
 #include <limits>
 
@@ -16,10 +17,11 @@
 namespace dsv3::cpu {
 namespace {
 
-// One row: p = exp(scale · s − lse) and ds = scale · p · (dp − delta) for the first `visible` of `count` columns, 0 behind;
-// overwrites s and dp.
+// One row: p = exp(scale · s − lse) and ds = scale · p · (dp − delta) for the first `visible` of
+// `count` columns, 0 behind; overwrites s and dp.
 template <typename C>
-void gradient_row(float* s, float* dp, C* p, C* ds, int64_t visible, int64_t count, float scale, float lse, float delta) {
+void gradient_row(float* s, float* dp, C* p, C* ds, int64_t visible, int64_t count, float scale,
+                  float lse, float delta) {
   const int64_t n = ceil_div(visible, kVisibleStep) * kVisibleStep;
   std::fill(s + visible, s + n, -std::numeric_limits<float>::infinity());
   std::fill(dp + visible, dp + n, 0.0f);
@@ -37,11 +39,15 @@ void gradient_row(float* s, float* dp, C* p, C* ds, int64_t visible, int64_t cou
 
 // The five products of one (queries, keys) block pair.
 struct Products {
-  Products(const ops::MlaShape& s, const AttentionBlocks& b, DType dtype, int64_t q_stride, int64_t dout_stride)
-      : scores(plain(b.q_rows, b.kv_rows, s.nope_dim + s.rope_dim, q_stride, dtype), RuntimeDim::kM, b),
+  Products(const ops::MlaShape& s, const AttentionBlocks& b, DType dtype, int64_t q_stride,
+           int64_t dout_stride)
+      : scores(plain(b.q_rows, b.kv_rows, s.nope_dim + s.rope_dim, q_stride, dtype), RuntimeDim::kM,
+               b),
         dp(plain(b.q_rows, b.kv_rows, s.v_dim, dout_stride, dtype), RuntimeDim::kM, b),
-        dq(sum(b.q_rows, s.nope_dim + s.rope_dim, b.kv_rows, false, b.kv_rows, dtype), RuntimeDim::kM, b),
-        dk(sum(b.kv_rows, s.nope_dim + s.rope_dim, b.q_rows, true, b.kv_rows, dtype), RuntimeDim::kK, b),
+        dq(sum(b.q_rows, s.nope_dim + s.rope_dim, b.kv_rows, false, b.kv_rows, dtype),
+           RuntimeDim::kM, b),
+        dk(sum(b.kv_rows, s.nope_dim + s.rope_dim, b.q_rows, true, b.kv_rows, dtype),
+           RuntimeDim::kK, b),
         dv(sum(b.kv_rows, s.v_dim, b.q_rows, true, b.kv_rows, dtype), RuntimeDim::kK, b) {}
 
   static MatmulShape plain(int64_t m, int64_t n, int64_t k, int64_t a_stride, DType dtype) {
@@ -53,15 +59,16 @@ struct Products {
     shape.packed_b = true;
     return shape;
   }
-  static MatmulShape sum(int64_t m, int64_t n, int64_t k, bool transpose_a, int64_t a_stride, DType dtype) {
+  static MatmulShape sum(int64_t m, int64_t n, int64_t k, bool transpose_a, int64_t a_stride,
+                         DType dtype) {
     MatmulShape shape = plain(m, n, k, a_stride, dtype);
     shape.transpose_a = transpose_a;
     shape.accumulate = true;
     return shape;
   }
   size_t scratch_bytes() const {
-    return std::max({scores.scratch_bytes(), dp.scratch_bytes(), dq.scratch_bytes(), dk.scratch_bytes(),
-                     dv.scratch_bytes()});
+    return std::max({scores.scratch_bytes(), dp.scratch_bytes(), dq.scratch_bytes(),
+                     dk.scratch_bytes(), dv.scratch_bytes()});
   }
 
   BlockMatmul scores;  // S [queries, kv_rows] = q · kᵀ
@@ -77,9 +84,15 @@ class Backward {
 
  public:
   Backward(const ops::Context& ctx, const ops::MlaAttentionBackward& args)
-      : args_(args), s_(args.shape), d_(s_.nope_dim + s_.rope_dim), blocks_(s_), threads_(team_size()),
-        heads_(std::min<int64_t>(s_.batch * s_.heads, threads_)), q_stride_(kWiden ? d_ : args.q.stride),
-        dout_stride_(kWiden ? s_.v_dim : args.dout.stride), products_(s_, blocks_, dtype_of<C>(), q_stride_, dout_stride_) {
+      : args_(args),
+        s_(args.shape),
+        d_(s_.nope_dim + s_.rope_dim),
+        blocks_(s_),
+        threads_(team_size()),
+        heads_(std::min<int64_t>(s_.batch * s_.heads, threads_)),
+        q_stride_(kWiden ? d_ : args.q.stride),
+        dout_stride_(kWiden ? s_.v_dim : args.dout.stride),
+        products_(s_, blocks_, dtype_of<C>(), q_stride_, dout_stride_) {
     const int64_t rest = s_.batch * s_.heads % heads_;  // heads of the last round
     const int64_t dq_buffers = std::max(heads_ * parts_of(heads_), rest * parts_of(rest));
     keys_t_at_ = head_.add_bytes(blocks_.num_kv * products_.scores.packed_bytes());
@@ -104,7 +117,8 @@ class Backward {
     dk_at_ = own_.add<float>(blocks_.kv_rows * d_);
     dv_at_ = own_.add<float>(blocks_.kv_rows * s_.v_dim);
     scratch_at_ = own_.add_bytes(products_.scratch_bytes());
-    shared_memory_ = ctx.workspace->reserve(shared_.size() + heads_ * head_.size() + threads_ * own_.size());
+    shared_memory_ =
+        ctx.workspace->reserve(shared_.size() + heads_ * head_.size() + threads_ * own_.size());
     head_memory_ = shared_memory_ + shared_.size();
     own_memory_ = head_memory_ + heads_ * head_.size();
   }
@@ -114,23 +128,27 @@ class Backward {
     for (int64_t first = 0; first < all; first += heads_) {
       const int64_t round = std::min(heads_, all - first), parts = parts_of(round);
       const int64_t blocks = blocks_.num_kv + blocks_.num_q;
-      for_each_item(round * blocks, threads_, own_memory_, own_.size(), [&](int64_t item, std::byte* own) {
-        const int64_t slot = item / blocks, block = item % blocks;
-        if (block < blocks_.num_kv) {
-          pack_keys(first, slot, block, own);
-        } else {
-          pack_queries(first, slot, block - blocks_.num_kv, own);
-        }
-      });
-      for_each_item(round * parts, threads_, own_memory_, own_.size(), [&](int64_t item, std::byte* own) {
-        float* dq = dq_buffer(item);
-        std::fill(dq, dq + s_.sequence * d_, 0.0f);
-        for (int64_t j = item % parts; j < blocks_.num_kv; j += parts) key_block(first, item / parts, j, dq, own);
-      });
+      for_each_item(round * blocks, threads_, own_memory_, own_.size(),
+                    [&](int64_t item, std::byte* own) {
+                      const int64_t slot = item / blocks, block = item % blocks;
+                      if (block < blocks_.num_kv) {
+                        pack_keys(first, slot, block, own);
+                      } else {
+                        pack_queries(first, slot, block - blocks_.num_kv, own);
+                      }
+                    });
+      for_each_item(round * parts, threads_, own_memory_, own_.size(),
+                    [&](int64_t item, std::byte* own) {
+                      float* dq = dq_buffer(item);
+                      std::fill(dq, dq + s_.sequence * d_, 0.0f);
+                      for (int64_t j = item % parts; j < blocks_.num_kv; j += parts)
+                        key_block(first, item / parts, j, dq, own);
+                    });
       for_each_item(round * blocks_.num_q, threads_, own_memory_, 0, [&](int64_t item, std::byte*) {
         store_dq(first, item / blocks_.num_q, item % blocks_.num_q, parts);
       });
-      for (int64_t slot = 0; slot < round && s_.rope_dim > 0; ++slot) sum_dk_rope(first + slot, slot);
+      for (int64_t slot = 0; slot < round && s_.rope_dim > 0; ++slot)
+        sum_dk_rope(first + slot, slot);
     }
   }
 
@@ -155,13 +173,15 @@ class Backward {
     C* plain = reinterpret_cast<C*>(own + plain_at_);
     head.transposed_keys(s_, blocks_, j, plain);
     products_.scores.at(false).pack(plain, packed(slot, keys_t_at_, products_.scores, j));
-    copy_block(head.k_nope + begin * head.kv_stride, head.kv_stride, rows, s_.nope_dim, plain, d_, blocks_.kv_rows);
+    copy_block(head.k_nope + begin * head.kv_stride, head.kv_stride, rows, s_.nope_dim, plain, d_,
+               blocks_.kv_rows);
     if (s_.rope_dim > 0) {
-      copy_block(head.k_rope + begin * head.k_rope_stride, head.k_rope_stride, rows, s_.rope_dim, plain + s_.nope_dim, d_,
-                 blocks_.kv_rows);
+      copy_block(head.k_rope + begin * head.k_rope_stride, head.k_rope_stride, rows, s_.rope_dim,
+                 plain + s_.nope_dim, d_, blocks_.kv_rows);
     }
     products_.dq.at(false).pack(plain, packed(slot, keys_at_, products_.dq, j));
-    transpose_block(head.v + begin * head.kv_stride, head.kv_stride, rows, s_.v_dim, plain, blocks_.kv_rows);
+    transpose_block(head.v + begin * head.kv_stride, head.kv_stride, rows, s_.v_dim, plain,
+                    blocks_.kv_rows);
     products_.dp.at(false).pack(plain, packed(slot, values_t_at_, products_.dp, j));
   }
 
@@ -173,11 +193,14 @@ class Backward {
     C* plain = reinterpret_cast<C*>(own + plain_at_);
     copy_block(head.q + begin * head.q_stride, head.q_stride, rows, d_, plain, d_, rows);
     products_.dk.at(is_short).pack(plain, packed(slot, queries_at_, products_.dk, i));
-    if (kWiden) std::memcpy(of_head<C>(slot, wide_q_at_) + begin * d_, plain, rows * d_ * sizeof(C));
+    if (kWiden)
+      std::memcpy(of_head<C>(slot, wide_q_at_) + begin * d_, plain, rows * d_ * sizeof(C));
     const T* dout = row_of<T>(args_.dout, head.token + begin) + head.h * s_.v_dim;
     copy_block(dout, args_.dout.stride, rows, s_.v_dim, plain, s_.v_dim, rows);
     products_.dv.at(is_short).pack(plain, packed(slot, douts_at_, products_.dv, i));
-    if (kWiden) std::memcpy(of_head<C>(slot, wide_dout_at_) + begin * s_.v_dim, plain, rows * s_.v_dim * sizeof(C));
+    if (kWiden)
+      std::memcpy(of_head<C>(slot, wide_dout_at_) + begin * s_.v_dim, plain,
+                  rows * s_.v_dim * sizeof(C));
     for (int64_t r = begin; r < begin + rows; ++r) {
       const T* d = row_of<T>(args_.dout, head.token + r) + head.h * s_.v_dim;
       const T* o = row_of<T>(args_.out, head.token + r) + head.h * s_.v_dim;
@@ -189,7 +212,8 @@ class Backward {
     }
   }
 
-  // Block j of the keys of one head against all queries that see it: its dk and dv whole, its share of dq.
+  // Block j of the keys of one head against all queries that see it: its dk and dv whole, its share
+  // of dq.
   void key_block(int64_t first, int64_t slot, int64_t j, float* dq, std::byte* own) const {
     const HeadRows<T> head(s_, first + slot, args_.q, args_.kv, args_.k_rope);
     const C* q = head_queries(head, slot);
@@ -209,16 +233,19 @@ class Backward {
     for (int64_t i = blocks_.first_q(j); i < blocks_.num_q; ++i) {
       const int64_t begin = blocks_.first_query(i), queries = blocks_.queries(i);
       const bool is_short = blocks_.is_short(i);
-      products_.scores.at(is_short).run(q + begin * q_stride_, packed(slot, keys_t_at_, products_.scores, j), scores, scratch);
-      products_.dp.at(is_short).run(dout + begin * dout_stride_, packed(slot, values_t_at_, products_.dp, j), dp, scratch);
+      products_.scores.at(is_short).run(
+          q + begin * q_stride_, packed(slot, keys_t_at_, products_.scores, j), scores, scratch);
+      products_.dp.at(is_short).run(dout + begin * dout_stride_,
+                                    packed(slot, values_t_at_, products_.dp, j), dp, scratch);
       for (int64_t r = 0; r < queries; ++r) {
         const int64_t visible = std::clamp<int64_t>(begin + r + 1 - j * kv_rows, 0, kv_rows);
-        gradient_row(scores + r * kv_rows, dp + r * kv_rows, p + r * kv_rows, ds + r * kv_rows, visible, kv_rows, s_.scale,
-                     lse[begin + r], delta[begin + r]);
+        gradient_row(scores + r * kv_rows, dp + r * kv_rows, p + r * kv_rows, ds + r * kv_rows,
+                     visible, kv_rows, s_.scale, lse[begin + r], delta[begin + r]);
       }
       products_.dv.at(is_short).run(p, packed(slot, douts_at_, products_.dv, i), dv, scratch);
       products_.dk.at(is_short).run(ds, packed(slot, queries_at_, products_.dk, i), dk, scratch);
-      products_.dq.at(is_short).run(ds, packed(slot, keys_at_, products_.dq, j), dq + begin * d_, scratch);
+      products_.dq.at(is_short).run(ds, packed(slot, keys_at_, products_.dq, j), dq + begin * d_,
+                                    scratch);
     }
     float* dk_rope = of_head<float>(slot, dk_rope_at_);
     for (int64_t r = 0; r < blocks_.keys(j); ++r) {
@@ -231,12 +258,16 @@ class Backward {
   }
 
   const C* head_queries(const HeadRows<T>& head, int64_t slot) const {
-    if constexpr (kWiden) return of_head<C>(slot, wide_q_at_);
-    else return head.q;
+    if constexpr (kWiden)
+      return of_head<C>(slot, wide_q_at_);
+    else
+      return head.q;
   }
   const C* head_douts(const HeadRows<T>& head, int64_t slot) const {
-    if constexpr (kWiden) return of_head<C>(slot, wide_dout_at_);
-    else return row_of<T>(args_.dout, head.token) + head.h * s_.v_dim;
+    if constexpr (kWiden)
+      return of_head<C>(slot, wide_dout_at_);
+    else
+      return row_of<T>(args_.dout, head.token) + head.h * s_.v_dim;
   }
 
   void store_dq(int64_t first, int64_t slot, int64_t i, int64_t parts) const {
@@ -261,7 +292,8 @@ class Backward {
     for (int64_t r = 0; r < s_.sequence; ++r) {
       float* row = sum + r * s_.rope_dim;
 #pragma omp simd
-      for (int64_t c = 0; c < s_.rope_dim; ++c) row[c] = (h == 0 ? 0.0f : row[c]) + add[r * s_.rope_dim + c];
+      for (int64_t c = 0; c < s_.rope_dim; ++c)
+        row[c] = (h == 0 ? 0.0f : row[c]) + add[r * s_.rope_dim + c];
       if (h == s_.heads - 1) store_row(row, row_of<T>(args_.dk_rope, token + r), s_.rope_dim);
     }
   }
@@ -275,7 +307,8 @@ class Backward {
   int64_t q_stride_, dout_stride_;
   Products products_;
   Layout shared_, head_, own_;  // head_: one copy per head of a round; own_: one per thread
-  size_t keys_t_at_, keys_at_, values_t_at_, queries_at_, douts_at_, wide_q_at_, wide_dout_at_, delta_at_, lse_at_, dk_rope_at_;
+  size_t keys_t_at_, keys_at_, values_t_at_, queries_at_, douts_at_, wide_q_at_, wide_dout_at_,
+      delta_at_, lse_at_, dk_rope_at_;
   size_t dq_at_, dk_rope_sum_at_;
   size_t plain_at_, s_at_, dp_at_, p_at_, ds_at_, dk_at_, dv_at_, scratch_at_;
   std::byte *shared_memory_, *head_memory_, *own_memory_;

@@ -6,8 +6,8 @@
 namespace dsv3::cpu {
 namespace {
 
-// Measured: 64 × 128 keeps scores, probabilities and one packed block of keys in the L2 cache for heads of 192 + 128, and wastes
-// at most 3/4 of a block at the diagonal.
+// Measured: 64 × 128 keeps scores, probabilities and one packed block of keys in the L2 cache for
+// heads of 192 + 128, and wastes at most 3/4 of a block at the diagonal.
 constexpr int64_t kQueryRows = 64;
 constexpr int64_t kKeyRows = 128;
 
@@ -34,7 +34,8 @@ void transpose_tile(const float* from, int64_t from_stride, float* to, int64_t t
 
 void transpose_tile(const Bf16* from, int64_t from_stride, Bf16* to, int64_t to_stride) {
   __m128i row[8], pair[8], quad[8];
-  for (int i = 0; i < 8; ++i) row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * from_stride));
+  for (int i = 0; i < 8; ++i)
+    row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * from_stride));
   for (int i = 0; i < 4; ++i) {  // rows 2i and 2i + 1, element by element
     pair[2 * i] = _mm_unpacklo_epi16(row[2 * i], row[2 * i + 1]);
     pair[2 * i + 1] = _mm_unpackhi_epi16(row[2 * i], row[2 * i + 1]);
@@ -61,7 +62,8 @@ AttentionBlocks::AttentionBlocks(const ops::MlaShape& shape)
   num_kv = ceil_div(sequence, kv_rows);
 }
 
-BlockMatmul::BlockMatmul(const MatmulShape& shape, RuntimeDim q_dim, const AttentionBlocks& blocks) {
+BlockMatmul::BlockMatmul(const MatmulShape& shape, RuntimeDim q_dim,
+                         const AttentionBlocks& blocks) {
   full_ = short_ = cached_matmul(shape, 1);
   const int64_t last = blocks.queries(blocks.num_q - 1);
   if (q_dim == RuntimeDim::kNone || last == blocks.q_rows) return;

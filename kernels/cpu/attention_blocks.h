@@ -1,9 +1,12 @@
-// What attention.cpp and attention_backward.cpp share: block sizes, operand packing, and the places of one head's operands.
+// What attention.cpp and attention_backward.cpp share: block sizes, operand packing, and the places
+// of one head's operands.
 //
-// Laws: a block of keys is padded with zero rows to its full size, and the causal mask hides them: only the last block of
-// queries is short. Nothing is allocated: all of it lies in one reservation of the workspace, laid out by a Layout.
+// Laws: a block of keys is padded with zero rows to its full size, and the causal mask hides them:
+// only the last block of queries is short. Nothing is allocated: all of it lies in one reservation
+// of the workspace, laid out by a Layout.
 //
-//   T activation dtype    C dtype multiplied in (T, or f32 where the processor has no bf16 products)
+//   T activation dtype    C dtype multiplied in (T, or f32 where the processor has no bf16
+//   products)
 #pragma once
 
 #include <cstddef>
@@ -36,7 +39,8 @@ class Layout {
   size_t size_ = 0;
 };
 
-// How a sequence is cut: queries in blocks of q_rows, keys and values in blocks of kv_rows (a multiple of q_rows).
+// How a sequence is cut: queries in blocks of q_rows, keys and values in blocks of kv_rows (a
+// multiple of q_rows).
 struct AttentionBlocks {
   explicit AttentionBlocks(const ops::MlaShape& shape);
 
@@ -44,7 +48,8 @@ struct AttentionBlocks {
   int64_t queries(int64_t i) const { return std::min(q_rows, sequence - i * q_rows); }
   bool is_short(int64_t i) const { return sequence - i * q_rows < q_rows; }
   int64_t keys(int64_t j) const { return std::min(kv_rows, sequence - j * kv_rows); }
-  // The last block of keys that block i of queries sees; the first block of queries that sees block j of keys.
+  // The last block of keys that block i of queries sees; the first block of queries that sees block
+  // j of keys.
   int64_t last_kv(int64_t i) const { return (first_query(i) + queries(i) - 1) / kv_rows; }
   int64_t first_q(int64_t j) const { return j * kv_rows / q_rows; }
 
@@ -56,7 +61,8 @@ struct AttentionBlocks {
 // One product of the attention for full blocks of queries, and one for the short last block.
 class BlockMatmul {
  public:
-  // `shape` for full blocks; `q_dim` is the dimension (m or k) that is the number of queries, kNone when it has none.
+  // `shape` for full blocks; `q_dim` is the dimension (m or k) that is the number of queries, kNone
+  // when it has none.
   BlockMatmul(const MatmulShape& shape, RuntimeDim q_dim, const AttentionBlocks& blocks);
   const Matmul& at(bool is_short) const { return is_short ? *short_ : *full_; }
   size_t scratch_bytes() const { return std::max(full_->scratch_bytes(), short_->scratch_bytes()); }
@@ -70,9 +76,11 @@ class BlockMatmul {
 void transpose_tile(const float* from, int64_t from_stride, float* to, int64_t to_stride);
 void transpose_tile(const Bf16* from, int64_t from_stride, Bf16* to, int64_t to_stride);
 
-// to[c, r] = from[r, c] for r < rows, c < cols, as C; columns of `to` from `rows` to to_cols are zeroed.
+// to[c, r] = from[r, c] for r < rows, c < cols, as C; columns of `to` from `rows` to to_cols are
+// zeroed.
 template <typename T, typename C>
-void transpose_block(const T* from, int64_t from_stride, int64_t rows, int64_t cols, C* to, int64_t to_cols) {
+void transpose_block(const T* from, int64_t from_stride, int64_t rows, int64_t cols, C* to,
+                     int64_t to_cols) {
   constexpr int64_t kTile = 8;
   for (int64_t c0 = 0; c0 < cols; c0 += kTile) {
     const int64_t c1 = std::min(cols, c0 + kTile);
@@ -83,27 +91,34 @@ void transpose_block(const T* from, int64_t from_stride, int64_t rows, int64_t c
       }
     }
     for (; r < rows; ++r) {
-      for (int64_t c = c0; c < c1; ++c) to[c * to_cols + r] = from_float<C>(to_float(from[r * from_stride + c]));
+      for (int64_t c = c0; c < c1; ++c)
+        to[c * to_cols + r] = from_float<C>(to_float(from[r * from_stride + c]));
     }
-    for (int64_t c = c0; c < c1; ++c) std::fill(to + c * to_cols + rows, to + (c + 1) * to_cols, C{});
+    for (int64_t c = c0; c < c1; ++c)
+      std::fill(to + c * to_cols + rows, to + (c + 1) * to_cols, C{});
   }
 }
 
-// to[r, c] = from[r, c] as C for r < rows, c < cols; rows from `rows` to to_rows are zeroed. to_stride ≥ cols.
+// to[r, c] = from[r, c] as C for r < rows, c < cols; rows from `rows` to to_rows are zeroed.
+// to_stride ≥ cols.
 template <typename T, typename C>
-void copy_block(const T* from, int64_t from_stride, int64_t rows, int64_t cols, C* to, int64_t to_stride, int64_t to_rows) {
+void copy_block(const T* from, int64_t from_stride, int64_t rows, int64_t cols, C* to,
+                int64_t to_stride, int64_t to_rows) {
   for (int64_t r = 0; r < rows; ++r) {
 #pragma omp simd
-    for (int64_t c = 0; c < cols; ++c) to[r * to_stride + c] = from_float<C>(to_float(from[r * from_stride + c]));
+    for (int64_t c = 0; c < cols; ++c)
+      to[r * to_stride + c] = from_float<C>(to_float(from[r * from_stride + c]));
   }
-  for (int64_t r = rows; r < to_rows; ++r) std::fill(to + r * to_stride, to + r * to_stride + cols, C{});
+  for (int64_t r = rows; r < to_rows; ++r)
+    std::fill(to + r * to_stride, to + r * to_stride + cols, C{});
 }
 
-// The masked row loops work on whole vectors: columns up to this multiple behind the last visible one are computed as masked.
+// The masked row loops work on whole vectors: columns up to this multiple behind the last visible
+// one are computed as masked.
 constexpr int64_t kVisibleStep = 16;
 
-// to[0, n) = from[0, n) rounded to C, nearest even. Without from_float's care for NaN, which here has shown in the row's
-// log-sum-exp already.
+// to[0, n) = from[0, n) rounded to C, nearest even. Without from_float's care for NaN, which here
+// has shown in the row's log-sum-exp already.
 template <typename C>
 void round_row(const float* from, C* to, int64_t n) {
   if constexpr (std::is_same_v<C, float>) {
@@ -120,9 +135,12 @@ void round_row(const float* from, C* to, int64_t n) {
 // The operands of head h of sequence b, as typed rows with strides.
 template <typename T>
 struct HeadRows {
-  HeadRows(const ops::MlaShape& s, int64_t head, const ops::ConstMatrix& q_all, const ops::ConstMatrix& kv_all,
-           const ops::ConstMatrix& k_rope_all)
-      : token((head / s.heads) * s.sequence), h(head % s.heads), q_stride(q_all.stride), kv_stride(kv_all.stride),
+  HeadRows(const ops::MlaShape& s, int64_t head, const ops::ConstMatrix& q_all,
+           const ops::ConstMatrix& kv_all, const ops::ConstMatrix& k_rope_all)
+      : token((head / s.heads) * s.sequence),
+        h(head % s.heads),
+        q_stride(q_all.stride),
+        kv_stride(kv_all.stride),
         k_rope_stride(k_rope_all.stride) {
     q = q_all.as<T>() + token * q_stride + h * (s.nope_dim + s.rope_dim);
     k_nope = kv_all.as<T>() + token * kv_stride + h * (s.nope_dim + s.v_dim);
@@ -139,12 +157,13 @@ struct HeadRows {
 
   // Block j of k = [k_nope | k_rope], transposed to [nope + rope, kv_rows].
   template <typename C>
-  void transposed_keys(const ops::MlaShape& s, const AttentionBlocks& blocks, int64_t j, C* to) const {
+  void transposed_keys(const ops::MlaShape& s, const AttentionBlocks& blocks, int64_t j,
+                       C* to) const {
     const int64_t first = j * blocks.kv_rows, rows = blocks.keys(j);
     transpose_block(k_nope + first * kv_stride, kv_stride, rows, s.nope_dim, to, blocks.kv_rows);
     if (s.rope_dim > 0) {
-      transpose_block(k_rope + first * k_rope_stride, k_rope_stride, rows, s.rope_dim, to + s.nope_dim * blocks.kv_rows,
-                      blocks.kv_rows);
+      transpose_block(k_rope + first * k_rope_stride, k_rope_stride, rows, s.rope_dim,
+                      to + s.nope_dim * blocks.kv_rows, blocks.kv_rows);
     }
   }
 };

@@ -1,7 +1,8 @@
 // The CPU back end's ops as free functions; CpuBackend forwards to them, one file per group of ops.
 //
-// Law: what each op does is written in kernels/ops/args.h alone. Arguments have been checked by kernels/ops; all of them run on
-// the calling thread and its OpenMP team, return when done, and throw Failure(kDevice) when oneDNN fails.
+// Law: what each op does is written in kernels/ops/args.h alone. Arguments have been checked by
+// kernels/ops; all of them run on the calling thread and its OpenMP team, return when done, and
+// throw Failure(kDevice) when oneDNN fails.
 #pragma once
 
 #include "kernels/ops/backend.h"

@@ -44,7 +44,8 @@ struct Descs {
 };
 
 Descs make_descs(const MatmulShape& s, int64_t m, int64_t k) {
-  return {matrix_desc(m, k, s.a_stride, s.transpose_a, s.in), matrix_desc(k, s.n, s.b_stride, s.transpose_b, s.in),
+  return {matrix_desc(m, k, s.a_stride, s.transpose_a, s.in),
+          matrix_desc(k, s.n, s.b_stride, s.transpose_b, s.in),
           matrix_desc(m, s.n, s.c_stride, false, s.out)};
 }
 
@@ -64,26 +65,30 @@ class DnnlMatmul final : public Matmul {
     b_source_desc_ = descs_.b;
     if (shape.packed_b) {
       descs_.b = memory::desc({k, shape.n}, data_type(shape.in), memory::format_tag::any);
-      if (shape.packed_m != 0) descs_.b = describe(make_descs(shape, shape.packed_m, k), descs_.b, attr).weights_desc();
+      if (shape.packed_m != 0)
+        descs_.b = describe(make_descs(shape, shape.packed_m, k), descs_.b, attr).weights_desc();
     }
     const dnnl::matmul::primitive_desc pd = describe(descs_, descs_.b, attr);
     scratch_desc_ = pd.scratchpad_desc();
     primitive_ = dnnl::matmul(pd);
     if (shape.packed_b) {
       descs_.b = pd.weights_desc();
-      pack_ = dnnl::reorder(dnnl::reorder::primitive_desc(engine(), b_source_desc_, engine(), descs_.b));
+      pack_ = dnnl::reorder(
+          dnnl::reorder::primitive_desc(engine(), b_source_desc_, engine(), descs_.b));
     }
   }
 
   size_t scratch_bytes() const override { return aligned_bytes(scratch_desc_.get_size()); }
 
-  void run(const void* a, const void* b, void* c, std::byte* scratch, int64_t runtime_size) const override {
+  void run(const void* a, const void* b, void* c, std::byte* scratch,
+           int64_t runtime_size) const override {
     try {
       if (shape_.runtime == RuntimeDim::kNone) {
         execute_bound(a, b, c, scratch);
       } else {
         const bool rows = shape_.runtime == RuntimeDim::kM;
-        execute(make_descs(shape_, rows ? runtime_size : shape_.m, rows ? shape_.k : runtime_size), a, b, c, scratch);
+        execute(make_descs(shape_, rows ? runtime_size : shape_.m, rows ? shape_.k : runtime_size),
+                a, b, c, scratch);
       }
     } catch (const dnnl::error& e) {
       throw Failure(Code::kDevice, "cpu: matmul", e.what());
@@ -107,20 +112,24 @@ class DnnlMatmul final : public Matmul {
     return dnnl::matmul::primitive_desc(dnnl::matmul::desc(descs.a, b, descs.c), attr, engine());
   }
 
-  void execute(const Descs& descs, const void* a, const void* b, void* c, std::byte* scratch) const {
-    primitive_.execute(stream(), {{DNNL_ARG_SRC, memory(descs.a, engine(), const_cast<void*>(a))},
-                                  {DNNL_ARG_WEIGHTS, memory(descs.b, engine(), const_cast<void*>(b))},
-                                  {DNNL_ARG_DST, memory(descs.c, engine(), c)},
-                                  {DNNL_ARG_SCRATCHPAD, memory(scratch_desc_, engine(), scratch)}});
+  void execute(const Descs& descs, const void* a, const void* b, void* c,
+               std::byte* scratch) const {
+    primitive_.execute(stream(),
+                       {{DNNL_ARG_SRC, memory(descs.a, engine(), const_cast<void*>(a))},
+                        {DNNL_ARG_WEIGHTS, memory(descs.b, engine(), const_cast<void*>(b))},
+                        {DNNL_ARG_DST, memory(descs.c, engine(), c)},
+                        {DNNL_ARG_SCRATCHPAD, memory(scratch_desc_, engine(), scratch)}});
   }
 
-  // Fixed sizes: the thread's own memory objects are pointed at the operands, since making them costs as much as a small product.
+  // Fixed sizes: the thread's own memory objects are pointed at the operands, since making them
+  // costs as much as a small product.
   void execute_bound(const void* a, const void* b, void* c, std::byte* scratch) const {
     thread_local std::array<Bound, kBoundSlots> slots;
     Bound& bound = slots[id_ % kBoundSlots];
     if (bound.id != id_) {
       bound.operands = {memory(descs_.a, engine(), nullptr), memory(descs_.b, engine(), nullptr),
-                        memory(descs_.c, engine(), nullptr), memory(scratch_desc_, engine(), nullptr)};
+                        memory(descs_.c, engine(), nullptr),
+                        memory(scratch_desc_, engine(), nullptr)};
       const int kinds[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
       for (int i = 0; i < 4; ++i) bound.args[i] = {kinds[i], bound.operands[i].get()};
       bound.id = id_;
@@ -129,8 +138,9 @@ class DnnlMatmul final : public Matmul {
     bound.operands[1].set_data_handle(const_cast<void*>(b));
     bound.operands[2].set_data_handle(c);
     bound.operands[3].set_data_handle(scratch);
-    dnnl::error::wrap_c_api(dnnl_primitive_execute(primitive_.get(), stream().get(), 4, bound.args.data()),
-                            "could not execute a matmul");
+    dnnl::error::wrap_c_api(
+        dnnl_primitive_execute(primitive_.get(), stream().get(), 4, bound.args.data()),
+        "could not execute a matmul");
   }
 
   // Memory objects of one primitive, kept by one thread.
@@ -160,10 +170,12 @@ struct Key {
 struct KeyHash {
   size_t operator()(const Key& key) const {
     const MatmulShape& s = key.shape;
-    const int flags = s.transpose_a | s.transpose_b << 1 | s.accumulate << 2 | static_cast<int>(s.in) << 3 |
-                      static_cast<int>(s.out) << 6 | static_cast<int>(s.runtime) << 9 | s.packed_b << 12;
+    const int flags = s.transpose_a | s.transpose_b << 1 | s.accumulate << 2 |
+                      static_cast<int>(s.in) << 3 | static_cast<int>(s.out) << 6 |
+                      static_cast<int>(s.runtime) << 9 | s.packed_b << 12;
     uint64_t h = 0xCBF29CE484222325u;
-    for (int64_t v : {s.m, s.n, s.k, s.a_stride, s.b_stride, s.c_stride, int64_t{flags}, int64_t{key.threads}, s.packed_m}) {
+    for (int64_t v : {s.m, s.n, s.k, s.a_stride, s.b_stride, s.c_stride, int64_t{flags},
+                      int64_t{key.threads}, s.packed_m}) {
       h = (h ^ static_cast<uint64_t>(v)) * 0x9E3779B97F4A7C15u;
       h ^= h >> 29;
     }
@@ -208,9 +220,9 @@ std::shared_ptr<const Matmul> cached_matmul(const MatmulShape& shape, int thread
     return made;
   } catch (const dnnl::error& e) {
     throw Failure(Code::kDevice, "cpu: matmul",
-                  "oneDNN has no product [" + std::to_string(shape.m) + ", " + std::to_string(shape.k) + "] x [" +
-                      std::to_string(shape.k) + ", " + std::to_string(shape.n) + "] of " + dtype_name(shape.in) + ": " +
-                      e.what());
+                  "oneDNN has no product [" + std::to_string(shape.m) + ", " +
+                      std::to_string(shape.k) + "] x [" + std::to_string(shape.k) + ", " +
+                      std::to_string(shape.n) + "] of " + dtype_name(shape.in) + ": " + e.what());
   }
 }
 
@@ -219,8 +231,12 @@ int64_t matmuls_made() {
   return cache().made;
 }
 
-bool native_bf16() { return has_isa(dnnl::cpu_isa::avx512_core); }
+bool native_bf16() {
+  return has_isa(dnnl::cpu_isa::avx512_core);
+}
 
-bool has_amx() { return has_isa(dnnl::cpu_isa::avx512_core_amx); }
+bool has_amx() {
+  return has_isa(dnnl::cpu_isa::avx512_core_amx);
+}
 
 }  // namespace dsv3::cpu

@@ -1,8 +1,9 @@
 // RMSNorm (Zhang & Sennrich 2019), forward and backward; contracts in kernels/ops/args.h.
 //
-// Laws: a row is read once from memory (its later passes hit the cache). dgain is summed in blocks of rows whose number depends
-// on the number of rows alone, and the blocks in order: the same bits on any number of threads. The input gradient and the
-// gain's are separate loops, so that asking for one leaves the other's bits alone.
+// Laws: a row is read once from memory (its later passes hit the cache). dgain is summed in blocks
+// of rows whose number depends on the number of rows alone, and the blocks in order: the same bits
+// on any number of threads. The input gradient and the gain's are separate loops, so that asking
+// for one leaves the other's bits alone.
 //
 //   D width    x̂ = x · rstd    rstd = 1 / sqrt(mean(x²) + eps)
 #include <cmath>
@@ -14,7 +15,8 @@
 namespace dsv3::cpu {
 namespace {
 
-// Blocks of rows whose dgain is summed apart: at least kBlockRows rows each, at most kBlocksMax of them.
+// Blocks of rows whose dgain is summed apart: at least kBlockRows rows each, at most kBlocksMax of
+// them.
 constexpr int64_t kBlockRows = 32;
 constexpr int64_t kBlocksMax = 64;
 
@@ -41,14 +43,18 @@ void add_gain_grad(const T* dy, const T* x, float rstd, float* dgain, int64_t wi
   for (int64_t i = 0; i < width; ++i) dgain[i] += to_float(dy[i]) * (to_float(x[i]) * rstd);
 }
 
-// dx (+)= rstd · dy · gain − slope · x, slope = rstd³ · mean(dy · gain · x) [x̂ = x · rstd put into args.h's formula].
+// dx (+)= rstd · dy · gain − slope · x, slope = rstd³ · mean(dy · gain · x) [x̂ = x · rstd put into
+// args.h's formula].
 template <typename T>
-void input_grad(const T* dy, const T* x, const float* gain, float rstd, T* dx, int64_t width, bool accumulate) {
-  const float slope = rstd * rstd * rstd * weighted_dot(dy, x, gain, width) / static_cast<float>(width);
+void input_grad(const T* dy, const T* x, const float* gain, float rstd, T* dx, int64_t width,
+                bool accumulate) {
+  const float slope =
+      rstd * rstd * rstd * weighted_dot(dy, x, gain, width) / static_cast<float>(width);
   if (accumulate) {
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) {
-      dx[i] = from_float<T>(to_float(dx[i]) + (rstd * to_float(dy[i]) * gain[i] - slope * to_float(x[i])));
+      dx[i] = from_float<T>(to_float(dx[i]) +
+                            (rstd * to_float(dy[i]) * gain[i] - slope * to_float(x[i])));
     }
   } else {
 #pragma omp simd
@@ -69,7 +75,8 @@ void rms_norm_forward(const ops::Context&, const ops::RmsNormForward& args) {
     for (int64_t r = 0; r < rows; ++r) {
       const T* x = row_of<T>(args.x, r);
       T* y = row_of<T>(args.y, r);
-      const float rstd = 1.0f / std::sqrt(sum_of_squares(x, width) / static_cast<float>(width) + args.eps);
+      const float rstd =
+          1.0f / std::sqrt(sum_of_squares(x, width) / static_cast<float>(width) + args.eps);
       args.rstd.data[r] = rstd;
 #pragma omp simd
       for (int64_t i = 0; i < width; ++i) y[i] = from_float<T>(to_float(x[i]) * rstd * gain[i]);
@@ -96,7 +103,8 @@ void rms_norm_backward(const ops::Context& ctx, const ops::RmsNormBackward& args
         const T* x = row_of<T>(args.x, r);
         const float rstd = args.rstd.data[r];
         if (want_dgain) add_gain_grad(dy, x, rstd, partial + block * width, width);
-        if (want_dx) input_grad(dy, x, args.gain.data, rstd, row_of<T>(args.dx, r), width, args.accumulate_dx);
+        if (want_dx)
+          input_grad(dy, x, args.gain.data, rstd, row_of<T>(args.dx, r), width, args.accumulate_dx);
       }
     }
   });

@@ -1,7 +1,8 @@
 // Many single-threaded pieces of work spread over the OpenMP team.
 //
-// Laws: a piece is done whole by one thread, so its bits do not depend on which; an exception inside leaves through the calling
-// thread. Team sizes are set where a region starts, for oneDNN asks OpenMP how many threads it may use.
+// Laws: a piece is done whole by one thread, so its bits do not depend on which; an exception
+// inside leaves through the calling thread. Team sizes are set where a region starts, for oneDNN
+// asks OpenMP how many threads it may use.
 //
 // Only for files of kernels/cpu.
 #pragma once
@@ -18,15 +19,21 @@
 namespace dsv3::cpu {
 
 // The number of threads that an op started here may use: 1 inside a parallel region.
-inline int team_size() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
+inline int team_size() {
+  return omp_in_parallel() ? 1 : omp_get_max_threads();
+}
 
 // bytes rounded up to whole cache lines, so that the parts of one reservation stay aligned.
-constexpr size_t aligned_bytes(size_t bytes) { return (bytes + 63) / 64 * 64; }
+constexpr size_t aligned_bytes(size_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
 
 // While alive, parallel regions started by this thread have `threads` threads.
 class ScopedThreads {
  public:
-  explicit ScopedThreads(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
+  explicit ScopedThreads(int threads) : before_(omp_get_max_threads()) {
+    omp_set_num_threads(threads);
+  }
   ~ScopedThreads() { omp_set_num_threads(before_); }
   ScopedThreads(const ScopedThreads&) = delete;
   ScopedThreads& operator=(const ScopedThreads&) = delete;
@@ -63,10 +70,12 @@ class ErrorSlot {
   std::exception_ptr error_;
 };
 
-// Runs body(item, scratch) for each item in [0, items), each item by one thread of at most `threads`, which hands it its own
-// `scratch_bytes` (a multiple of 64) from `scratch`. Items start in ascending order.
+// Runs body(item, scratch) for each item in [0, items), each item by one thread of at most
+// `threads`, which hands it its own `scratch_bytes` (a multiple of 64) from `scratch`. Items start
+// in ascending order.
 template <typename Body>
-void for_each_item(int64_t items, int threads, std::byte* scratch, size_t scratch_bytes, const Body& body) {
+void for_each_item(int64_t items, int threads, std::byte* scratch, size_t scratch_bytes,
+                   const Body& body) {
   ErrorSlot error;
   const int team = static_cast<int>(std::clamp<int64_t>(items, 1, threads));
 #pragma omp parallel num_threads(team) if (team > 1)

@@ -1,7 +1,8 @@
-// Rotary position embedding on interleaved pairs (Su et al. 2021), in place; contract in kernels/ops/args.h.
+// Rotary position embedding on interleaved pairs (Su et al. 2021), in place; contract in
+// kernels/ops/args.h.
 //
-// Law: the backward is the same rotation with the angle's sign turned, so transpose after forward gives the input back, up to
-// rounding (and up to YaRN's scale, which cos and sin carry).
+// Law: the backward is the same rotation with the angle's sign turned, so transpose after forward
+// gives the input back, up to rounding (and up to YaRN's scale, which cos and sin carry).
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/vec.h"
 
@@ -28,7 +29,8 @@ void rope(const ops::Context&, const ops::Rope& args) {
   dispatch(args.dtype, [&](auto element) {
     using T = decltype(element);
     T* x = static_cast<T*>(args.x);
-#pragma omp parallel for schedule(static) if (args.tokens * args.heads * args.rope_dim > kParallelMin)
+#pragma omp parallel for schedule(static) if (args.tokens * args.heads * args.rope_dim > \
+                                              kParallelMin)
     for (int64_t t = 0; t < args.tokens; ++t) {
       const int64_t position = t % args.sequence;
       for (int64_t h = 0; h < args.heads; ++h) {

@@ -1,7 +1,8 @@
 // DenseFfn: the SwiGLU feed-forward of a dense layer, and the shared experts of an MoE layer (one
 // FFN of their total width).
 //
-//   y += (silu(x · Wgateᵀ) ∘ (x · Wupᵀ)) · Wdownᵀ; gate and up are one product.
+// Law: gate and up are one product; what is kept is their output and the hidden state.
+//   y += (silu(x · Wgateᵀ) ∘ (x · Wupᵀ)) · Wdownᵀ
 #pragma once
 
 #include <string>

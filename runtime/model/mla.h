@@ -3,10 +3,11 @@
 // Law: the latents are what is computed and kept; one product makes both (in_proj), keys and values
 // are expanded from the normed kv latent, and all heads share one rotated key part. With a direct
 // query (q_lora_rank null) in_proj's first rows are the query.
-//   latent = x · in_projᵀ = [q part | kv latent | k_rope];  q = norm(q part) · q_bᵀ, or the q part
-//   itself;  kv = norm(kv latent) · kv_bᵀ y += attention(q, kv, k_rope) · o_projᵀ
-// Axis words: query_width = heads · (nope + rope); kv_width = heads · (nope + v); value_width =
-// heads · v.
+//   latent = x · in_projᵀ = [q part | kv latent | k_rope]
+//   q = norm(q part) · q_bᵀ, or the q part itself;  kv = norm(kv latent) · kv_bᵀ
+//   y += attention(q, kv, k_rope) · o_projᵀ
+// Axis words: query_width = heads · (nope + rope), kv_width = heads · (nope + v),
+// value_width = heads · v.
 #pragma once
 
 #include <string>

@@ -3,8 +3,10 @@
 // Laws: the router is f32 from its input on; which expert is chosen follows the biased scores, how
 // much it weighs the unbiased ones; nothing is dropped; the routing weight is applied before the
 // down projection. The bias is no parameter: only update_bias() changes it, from the exact counts
-// of the global batch. Axis words: slots = tokens · top_k, one (token, choice) each; rows = the
-// same slots, sorted by expert.
+// of the global batch.
+//
+// Axis words: slots = tokens · top_k, one (token, choice) each; rows = the same slots, sorted by
+// expert.
 #pragma once
 
 #include <optional>

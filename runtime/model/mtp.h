@@ -1,10 +1,10 @@
 // MtpModule: one depth of multi-token prediction (DeepSeek-V3 §2.2), Hugging Face's layer
 // num_layers + depth − 1.
 //
-//   x_i = eh_proj(concat[enorm(Emb(t_{i+depth})), hnorm(h^{depth−1}_i)]);  h^depth = layer(x);
-//   logits = head(norm(h^depth))
-// h⁰ is the main model's hidden state after its final norm; embedding and head are the main
-// model's.
+//   x_i = eh_proj(concat[enorm(Emb(t_{i+depth})), hnorm(h^{depth−1}_i)])
+//   h^depth = layer(x);  logits = head(norm(h^depth))
+// Law: h⁰ is the main model's hidden state after its final norm; embedding and head are the main
+// model's, and a deeper module takes h^depth from before this module's norm.
 #pragma once
 
 #include "runtime/model/layer.h"

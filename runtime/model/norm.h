@@ -1,5 +1,7 @@
-// RMSNorm as the modules use it: the statistics go into the stash, the gain's gradient comes with
-// the input's.
+// RMSNorm as the modules use it (Zhang & Sennrich 2019).
+//
+// Law: the statistics go into the stash; the gain's gradient comes with the input's, so it is part
+// of backward_input and never deferred.
 #pragma once
 
 #include "runtime/model/pass.h"

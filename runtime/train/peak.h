@@ -1,4 +1,7 @@
-// The arithmetic peak that MFU is a share of: measured on this machine, not read from a data sheet.
+// The arithmetic peak that MFU is a share of.
+//
+// Law: measured on this machine and in the dtype that is computed in, never read from a data sheet;
+// the number is printed with every MFU (TrainStart::peak_flops_per_s).
 #pragma once
 
 #include "runtime/tensor/arena.h"

@@ -1,4 +1,5 @@
-// MLA attention: CPU against the reference on many shapes, the reference's backward against finite differences, workspace size.
+// MLA attention: CPU against the reference on many shapes, the reference's backward against finite
+// differences, workspace size.
 #include <omp.h>
 
 #include <algorithm>
@@ -14,10 +15,16 @@ DSV3_OP_TEST_DTYPES(AttentionTest);
 // The tensors of one forward and backward, with padded rows so that a wrong stride shows.
 struct Case {
   Case(ops::MlaShape s, DType act, uint64_t seed, int64_t pad = 3)
-      : shape(s), q(input(act, s.heads * (s.nope_dim + s.rope_dim), seed, pad)),
-        kv(input(act, s.heads * (s.nope_dim + s.v_dim), seed + 1, pad)), k_rope(input(act, s.rope_dim, seed + 2, pad)),
-        dout(input(act, s.heads * s.v_dim, seed + 3, pad)), out(like(dout)), lse(DType::kF32, tokens(), s.heads),
-        dq(like(q)), dkv(like(kv)), dk_rope(like(k_rope)) {}
+      : shape(s),
+        q(input(act, s.heads * (s.nope_dim + s.rope_dim), seed, pad)),
+        kv(input(act, s.heads * (s.nope_dim + s.v_dim), seed + 1, pad)),
+        k_rope(input(act, s.rope_dim, seed + 2, pad)),
+        dout(input(act, s.heads * s.v_dim, seed + 3, pad)),
+        out(like(dout)),
+        lse(DType::kF32, tokens(), s.heads),
+        dq(like(q)),
+        dkv(like(kv)),
+        dk_rope(like(k_rope)) {}
 
   int64_t tokens() const { return shape.batch * shape.sequence; }
   Tensor input(DType act, int64_t width, uint64_t seed, int64_t pad) const {
@@ -28,8 +35,9 @@ struct Case {
     return {shape, q.matrix(), kv.matrix(), k_rope.matrix(), out.matrix(), lse.vector<float>()};
   }
   ops::MlaAttentionBackward backward() {
-    return {shape,        q.matrix(),    kv.matrix(), k_rope.matrix(), out.matrix(), lse.vector<float>(),
-            dout.matrix(), dq.matrix(), dkv.matrix(), dk_rope.matrix()};
+    return {shape,        q.matrix(),          kv.matrix(),   k_rope.matrix(),
+            out.matrix(), lse.vector<float>(), dout.matrix(), dq.matrix(),
+            dkv.matrix(), dk_rope.matrix()};
   }
 
   ops::MlaShape shape;
@@ -37,14 +45,16 @@ struct Case {
 };
 
 //                          batch, sequence, heads, nope, rope, v, scale
-const ops::MlaShape kShapes[] = {{1, 1, 1, 4, 2, 3, 1.0f},       {2, 5, 3, 8, 4, 8, 0.3f},      {1, 16, 2, 16, 8, 16, 0.2f},
-                                 {1, 63, 1, 7, 2, 5, 0.4f},      {3, 64, 2, 16, 0, 16, 0.25f},  {2, 65, 2, 0, 16, 12, 0.25f},
-                                 {1, 128, 3, 24, 8, 32, 0.18f},  {1, 129, 1, 13, 6, 11, 0.2f},  {2, 193, 2, 32, 16, 24, 0.15f},
-                                 {1, 257, 5, 16, 16, 16, 0.18f}, {1, 331, 1, 40, 24, 48, 0.12f}};
+const ops::MlaShape kShapes[] = {
+    {1, 1, 1, 4, 2, 3, 1.0f},       {2, 5, 3, 8, 4, 8, 0.3f},      {1, 16, 2, 16, 8, 16, 0.2f},
+    {1, 63, 1, 7, 2, 5, 0.4f},      {3, 64, 2, 16, 0, 16, 0.25f},  {2, 65, 2, 0, 16, 12, 0.25f},
+    {1, 128, 3, 24, 8, 32, 0.18f},  {1, 129, 1, 13, 6, 11, 0.2f},  {2, 193, 2, 32, 16, 24, 0.15f},
+    {1, 257, 5, 16, 16, 16, 0.18f}, {1, 331, 1, 40, 24, 48, 0.12f}};
 
 std::string name_of(const ops::MlaShape& s) {
-  return "batch " + std::to_string(s.batch) + " sequence " + std::to_string(s.sequence) + " heads " +
-         std::to_string(s.heads) + " nope " + std::to_string(s.nope_dim) + " rope " + std::to_string(s.rope_dim);
+  return "batch " + std::to_string(s.batch) + " sequence " + std::to_string(s.sequence) +
+         " heads " + std::to_string(s.heads) + " nope " + std::to_string(s.nope_dim) + " rope " +
+         std::to_string(s.rope_dim);
 }
 
 TEST_P(AttentionTest, ForwardMatchesReference) {
@@ -76,7 +86,8 @@ TEST_P(AttentionTest, LargeScoresStayFinite) {
   Case actual(shape, act(), 3), expected(shape, act(), 3);
   ops::mla_attention_forward(cpu(), actual.forward());
   ops::mla_attention_forward(reference(), expected.forward());
-  expect_close(actual.out, expected.out, "out", 20);  // scores near 600 carry an error of 600 · 2^-24
+  expect_close(actual.out, expected.out, "out",
+               20);  // scores near 600 carry an error of 600 · 2^-24
   expect_close(actual.lse, expected.lse, "lse");
 }
 
@@ -101,7 +112,8 @@ TEST_P(AttentionTest, RunsAreBitwiseEqual) {
   EXPECT_TRUE(first.dk_rope.bits_equal(second.dk_rope));
 }
 
-// One head on more threads than heads is shared between them: right, the forward with the bits of one thread.
+// One head on more threads than heads is shared between them: right, the forward with the bits of
+// one thread.
 TEST_P(AttentionTest, AnyNumberOfThreads) {
   const ops::MlaShape shape{1, 400, 1, 16, 8, 16, 0.2f};
   Case expected(shape, act(), 5);
@@ -124,7 +136,8 @@ TEST_P(AttentionTest, AnyNumberOfThreads) {
   }
 }
 
-// What comes after a token must not reach it: changing later keys leaves earlier outputs' bits alone.
+// What comes after a token must not reach it: changing later keys leaves earlier outputs' bits
+// alone.
 TEST_P(AttentionTest, TheFutureIsNotSeen) {
   const ops::MlaShape shape{1, 140, 1, 8, 4, 8, 0.3f};
   Case before(shape, act(), 9), after(shape, act(), 9);
@@ -134,7 +147,8 @@ TEST_P(AttentionTest, TheFutureIsNotSeen) {
   ops::mla_attention_forward(cpu(), before.forward());
   ops::mla_attention_forward(cpu(), after.forward());
   for (int64_t t = 0; t < cut; ++t)
-    for (int64_t c = 0; c < before.out.cols(); ++c) ASSERT_EQ(before.out.at(t, c), after.out.at(t, c)) << t;
+    for (int64_t c = 0; c < before.out.cols(); ++c)
+      ASSERT_EQ(before.out.at(t, c), after.out.at(t, c)) << t;
 }
 
 // Linear in the sequence: at 4096 tokens an eighth of one head's f32 [sequence, sequence] scores.
@@ -147,7 +161,8 @@ TEST_P(AttentionTest, WorkspaceIsFarBelowSequenceSquared) {
 }
 
 TEST(AttentionReference, BackwardMatchesFiniteDifferences) {
-  for (const ops::MlaShape& shape : {ops::MlaShape{2, 5, 2, 3, 2, 4, 0.7f}, ops::MlaShape{1, 4, 1, 0, 4, 2, 0.5f}}) {
+  for (const ops::MlaShape& shape :
+       {ops::MlaShape{2, 5, 2, 3, 2, 4, 0.7f}, ops::MlaShape{1, 4, 1, 0, 4, 2, 0.5f}}) {
     Case c(shape, DType::kF64, 11, 1);
     auto backend = make_reference_backend();
     const ops::Context ctx{backend.get(), nullptr, nullptr};

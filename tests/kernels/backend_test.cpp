@@ -1,4 +1,5 @@
-// The CPU back end itself: its memory, its choice of matmul dtype, and what the dispatch functions refuse.
+// The CPU back end itself: its memory, its choice of matmul dtype, and what the dispatch functions
+// refuse.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -53,7 +54,8 @@ TEST(CpuBackend, MultipliesInTheFasterDtype) {
   }
 }
 
-// A back end without ops: what the CUDA plug-in looks like to a caller of an op it was built without.
+// A back end without ops: what the CUDA plug-in looks like to a caller of an op it was built
+// without.
 class EmptyBackend : public ops::Backend {
  public:
   const char* name() const override { return "empty"; }
@@ -84,11 +86,13 @@ TEST(DispatchDeathTest, WrongShapesAbortWithTheOpsName) {
   auto backend = make_cpu();
   TestWorkspace workspace;
   const ops::Context ctx{backend.get(), nullptr, &workspace};
-  Tensor a(DType::kF32, 2, 3), b(DType::kF32, 4, 5), c(DType::kF32, 2, 5), narrow(DType::kBf16, 3, 5);
+  Tensor a(DType::kF32, 2, 3), b(DType::kF32, 4, 5), c(DType::kF32, 2, 5),
+      narrow(DType::kBf16, 3, 5);
   EXPECT_DEATH(ops::gemm(ctx, {a.matrix(), b.matrix(), c.matrix()}), "gemm: a and b differ in k");
   EXPECT_DEATH(ops::gemm(ctx, {a.matrix(), narrow.matrix(), c.matrix()}), "gemm: a and b are both");
   Tensor cos(DType::kF32, 2, 1);
-  ops::Rope rope{a.raw(), DType::kF32, 2, 1, 3, 3, 3, 2, cos.vector<float>(), cos.vector<float>(), false};
+  ops::Rope rope{a.raw(), DType::kF32, 2, 1, 3, 3, 3, 2, cos.vector<float>(), cos.vector<float>(),
+                 false};
   EXPECT_DEATH(ops::rope(ctx, rope), "rope: rope_dim is even");
 }
 

@@ -1,4 +1,5 @@
-// RMSNorm: CPU against the reference, optional gradients apart and together, the reference against finite differences.
+// RMSNorm: CPU against the reference, optional gradients apart and together, the reference against
+// finite differences.
 #include <string>
 
 #include "tests/kernels/op_test.h"
@@ -11,13 +12,21 @@ DSV3_OP_TEST_DTYPES(RmsNormTest);
 
 struct Case {
   Case(DType act, int64_t rows, int64_t width, int64_t pad)
-      : x(Tensor::random(act, rows, width, 1, 2.0, width + pad)), gain(Tensor::random(DType::kF32, 1, width, 2)),
-        y(act, rows, width, width + pad), rstd(DType::kF32, 1, rows), dy(Tensor::random(act, rows, width, 3, 1.0, width + pad)),
-        dx(Tensor::random(act, rows, width, 4, 1.0, width + pad)), dgain(Tensor::random(DType::kF32, 1, width, 5)) {}
+      : x(Tensor::random(act, rows, width, 1, 2.0, width + pad)),
+        gain(Tensor::random(DType::kF32, 1, width, 2)),
+        y(act, rows, width, width + pad),
+        rstd(DType::kF32, 1, rows),
+        dy(Tensor::random(act, rows, width, 3, 1.0, width + pad)),
+        dx(Tensor::random(act, rows, width, 4, 1.0, width + pad)),
+        dgain(Tensor::random(DType::kF32, 1, width, 5)) {}
 
-  ops::RmsNormForward forward() { return {x.matrix(), gain.vector<float>(), y.matrix(), rstd.vector<float>(), 1e-6f}; }
+  ops::RmsNormForward forward() {
+    return {x.matrix(), gain.vector<float>(), y.matrix(), rstd.vector<float>(), 1e-6f};
+  }
   ops::RmsNormBackward backward(bool accumulate) {
-    return {dy.matrix(), x.matrix(), gain.vector<float>(), rstd.vector<float>(), dx.matrix(), dgain.vector<float>(), accumulate};
+    return {
+        dy.matrix(),           x.matrix(), gain.vector<float>(), rstd.vector<float>(), dx.matrix(),
+        dgain.vector<float>(), accumulate};
   }
 
   Tensor x, gain, y, rstd, dy, dx, dgain;
@@ -61,7 +70,8 @@ TEST_P(RmsNormTest, InPlaceOverTheIncomingGradient) {
   EXPECT_TRUE(in_place.dgain.bits_equal(apart.dgain));
 }
 
-// Input and gain gradients may run apart (zero-bubble schedules): the same bits as together, and on every run.
+// Input and gain gradients may run apart (zero-bubble schedules): the same bits as together, and on
+// every run.
 TEST_P(RmsNormTest, GradientsApartEqualTogetherBitwise) {
   Case joint(act(), 300, 65, 0), apart(act(), 300, 65, 0);
   for (Case* c : {&joint, &apart}) ops::rms_norm_forward(cpu(), c->forward());

@@ -28,7 +28,8 @@ Tensor::Tensor(DType dtype, int64_t rows, int64_t cols, int64_t stride)
   }
 }
 
-Tensor Tensor::random(DType dtype, int64_t rows, int64_t cols, uint64_t seed, double scale, int64_t stride) {
+Tensor Tensor::random(DType dtype, int64_t rows, int64_t cols, uint64_t seed, double scale,
+                      int64_t stride) {
   Tensor t(dtype, rows, cols, stride);
   const CounterRng rng(seed, name_key("kernel test"));
   for (int64_t r = 0; r < rows; ++r)
@@ -51,7 +52,8 @@ int64_t Tensor::index(int64_t row, int64_t col) const {
 double Tensor::at(int64_t row, int64_t col) const {
   const int64_t i = index(row, col);
   if (dtype_ == DType::kI32) return reinterpret_cast<const int32_t*>(bytes_.data())[i];
-  if (dtype_ == DType::kI64) return static_cast<double>(reinterpret_cast<const int64_t*>(bytes_.data())[i]);
+  if (dtype_ == DType::kI64)
+    return static_cast<double>(reinterpret_cast<const int64_t*>(bytes_.data())[i]);
   return reference::load(bytes_.data(), dtype_, i);
 }
 
@@ -105,19 +107,22 @@ OpTest::OpTest() {
   reference_ = {reference_backend_.get(), nullptr, nullptr};
 }
 
-void OpTest::expect_close(const Tensor& actual, const Tensor& expected, const std::string& what, double slack) const {
+void OpTest::expect_close(const Tensor& actual, const Tensor& expected, const std::string& what,
+                          double slack) const {
   const Tolerance table = tolerance(act(), actual.dtype());
   test::expect_close(actual, expected, {table.absolute * slack, table.relative * slack}, what);
 }
 
-void expect_close(const Tensor& actual, const Tensor& expected, Tolerance tolerance, const std::string& what) {
+void expect_close(const Tensor& actual, const Tensor& expected, Tolerance tolerance,
+                  const std::string& what) {
   ASSERT_EQ(actual.rows(), expected.rows()) << what;
   ASSERT_EQ(actual.cols(), expected.cols()) << what;
   EXPECT_TRUE(actual.guards_hold()) << what << ": written outside its view";
   double largest = 0.0;
   for (int64_t r = 0; r < expected.rows(); ++r)
     for (int64_t c = 0; c < expected.cols(); ++c) {
-      if (std::isfinite(expected.at(r, c))) largest = std::max(largest, std::abs(expected.at(r, c)));
+      if (std::isfinite(expected.at(r, c)))
+        largest = std::max(largest, std::abs(expected.at(r, c)));
     }
   int64_t wrong = 0;
   for (int64_t r = 0; r < expected.rows(); ++r)
@@ -126,14 +131,15 @@ void expect_close(const Tensor& actual, const Tensor& expected, Tolerance tolera
       if (a == e) continue;
       const double allowed = tolerance.absolute * largest + tolerance.relative * std::abs(e);
       if (!(std::abs(a - e) <= allowed) && ++wrong <= 3) {
-        ADD_FAILURE() << what << " [" << r << ", " << c << "]: " << a << ", expected " << e << " ± " << allowed;
+        ADD_FAILURE() << what << " [" << r << ", " << c << "]: " << a << ", expected " << e << " ± "
+                      << allowed;
       }
     }
   EXPECT_EQ(wrong, 0) << what << ": of " << expected.size();
 }
 
-void expect_gradient(const Tensor& analytic, Tensor& x, const std::function<double()>& loss, const std::string& what,
-                     double step, double tolerance) {
+void expect_gradient(const Tensor& analytic, Tensor& x, const std::function<double()>& loss,
+                     const std::string& what, double step, double tolerance) {
   ASSERT_EQ(analytic.rows(), x.rows()) << what;
   ASSERT_EQ(analytic.cols(), x.cols()) << what;
   double largest = 0.0, worst = 0.0;
@@ -151,8 +157,9 @@ void expect_gradient(const Tensor& analytic, Tensor& x, const std::function<doub
       const double error = std::abs(numeric - analytic.at(r, c));
       if (!(error <= worst)) {
         worst = error;
-        place = "[" + std::to_string(r) + ", " + std::to_string(c) + "]: " + std::to_string(analytic.at(r, c)) +
-                ", finite difference " + std::to_string(numeric);
+        place = "[" + std::to_string(r) + ", " + std::to_string(c) +
+                "]: " + std::to_string(analytic.at(r, c)) + ", finite difference " +
+                std::to_string(numeric);
       }
     }
   EXPECT_LE(worst, tolerance * std::max(largest, 1e-3)) << what << " " << place;
@@ -165,8 +172,12 @@ double weighted_sum(const Tensor& y, const Tensor& weight) {
   return sum;
 }
 
-std::unique_ptr<ops::Backend> make_reference_backend() { return std::make_unique<reference::ReferenceBackend>(); }
+std::unique_ptr<ops::Backend> make_reference_backend() {
+  return std::make_unique<reference::ReferenceBackend>();
+}
 
-std::string dtype_case_name(const testing::TestParamInfo<DType>& info) { return dtype_name(info.param); }
+std::string dtype_case_name(const testing::TestParamInfo<DType>& info) {
+  return dtype_name(info.param);
+}
 
 }  // namespace dsv3::test

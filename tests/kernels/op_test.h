@@ -1,8 +1,10 @@
-// What every kernel test is made of: host tensors with guarded padding, one fixture per activation dtype, tolerances, gradients.
+// What every kernel test is made of: host tensors with guarded padding, one fixture per activation
+// dtype, tolerances, gradients.
 //
-// Laws: one body runs for f32 and bf16; the expectation comes from the scalar double reference (tests/kernels/reference); the
-// tolerances stand in one table here. A backward is checked against finite differences of the reference's forward, run in f64.
-// Every tensor's padding (stride > cols, and the tail) holds a sentinel: expect_guards finds writes outside a view.
+// Laws: one body runs for f32 and bf16; the expectation comes from the scalar double reference
+// (tests/kernels/reference); the tolerances stand in one table here. A backward is checked against
+// finite differences of the reference's forward, run in f64. Every tensor's padding (stride > cols,
+// and the tail) holds a sentinel: expect_guards finds writes outside a view.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,12 +19,14 @@
 
 namespace dsv3::test {
 
-// A host matrix [rows, cols] of f32, bf16, f64, i32 or i64 that owns its memory. Rows are `stride` elements apart.
+// A host matrix [rows, cols] of f32, bf16, f64, i32 or i64 that owns its memory. Rows are `stride`
+// elements apart.
 class Tensor {
  public:
   Tensor() = default;
   Tensor(DType dtype, int64_t rows, int64_t cols, int64_t stride = -1);
-  static Tensor random(DType dtype, int64_t rows, int64_t cols, uint64_t seed, double scale = 1.0, int64_t stride = -1);
+  static Tensor random(DType dtype, int64_t rows, int64_t cols, uint64_t seed, double scale = 1.0,
+                       int64_t stride = -1);
   static Tensor filled(DType dtype, int64_t rows, int64_t cols, double value);
 
   DType dtype() const { return dtype_; }
@@ -35,9 +39,13 @@ class Tensor {
   Tensor as(DType dtype) const;
 
   ops::Matrix matrix() { return ops::Matrix(bytes_.data(), dtype_, rows_, cols_, stride_); }
-  ops::ConstMatrix matrix() const { return ops::ConstMatrix(bytes_.data(), dtype_, rows_, cols_, stride_); }
+  ops::ConstMatrix matrix() const {
+    return ops::ConstMatrix(bytes_.data(), dtype_, rows_, cols_, stride_);
+  }
   // [groups, rows / groups, cols]; contiguous tensors only.
-  ops::Stack stack(int64_t groups) { return ops::Stack(bytes_.data(), dtype_, groups, groups ? rows_ / groups : 0, cols_); }
+  ops::Stack stack(int64_t groups) {
+    return ops::Stack(bytes_.data(), dtype_, groups, groups ? rows_ / groups : 0, cols_);
+  }
   // All elements in a row; T must be the dtype's type; contiguous tensors only.
   template <typename T>
   ops::Vector<T> vector() {
@@ -63,7 +71,8 @@ class Tensor {
   std::vector<std::byte> bytes_;
 };
 
-// Scratch memory that remembers the most it was ever asked for; fresh scratch is filled with NaN bits.
+// Scratch memory that remembers the most it was ever asked for; fresh scratch is filled with NaN
+// bits.
 class TestWorkspace : public ops::Workspace {
  public:
   std::byte* reserve(size_t bytes) override;
@@ -82,7 +91,8 @@ struct Tolerance {
 // The table: what an output of this dtype may differ by, its inputs being of dtype act.
 Tolerance tolerance(DType act, DType output);
 
-// One body per activation dtype: `class RopeTest : public OpTest {}; DSV3_OP_TEST_DTYPES(RopeTest); TEST_P(RopeTest, …)`.
+// One body per activation dtype: `class RopeTest : public OpTest {}; DSV3_OP_TEST_DTYPES(RopeTest);
+// TEST_P(RopeTest, …)`.
 class OpTest : public testing::TestWithParam<DType> {
  protected:
   OpTest();
@@ -91,8 +101,10 @@ class OpTest : public testing::TestWithParam<DType> {
   const ops::Context& reference() const { return reference_; }
   ops::Backend& reference_backend() { return *reference_backend_; }
   const TestWorkspace& workspace() const { return workspace_; }
-  // Element-wise within tolerance(act(), actual's dtype) times `slack`, and the guards of actual hold.
-  void expect_close(const Tensor& actual, const Tensor& expected, const std::string& what, double slack = 1.0) const;
+  // Element-wise within tolerance(act(), actual's dtype) times `slack`, and the guards of actual
+  // hold.
+  void expect_close(const Tensor& actual, const Tensor& expected, const std::string& what,
+                    double slack = 1.0) const;
 
  private:
   TestWorkspace workspace_;
@@ -103,12 +115,14 @@ class OpTest : public testing::TestWithParam<DType> {
 };
 
 // As OpTest::expect_close with an explicit tolerance.
-void expect_close(const Tensor& actual, const Tensor& expected, Tolerance tolerance, const std::string& what);
+void expect_close(const Tensor& actual, const Tensor& expected, Tolerance tolerance,
+                  const std::string& what);
 
-// Compares `analytic` [same shape as x] with the central difference (loss(x + step) − loss(x − step)) / 2 step for every element
-// of x; x is f64 or f32 and is left as it was. Fails beyond `tolerance` of the largest gradient.
-void expect_gradient(const Tensor& analytic, Tensor& x, const std::function<double()>& loss, const std::string& what,
-                     double step = 1e-3, double tolerance = 2e-4);
+// Compares `analytic` [same shape as x] with the central difference (loss(x + step) − loss(x −
+// step)) / 2 step for every element of x; x is f64 or f32 and is left as it was. Fails beyond
+// `tolerance` of the largest gradient.
+void expect_gradient(const Tensor& analytic, Tensor& x, const std::function<double()>& loss,
+                     const std::string& what, double step = 1e-3, double tolerance = 2e-4);
 
 // Σ weight · y over all elements: the scalar loss whose gradient with respect to y is `weight`.
 double weighted_sum(const Tensor& y, const Tensor& weight);

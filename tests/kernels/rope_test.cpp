@@ -1,4 +1,5 @@
-// RoPE: CPU against the reference in place and strided, the backward as the transposed rotation, known angles.
+// RoPE: CPU against the reference in place and strided, the backward as the transposed rotation,
+// known angles.
 #include <cmath>
 #include <string>
 
@@ -28,22 +29,37 @@ struct Angles {
 ops::Rope rope_args(Tensor& x, Angles& angles, int64_t heads, int64_t rope_dim, bool transpose) {
   const int64_t head_dim = x.cols() / heads;
   char* first = static_cast<char*>(x.raw()) + (head_dim - rope_dim) * dtype_bytes(x.dtype());
-  return {first,    x.dtype(),           x.rows(),  heads, x.matrix().stride, head_dim, rope_dim, angles.cos.rows(),
-          angles.cos.vector<float>(), angles.sin.vector<float>(), transpose};
+  return {first,
+          x.dtype(),
+          x.rows(),
+          heads,
+          x.matrix().stride,
+          head_dim,
+          rope_dim,
+          angles.cos.rows(),
+          angles.cos.vector<float>(),
+          angles.sin.vector<float>(),
+          transpose};
 }
 
 TEST_P(RopeTest, MatchesReference) {
   struct Size {
     int64_t batch, sequence, heads, skip, rope_dim;
   };
-  for (const Size& s : {Size{1, 1, 1, 0, 2}, {2, 7, 3, 5, 8}, {1, 33, 1, 0, 64}, {3, 40, 4, 16, 24}, {0, 4, 2, 1, 4}})
+  for (const Size& s : {Size{1, 1, 1, 0, 2},
+                        {2, 7, 3, 5, 8},
+                        {1, 33, 1, 0, 64},
+                        {3, 40, 4, 16, 24},
+                        {0, 4, 2, 1, 4}})
     for (bool transpose : {false, true}) {
       Angles angles(s.sequence, s.rope_dim, 1.2);
       const int64_t width = s.heads * (s.skip + s.rope_dim);
-      Tensor actual = Tensor::random(act(), s.batch * s.sequence, width, 1, 1.0, width + 3), expected = actual;
+      Tensor actual = Tensor::random(act(), s.batch * s.sequence, width, 1, 1.0, width + 3),
+             expected = actual;
       ops::rope(cpu(), rope_args(actual, angles, s.heads, s.rope_dim, transpose));
       ops::rope(reference(), rope_args(expected, angles, s.heads, s.rope_dim, transpose));
-      expect_close(actual, expected, "heads " + std::to_string(s.heads) + " rope " + std::to_string(s.rope_dim));
+      expect_close(actual, expected,
+                   "heads " + std::to_string(s.heads) + " rope " + std::to_string(s.rope_dim));
     }
 }
 
@@ -66,7 +82,8 @@ TEST_P(RopeTest, TransposeUndoesTheRotation) {
   expect_close(x, before, "x");
 }
 
-// The pair (1, 0) at position 1 of the fastest frequency turns to (cos 1, sin 1): pairs are interleaved, not halves.
+// The pair (1, 0) at position 1 of the fastest frequency turns to (cos 1, sin 1): pairs are
+// interleaved, not halves.
 TEST_P(RopeTest, RotatesNeighbouringPairs) {
   Angles angles(2, 4, 1.0);
   Tensor x(act(), 2, 4);

@@ -1,4 +1,5 @@
-// Multi-head latent attention of the reference: a whole row of scores at a time, softmax by its definition.
+// Multi-head latent attention of the reference: a whole row of scores at a time, softmax by its
+// definition.
 #include <cmath>
 #include <vector>
 
@@ -13,7 +14,9 @@ struct Operands {
   const ops::ConstMatrix &q_all, &kv_all, &k_rope_all;
 
   int64_t width() const { return shape.nope_dim + shape.rope_dim; }
-  double q(int64_t row, int64_t head, int64_t i) const { return load(q_all, row, head * width() + i); }
+  double q(int64_t row, int64_t head, int64_t i) const {
+    return load(q_all, row, head * width() + i);
+  }
   double k(int64_t row, int64_t head, int64_t i) const {
     if (i >= shape.nope_dim) return load(k_rope_all, row, i - shape.nope_dim);
     return load(kv_all, row, head * (shape.nope_dim + shape.v_dim) + i);
@@ -30,7 +33,8 @@ struct Operands {
 
 }  // namespace
 
-void ReferenceBackend::mla_attention_forward(const ops::Context&, const ops::MlaAttentionForward& args) {
+void ReferenceBackend::mla_attention_forward(const ops::Context&,
+                                             const ops::MlaAttentionForward& args) {
   const ops::MlaShape& s = args.shape;
   const Operands in{s, args.q, args.kv, args.k_rope};
   for (int64_t head = 0; head < s.heads; ++head)
@@ -46,14 +50,16 @@ void ReferenceBackend::mla_attention_forward(const ops::Context&, const ops::Mla
       const double lse = largest + std::log(sum);
       for (int64_t i = 0; i < s.v_dim; ++i) {
         double out = 0.0;
-        for (int64_t key = first; key <= query; ++key) out += std::exp(scores[key - first] - lse) * in.v(key, head, i);
+        for (int64_t key = first; key <= query; ++key)
+          out += std::exp(scores[key - first] - lse) * in.v(key, head, i);
         store(args.out, query, head * s.v_dim + i, out);
       }
       args.lse.data[query * s.heads + head] = static_cast<float>(lse);
     }
 }
 
-void ReferenceBackend::mla_attention_backward(const ops::Context&, const ops::MlaAttentionBackward& args) {
+void ReferenceBackend::mla_attention_backward(const ops::Context&,
+                                              const ops::MlaAttentionBackward& args) {
   const ops::MlaShape& s = args.shape;
   const Operands in{s, args.q, args.kv, args.k_rope};
   const int64_t width = in.width(), tokens = s.batch * s.sequence;
@@ -63,26 +69,32 @@ void ReferenceBackend::mla_attention_backward(const ops::Context&, const ops::Ml
     for (int64_t query = 0; query < tokens; ++query) {
       double delta = 0.0;  // Σ dout · out
       for (int64_t i = 0; i < s.v_dim; ++i) {
-        delta += load(args.dout, query, head * s.v_dim + i) * load(args.out, query, head * s.v_dim + i);
+        delta +=
+            load(args.dout, query, head * s.v_dim + i) * load(args.out, query, head * s.v_dim + i);
       }
       for (int64_t key = query / s.sequence * s.sequence; key <= query; ++key) {
-        const double p = std::exp(in.score(query, key, head) - args.lse.data[query * s.heads + head]);
+        const double p =
+            std::exp(in.score(query, key, head) - args.lse.data[query * s.heads + head]);
         double dp = 0.0;
-        for (int64_t i = 0; i < s.v_dim; ++i) dp += load(args.dout, query, head * s.v_dim + i) * in.v(key, head, i);
+        for (int64_t i = 0; i < s.v_dim; ++i)
+          dp += load(args.dout, query, head * s.v_dim + i) * in.v(key, head, i);
         const double ds = s.scale * p * (dp - delta);
         for (int64_t i = 0; i < width; ++i) {
           dq[query * width + i] += ds * in.k(key, head, i);
           dk[key * width + i] += ds * in.q(query, head, i);
         }
-        for (int64_t i = 0; i < s.v_dim; ++i) dv[key * s.v_dim + i] += p * load(args.dout, query, head * s.v_dim + i);
+        for (int64_t i = 0; i < s.v_dim; ++i)
+          dv[key * s.v_dim + i] += p * load(args.dout, query, head * s.v_dim + i);
       }
     }
     for (int64_t t = 0; t < tokens; ++t) {
       const int64_t kv_column = head * (s.nope_dim + s.v_dim);
       for (int64_t i = 0; i < width; ++i) store(args.dq, t, head * width + i, dq[t * width + i]);
       for (int64_t i = 0; i < s.nope_dim; ++i) store(args.dkv, t, kv_column + i, dk[t * width + i]);
-      for (int64_t i = 0; i < s.v_dim; ++i) store(args.dkv, t, kv_column + s.nope_dim + i, dv[t * s.v_dim + i]);
-      for (int64_t i = 0; i < s.rope_dim; ++i) dk_rope[t * s.rope_dim + i] += dk[t * width + s.nope_dim + i];
+      for (int64_t i = 0; i < s.v_dim; ++i)
+        store(args.dkv, t, kv_column + s.nope_dim + i, dv[t * s.v_dim + i]);
+      for (int64_t i = 0; i < s.rope_dim; ++i)
+        dk_rope[t * s.rope_dim + i] += dk[t * width + s.nope_dim + i];
     }
   }
   for (int64_t t = 0; t < tokens; ++t)

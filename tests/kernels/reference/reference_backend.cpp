@@ -43,7 +43,9 @@ void* ReferenceBackend::allocate(size_t bytes) {
   return data;
 }
 
-void ReferenceBackend::deallocate(void* data) { std::free(data); }
+void ReferenceBackend::deallocate(void* data) {
+  std::free(data);
+}
 
 void ReferenceBackend::copy_to_device(void* to, const void* from_host, size_t bytes, ops::Stream) {
   if (bytes) std::memcpy(to, from_host, bytes);

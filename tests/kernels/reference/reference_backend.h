@@ -1,9 +1,10 @@
 // The reference back end: every op as the plain scalar loops of its formula in args.h, in double.
 //
-// Law: obviously right before anything else. No OpenMP, no oneDNN, no blocking, and no code shared with kernels/cpu: it is the
-// oracle of the kernels' tests and of the model's. Inputs are read in their dtype, everything between is double, and each
-// output is rounded once, when it is stored. Called directly (not through kernels/ops), it also takes act = f64, so that its
-// forward can be differentiated numerically.
+// Law: obviously right before anything else. No OpenMP, no oneDNN, no blocking, and no code shared
+// with kernels/cpu: it is the oracle of the kernels' tests and of the model's. Inputs are read in
+// their dtype, everything between is double, and each output is rounded once, when it is stored.
+// Called directly (not through kernels/ops), it also takes act = f64, so that its forward can be
+// differentiated numerically.
 #pragma once
 
 #include <cstdint>
@@ -37,15 +38,18 @@ class ReferenceBackend : public ops::Backend {
   // reference_gemm.cpp
   void gemm(const ops::Context& ctx, const ops::Gemm& args) override;
   void grouped_gemm(const ops::Context& ctx, const ops::GroupedGemm& args) override;
-  void grouped_gemm_weight_grad(const ops::Context& ctx, const ops::GroupedGemmWeightGrad& args) override;
+  void grouped_gemm_weight_grad(const ops::Context& ctx,
+                                const ops::GroupedGemmWeightGrad& args) override;
   // reference_norm.cpp
   void rms_norm_forward(const ops::Context& ctx, const ops::RmsNormForward& args) override;
   void rms_norm_backward(const ops::Context& ctx, const ops::RmsNormBackward& args) override;
   // reference_rope.cpp
   void rope(const ops::Context& ctx, const ops::Rope& args) override;
   // reference_attention.cpp
-  void mla_attention_forward(const ops::Context& ctx, const ops::MlaAttentionForward& args) override;
-  void mla_attention_backward(const ops::Context& ctx, const ops::MlaAttentionBackward& args) override;
+  void mla_attention_forward(const ops::Context& ctx,
+                             const ops::MlaAttentionForward& args) override;
+  void mla_attention_backward(const ops::Context& ctx,
+                              const ops::MlaAttentionBackward& args) override;
   // reference_swiglu.cpp
   void swiglu_forward(const ops::Context& ctx, const ops::SwigluForward& args) override;
   void swiglu_backward(const ops::Context& ctx, const ops::SwigluBackward& args) override;

@@ -16,8 +16,10 @@ void ReferenceBackend::gemm(const ops::Context&, const ops::Gemm& args) {
     for (int64_t j = 0; j < args.c.cols; ++j) {
       double sum = args.accumulate ? reference::load(args.c, i, j) : 0.0;
       for (int64_t k = 0; k < depth; ++k) {
-        const double a = args.transpose_a ? reference::load(args.a, k, i) : reference::load(args.a, i, k);
-        const double b = args.transpose_b ? reference::load(args.b, j, k) : reference::load(args.b, k, j);
+        const double a =
+            args.transpose_a ? reference::load(args.a, k, i) : reference::load(args.a, i, k);
+        const double b =
+            args.transpose_b ? reference::load(args.b, j, k) : reference::load(args.b, k, j);
         sum += a * b;
       }
       store(args.c, i, j, sum);
@@ -30,13 +32,15 @@ void ReferenceBackend::grouped_gemm(const ops::Context&, const ops::GroupedGemm&
       for (int64_t j = 0; j < args.c.cols; ++j) {
         double sum = args.accumulate ? reference::load(args.c, r, j) : 0.0;
         for (int64_t k = 0; k < args.a.cols; ++k) {
-          sum += reference::load(args.a, r, k) * (args.transpose_b ? load(args.b, g, j, k) : load(args.b, g, k, j));
+          sum += reference::load(args.a, r, k) *
+                 (args.transpose_b ? load(args.b, g, j, k) : load(args.b, g, k, j));
         }
         store(args.c, r, j, sum);
       }
 }
 
-void ReferenceBackend::grouped_gemm_weight_grad(const ops::Context&, const ops::GroupedGemmWeightGrad& args) {
+void ReferenceBackend::grouped_gemm_weight_grad(const ops::Context&,
+                                                const ops::GroupedGemmWeightGrad& args) {
   for (int64_t g = 0; g + 1 < args.offsets.size; ++g)
     for (int64_t i = 0; i < args.c.rows; ++i)
       for (int64_t j = 0; j < args.c.cols; ++j) {

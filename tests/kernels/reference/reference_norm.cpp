@@ -11,7 +11,8 @@ void ReferenceBackend::rms_norm_forward(const ops::Context&, const ops::RmsNormF
     double squares = 0.0;
     for (int64_t i = 0; i < width; ++i) squares += load(args.x, r, i) * load(args.x, r, i);
     const double rstd = 1.0 / std::sqrt(squares / static_cast<double>(width) + args.eps);
-    for (int64_t i = 0; i < width; ++i) store(args.y, r, i, load(args.x, r, i) * rstd * args.gain.data[i]);
+    for (int64_t i = 0; i < width; ++i)
+      store(args.y, r, i, load(args.x, r, i) * rstd * args.gain.data[i]);
     args.rstd.data[r] = static_cast<float>(rstd);
   }
 }
@@ -22,7 +23,8 @@ void ReferenceBackend::rms_norm_backward(const ops::Context&, const ops::RmsNorm
     const double rstd = args.rstd.data[r];
     double mean = 0.0;  // of dy · gain · x̂
     for (int64_t i = 0; i < width; ++i) {
-      mean += load(args.dy, r, i) * args.gain.data[i] * load(args.x, r, i) * rstd / static_cast<double>(width);
+      mean += load(args.dy, r, i) * args.gain.data[i] * load(args.x, r, i) * rstd /
+              static_cast<double>(width);
     }
     for (int64_t i = 0; i < width; ++i) {
       const double x_hat = load(args.x, r, i) * rstd;
@@ -34,7 +36,8 @@ void ReferenceBackend::rms_norm_backward(const ops::Context&, const ops::RmsNorm
   }
   for (int64_t i = 0; i < width && !args.dgain.empty(); ++i) {
     double sum = args.dgain.data[i];
-    for (int64_t r = 0; r < args.x.rows; ++r) sum += load(args.dy, r, i) * load(args.x, r, i) * args.rstd.data[r];
+    for (int64_t r = 0; r < args.x.rows; ++r)
+      sum += load(args.dy, r, i) * load(args.x, r, i) * args.rstd.data[r];
     args.dgain.data[i] = static_cast<float>(sum);
   }
 }

@@ -11,7 +11,8 @@ void ReferenceBackend::rope(const ops::Context&, const ops::Rope& args) {
         const int64_t at = t * args.token_stride + h * args.head_stride + 2 * i;
         const double a = load(args.x, args.dtype, at), b = load(args.x, args.dtype, at + 1);
         const double cos = args.cos.data[t % args.sequence * pairs + i];
-        const double sin = args.sin.data[t % args.sequence * pairs + i] * (args.transpose ? -1.0 : 1.0);
+        const double sin =
+            args.sin.data[t % args.sequence * pairs + i] * (args.transpose ? -1.0 : 1.0);
         store(args.x, args.dtype, at, a * cos - b * sin);
         store(args.x, args.dtype, at + 1, a * sin + b * cos);
       }

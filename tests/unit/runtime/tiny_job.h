@@ -1,5 +1,7 @@
 // A job small enough for unit tests, with every mechanism on: query latent, a dense layer, groups,
-// shared expert, MTP, all losses.
+// shared expert, MTP, all losses; and a model of it on the CPU.
+//
+// Law: the same on every run; nothing here reads a file, a clock or the environment.
 #pragma once
 
 #include <gtest/gtest.h>

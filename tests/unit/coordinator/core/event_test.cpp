@@ -30,7 +30,8 @@ Event full_event(EventType type) {
   e.not_before_ns = 5;
   e.placement = {{"n1", {0, 1}}, {"n2", {2}}};
   e.devices = {{"cpu", "Xeon", "", 123}, {"cuda", "H200", "GPU-1", int64_t{150} << 30}};
-  e.submission = Submission{"Demo", "a: 1\n", "{}", "local", "key", "{\"tp\":1}", "/home", 100, {{"n1", {0, 1, 2}}}};
+  e.submission = Submission{"Demo", "a: 1\n",           "{}", "local", "key", "{\"tp\":1}", "/home",
+                            100,    {{"n1", {0, 1, 2}}}};
   return e;
 }
 
@@ -67,7 +68,8 @@ TEST(Event, OfEveryTypeReadsBackAsItWasWritten) {
 
 TEST(Event, WithAFieldMissingOrOfAnotherTypeNamesIt) {
   const Event e = full_event(EventType::kRankStarted);
-  for (const char* payload : {R"({"node":"n1","rank":7})", R"({"node":"n1","rank":7,"pid":"x"})", R"({"node":"n1","rank":7,"pid":1.5})"}) {
+  for (const char* payload : {R"({"node":"n1","rank":7})", R"({"node":"n1","rank":7,"pid":"x"})",
+                              R"({"node":"n1","rank":7,"pid":1.5})"}) {
     const Result<Event> read = again(e, payload);
     EXPECT_EQ(read.status().code(), Code::kInvalid);
     EXPECT_NE(read.status().message().find("pid"), std::string::npos) << read.status().message();

@@ -1,4 +1,5 @@
-// The worked example of the header (figures from a pocket calculator), the verdicts, and their independence of E.
+// The worked example of the header (figures from a pocket calculator), the verdicts, and their
+// independence of E.
 #include "coordinator/core/expert_stats.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,5 @@
-// Scenarios: what a user and an agent see, one after another. Law 3 (replay gives the state) is checked at each end.
+// Scenarios: what a user and an agent see, one after another. Law 3 (replay gives the state) is
+// checked at each end.
 #include "coordinator/core/step.h"
 
 #include <gtest/gtest.h>
@@ -108,7 +109,9 @@ TEST(Failure, StopsTheGangAndNamesTheCause) {
   w.give(AgentDoneInput{kSecondNode, 13, ""});
   EXPECT_EQ(w.job("demo-1").state, JobState::kFailed);
   EXPECT_EQ(w.job("demo-1").code, 13);
-  EXPECT_NE(w.job("demo-1").reason.find("rank 1 ended with code 13 in arena at step 7: out of memory"), std::string::npos)
+  EXPECT_NE(
+      w.job("demo-1").reason.find("rank 1 ended with code 13 in arena at step 7: out of memory"),
+      std::string::npos)
       << w.job("demo-1").reason;
   EXPECT_EQ(w.replayed(), w.state);
 }
@@ -137,7 +140,8 @@ TEST(Failure, OfATemporaryKindIsTriedThreeTimesInAll) {
 }
 
 TEST(RestartPolicy, RetriesTemporaryFailuresOnly) {
-  for (const int32_t code : {1, 2, 10, 11, 12, 13, 14, 15, 93, 134, 137, 143}) EXPECT_FALSE(decide_restart(code, 1).restart) << code;
+  for (const int32_t code : {1, 2, 10, 11, 12, 13, 14, 15, 93, 134, 137, 143})
+    EXPECT_FALSE(decide_restart(code, 1).restart) << code;
   EXPECT_EQ(decide_restart(75, 1).delay_ns, kSecond);
   EXPECT_EQ(decide_restart(75, 2).delay_ns, 2 * kSecond);
   EXPECT_FALSE(decide_restart(75, 3).restart);
@@ -238,7 +242,7 @@ TEST(Restart, AsksAgainForAgentsThatNeverCame) {
 TEST(Stop, ThatTakesTooLongIsEnforced) {
   World w = running();
   w.give(CancelInput{"demo-1", ""});
-  for (int s = 0; s < 21; ++s) {
+  for (int s = 0; s < 41; ++s) {
     w.pass(kSecond);
     w.give(AgentHeartbeatInput{kFirst});
     EXPECT_EQ(w.count(ActionType::kSendStop), 1) << "a stop can be lost, so it is said again";
@@ -279,6 +283,20 @@ TEST(Input, ThatNoTableListsIsWrittenDownAndChangesNothing) {
   State after = w.state;
   after.last_seq = before.last_seq;
   EXPECT_EQ(after, before);
+}
+
+TEST(Node, ThatIsFoundIsIdleUntilAnAgentComes) {
+  World w;
+  const NodeFoundInput found{"n1", "host", {{"cpu", "Xeon", "", 100}}};
+  w.give(found);
+  EXPECT_EQ(w.state.nodes.at("n1").state, NodeState::kIdle);
+  EXPECT_EQ(w.state.nodes.at("n1").devices, found.devices);
+  EXPECT_TRUE(w.give(found).events.empty()) << "nothing new";
+  w.give(SubmitInput{submission()});
+  w.give(hello(kFirst));
+  EXPECT_EQ(w.state.nodes.at("n1").state, NodeState::kUp);
+  EXPECT_TRUE(w.give(found).events.empty()) << "an agent is on it";
+  EXPECT_EQ(w.replayed(), w.state);
 }
 
 TEST(Apply, RefusesAGapInTheLogAndLeavesTheStateAlone) {

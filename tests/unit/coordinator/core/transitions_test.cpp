@@ -16,7 +16,8 @@ namespace {
 
 std::string strip(const std::string& text) {
   const size_t begin = text.find_first_not_of(' ');
-  return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(' ') - begin + 1);
+  return begin == std::string::npos ? ""
+                                    : text.substr(begin, text.find_last_not_of(' ') - begin + 1);
 }
 
 using Rows = std::vector<std::vector<std::string>>;
@@ -59,29 +60,36 @@ TEST_P(Table, OfTheDocumentIsTheTableOfTheCode) {
     for (uint8_t state = 0; state <= num_states(machine); ++state) {
       EXPECT_EQ(rows[0][state + 1u], state_name(machine, state));
       const auto next = next_state(machine, state, entry.type);
-      EXPECT_EQ(row->second[state + 1u], next ? state_name(machine, *next) : "✗") << entry.name << " in " << rows[0][state + 1u];
+      EXPECT_EQ(row->second[state + 1u], next ? state_name(machine, *next) : "✗")
+          << entry.name << " in " << rows[0][state + 1u];
     }
   }
   EXPECT_EQ(listed, by_event.size()) << "the document has an event that the code does not know";
 }
 
 INSTANTIATE_TEST_SUITE_P(States, Table,
-                         testing::Values(std::pair{Machine::kJob, "Job"}, std::pair{Machine::kAttempt, "Attempt"},
-                                         std::pair{Machine::kAgent, "Agent"}, std::pair{Machine::kRank, "Rank"},
+                         testing::Values(std::pair{Machine::kJob, "Job"},
+                                         std::pair{Machine::kAttempt, "Attempt"},
+                                         std::pair{Machine::kAgent, "Agent"},
+                                         std::pair{Machine::kRank, "Rank"},
                                          std::pair{Machine::kNode, "Node"}),
                          [](const auto& info) { return std::string(info.param.second); });
 
 TEST(Transitions, TerminalStatesHaveNoWayOut) {
   for (const Transition& t : transitions(Machine::kJob)) {
-    EXPECT_FALSE(t.from != 0 && protocol::is_terminal(static_cast<JobState>(t.from))) << event_name(t.event);
+    EXPECT_FALSE(t.from != 0 && protocol::is_terminal(static_cast<JobState>(t.from)))
+        << event_name(t.event);
   }
-  for (const Transition& t : transitions(Machine::kAttempt)) EXPECT_NE(t.from, static_cast<uint8_t>(AttemptState::kEnded));
+  for (const Transition& t : transitions(Machine::kAttempt))
+    EXPECT_NE(t.from, static_cast<uint8_t>(AttemptState::kEnded));
 }
 
 TEST(Transitions, EveryCellIsListedOnce) {
-  for (const Machine machine : {Machine::kJob, Machine::kAttempt, Machine::kAgent, Machine::kRank, Machine::kNode}) {
+  for (const Machine machine :
+       {Machine::kJob, Machine::kAttempt, Machine::kAgent, Machine::kRank, Machine::kNode}) {
     std::map<std::pair<int, int>, int> seen;
-    for (const Transition& t : transitions(machine)) EXPECT_EQ(++seen[std::pair(int{t.from}, static_cast<int>(t.event))], 1);
+    for (const Transition& t : transitions(machine))
+      EXPECT_EQ(++seen[std::pair(int{t.from}, static_cast<int>(t.event))], 1);
   }
 }
 
@@ -95,7 +103,8 @@ TEST(EventDictionary, IsTheDocumentsList) {
     for (int bit = 0; bit <= 16; ++bit) {
       const auto field = static_cast<Field>(1u << bit);
       if ((entry.fields & field) == 0) continue;
-      EXPECT_NE(rows[i + 2][2].find(std::string(field_name(field))), std::string::npos) << entry.name;
+      EXPECT_NE(rows[i + 2][2].find(std::string(field_name(field))), std::string::npos)
+          << entry.name;
       fields += field_name(field);
     }
     const size_t listed = fields.empty() ? 0 : split(rows[i + 2][2], ',').size();

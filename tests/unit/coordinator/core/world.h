@@ -1,4 +1,5 @@
-// A coordinator without a machine: state, time and the log that step() wrote, for the tests of the core.
+// A coordinator without a machine: state, time and the log that step() wrote, for the tests of the
+// core.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -30,10 +31,12 @@ struct World {
   }
   const Job& job(const std::string& id) const { return state.jobs.at(id); }
   bool wrote(EventType type) const {
-    return std::any_of(last.events.begin(), last.events.end(), [&](const Event& e) { return e.type == type; });
+    return std::any_of(last.events.begin(), last.events.end(),
+                       [&](const Event& e) { return e.type == type; });
   }
   int count(ActionType type) const {
-    return static_cast<int>(std::count_if(last.actions.begin(), last.actions.end(), [&](const Action& a) { return a.type == type; }));
+    return static_cast<int>(std::count_if(last.actions.begin(), last.actions.end(),
+                                          [&](const Action& a) { return a.type == type; }));
   }
   State replayed() const {
     State fresh;

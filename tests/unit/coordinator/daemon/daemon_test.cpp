@@ -1,5 +1,5 @@
-// The coordinator as its users and agents meet it: a real dsv3d process, real sockets, a scripted agent process.
-// Every wait is for a condition with a deadline.
+// The coordinator as its users and agents meet it: a real dsv3d process, real sockets, a scripted
+// agent process. Every wait is for a condition with a deadline.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -64,7 +64,8 @@ class DaemonTest : public testing::Test {
     pid_ = 0;
   }
   bool ends_within(int64_t ns) {
-    const bool ended = wait_for([&] { return ::waitpid(pid_, &exit_status_, WNOHANG) == pid_; }, ns);
+    const bool ended =
+        wait_for([&] { return ::waitpid(pid_, &exit_status_, WNOHANG) == pid_; }, ns);
     if (ended) pid_ = 0;
     return ended;
   }
@@ -102,7 +103,8 @@ class DaemonTest : public testing::Test {
     wire::Envelope request;
     request.mutable_status()->set_job(job);
     const auto reply = ask(request);
-    return reply.ok() && reply->status_reply().jobs_size() == 1 ? reply->status_reply().jobs(0) : wire::JobStatus();
+    return reply.ok() && reply->status_reply().jobs_size() == 1 ? reply->status_reply().jobs(0)
+                                                                : wire::JobStatus();
   }
   bool reaches(const std::string& job, wire::JobState state) {
     return wait_for([&] { return status(job).state() == state; });
@@ -136,7 +138,8 @@ TEST_F(DaemonTest, RunsAJobToItsEndAndKeepsEverything) {
   auto reply = ask(request);
   ASSERT_TRUE(reply.ok());
   ASSERT_EQ(reply->metrics_reply().metrics_size(), 5);
-  for (int i = 0; i < 5; ++i) EXPECT_EQ(reply->metrics_reply().metrics(i).metrics().loss(), 1.0 / (i + 1));
+  for (int i = 0; i < 5; ++i)
+    EXPECT_EQ(reply->metrics_reply().metrics(i).metrics().loss(), 1.0 / (i + 1));
 
   request.mutable_experts()->set_job(*job);
   reply = ask(request);
@@ -144,7 +147,8 @@ TEST_F(DaemonTest, RunsAJobToItsEndAndKeepsEverything) {
   EXPECT_EQ(reply->experts_reply().counts().step(), 5);
   EXPECT_EQ(reply->experts_reply().counts().layers(0).tokens(0), uint64_t{1} << 40);
 
-  request.mutable_sql()->set_statement("SELECT sum(tokens) FROM expert_usage WHERE job = 'test-1' AND expert = 1");
+  request.mutable_sql()->set_statement(
+      "SELECT sum(tokens) FROM expert_usage WHERE job = 'test-1' AND expert = 1");
   reply = ask(request);
   ASSERT_TRUE(reply.ok());
   EXPECT_EQ(reply->sql_reply().rows(0).cells(0).integer(), 15);
@@ -158,7 +162,8 @@ TEST_F(DaemonTest, RunsAJobToItsEndAndKeepsEverything) {
   reply = ask(request);
   ASSERT_TRUE(reply.ok());
   EXPECT_EQ(reply->events_reply().events(0).type(), "job_submitted");
-  EXPECT_EQ(reply->events_reply().events(reply->events_reply().events_size() - 1).type(), "job_completed");
+  EXPECT_EQ(reply->events_reply().events(reply->events_reply().events_size() - 1).type(),
+            "job_completed");
 }
 
 TEST_F(DaemonTest, FollowTellsEverythingOnceAndEndsWithTheJob) {
@@ -261,7 +266,9 @@ TEST_F(DaemonTest, KilledCoordinatorReadoptsItsAgents) {
     const auto reply = ask(request);
     if (!reply.ok()) return false;
     for (const wire::NodeStatus& node : reply->nodes_reply().nodes()) {
-      if (node.name() == "here" && node.has_last_heard_s() && node.last_heard_s() > 0 && node.last_heard_s() < 1) return true;
+      if (node.name() == "here" && node.has_last_heard_s() && node.last_heard_s() > 0 &&
+          node.last_heard_s() < 1)
+        return true;
     }
     return false;
   }));

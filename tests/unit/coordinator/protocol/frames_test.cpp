@@ -1,4 +1,5 @@
-// Frames that can't be believed: truncated, oversized, of another version, empty. The oracle is the byte layout of PROTOCOL.md.
+// Frames that can't be believed: truncated, oversized, of another version, empty. The oracle is the
+// byte layout of PROTOCOL.md.
 #include "coordinator/protocol/frames.h"
 
 #include <gtest/gtest.h>
@@ -57,7 +58,8 @@ TEST(Envelope, TruncatedAnywhereIsRefusedOrIncomplete) {
   wire::Envelope message;
   for (size_t bytes = 0; bytes < frame.size(); ++bytes) {
     const Status status = decode(std::string_view(frame).substr(0, bytes), &message);
-    // A prefix that ends between two fields is a message with fewer fields: still well formed, or without a body.
+    // A prefix that ends between two fields is a message with fewer fields: still well formed, or
+    // without a body.
     if (status.ok()) {
       EXPECT_NE(message.SerializeAsString(), frame) << bytes;
     }
@@ -116,7 +118,8 @@ TEST(FrameReader, TellsATruncatedStream) {
 }
 
 TEST(FrameReader, RefusesLengthsThatCannotBe) {
-  for (const std::string& length : {std::string(4, '\0'), std::string("\x01\x00\x00\x01", 4), std::string(4, '\xFF')}) {
+  for (const std::string& length :
+       {std::string(4, '\0'), std::string("\x01\x00\x00\x01", 4), std::string(4, '\xFF')}) {
     FrameReader reader;
     reader.feed(length);
     EXPECT_EQ(reader.next().status().code(), Code::kInvalid);

@@ -1,4 +1,5 @@
-// The database: packing, views against an oracle in plain C++, migrations, the lock, and what a crash leaves.
+// The database: packing, views against an oracle in plain C++, migrations, the lock, and what a
+// crash leaves.
 #include <SQLiteCpp/SQLiteCpp.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -51,7 +52,8 @@ TEST(PackedCounts, AreTheBytesOfTheWorkedExample) {
 }
 
 TEST(PackedCounts, ThatAreNoneAreRefused) {
-  for (const std::string& blob : {std::string(), std::string("\x05\x01", 2), std::string("\x02\x01\x00\x2C", 4), std::string("\0", 1)}) {
+  for (const std::string& blob : {std::string(), std::string("\x05\x01", 2),
+                                  std::string("\x02\x01\x00\x2C", 4), std::string("\0", 1)}) {
     EXPECT_EQ(unpack_counts(blob).status().code(), Code::kInvalid);
   }
 }
@@ -107,7 +109,8 @@ class Store : public testing::Test {
     m.mutable_step()->set_tokens(4096);
     return m;
   }
-  static Status write(Writer& writer, uint32_t job, uint32_t attempt, const wire::RankMessage& message) {
+  static Status write(Writer& writer, uint32_t job, uint32_t attempt,
+                      const wire::RankMessage& message) {
     Batch batch;
     batch.samples.push_back({job, attempt, 0, 77, &message});
     return writer.commit(batch);
@@ -140,7 +143,8 @@ TEST_F(Store, AGapInTheLogIsFound) {
     Writer writer = open();
     submit(writer);
   }
-  SQLite::Database(database_path(dir_), SQLite::OPEN_READWRITE).exec("DELETE FROM event_rows WHERE seq = 2");
+  SQLite::Database(database_path(dir_), SQLite::OPEN_READWRITE)
+      .exec("DELETE FROM event_rows WHERE seq = 2");
   EXPECT_EQ(open().read_log().status().code(), Code::kInvalid);
 }
 
@@ -148,7 +152,8 @@ TEST_F(Store, ASecondWriterIsRefusedWithThePidOfTheFirst) {
   Writer first = open();
   const Result<Writer> second = Writer::open(dir_);
   EXPECT_EQ(second.status().code(), Code::kConflict);
-  EXPECT_NE(second.status().message().find(std::to_string(::getpid())), std::string::npos) << second.status().message();
+  EXPECT_NE(second.status().message().find(std::to_string(::getpid())), std::string::npos)
+      << second.status().message();
 }
 
 TEST_F(Store, TheLockOfAKilledWriterIsFree) {
@@ -187,7 +192,8 @@ TEST_F(Store, DoublesAreExactAndNanIsNull) {
   const CounterRng rng(3, name_key("doubles"));
   std::map<int64_t, double> expected;
   for (int64_t step = 1; step <= 200; ++step) {
-    expected[step] = std::ldexp(rng.uniform(static_cast<uint64_t>(step)), static_cast<int>(step) - 100);
+    expected[step] =
+        std::ldexp(rng.uniform(static_cast<uint64_t>(step)), static_cast<int>(step) - 100);
     ASSERT_TRUE(write(writer, 1, 1, step_message(step, expected[step])).ok());
   }
   ASSERT_TRUE(write(writer, 1, 1, step_message(201, std::nan(""))).ok());
@@ -205,16 +211,25 @@ TEST_F(Store, DoublesAreExactAndNanIsNull) {
 TEST_F(Store, AStepTrainedTwiceAppearsOnceWithItsLastAttempt) {
   Writer writer = open();
   submit(writer);
-  for (int64_t step = 1; step <= 5; ++step) ASSERT_TRUE(write(writer, 1, 1, step_message(step, 10.0 + static_cast<double>(step))).ok());
-  for (int64_t step = 3; step <= 4; ++step) ASSERT_TRUE(write(writer, 1, 2, step_message(step, 20.0 + static_cast<double>(step))).ok());
+  for (int64_t step = 1; step <= 5; ++step)
+    ASSERT_TRUE(write(writer, 1, 1, step_message(step, 10.0 + static_cast<double>(step))).ok());
   Reader read = reader();
+  wire::JobStatus early;
+  ASSERT_TRUE(read.fill_progress(1, 1'000'000'000, 11'000'000'000, &early).ok());
+  EXPECT_EQ(early.step(), 5);
+  EXPECT_EQ(early.lost_steps(), 0);
+  EXPECT_DOUBLE_EQ(early.effective_time_ratio(), 0.25);
+  for (int64_t step = 3; step <= 4; ++step)
+    ASSERT_TRUE(write(writer, 1, 2, step_message(step, 20.0 + static_cast<double>(step))).ok());
   wire::MetricsReply reply;
   ASSERT_TRUE(read.metrics(1, 0, 1000, &reply).ok());
-  const std::vector<std::tuple<int64_t, uint32_t, double>> expected = {{1, 1, 11.0}, {2, 1, 12.0}, {3, 2, 23.0}, {4, 2, 24.0}, {5, 1, 15.0}};
+  const std::vector<std::tuple<int64_t, uint32_t, double>> expected = {
+      {1, 1, 11.0}, {2, 1, 12.0}, {3, 2, 23.0}, {4, 2, 24.0}, {5, 1, 15.0}};
   ASSERT_EQ(reply.metrics_size(), 5);
   for (int i = 0; i < 5; ++i) {
     const wire::MetricRow& row = reply.metrics(i);
-    EXPECT_EQ(std::tuple(row.metrics().step(), row.attempt(), row.metrics().loss()), expected[static_cast<size_t>(i)]);
+    EXPECT_EQ(std::tuple(row.metrics().step(), row.attempt(), row.metrics().loss()),
+              expected[static_cast<size_t>(i)]);
   }
   EXPECT_EQ(number("SELECT count(*) FROM metrics WHERE job = 'demo-1'"), 5);
   EXPECT_EQ(number("SELECT count(*) FROM metrics WHERE job = 'demo-2'"), 0);
@@ -232,7 +247,8 @@ TEST_F(Store, AStepTrainedTwiceAppearsOnceWithItsLastAttempt) {
 TEST_F(Store, MetricsComeInPagesWithTheirValidations) {
   Writer writer = open();
   submit(writer);
-  for (int64_t step = 1; step <= 10; ++step) ASSERT_TRUE(write(writer, 1, 1, step_message(step, 1.0)).ok());
+  for (int64_t step = 1; step <= 10; ++step)
+    ASSERT_TRUE(write(writer, 1, 1, step_message(step, 1.0)).ok());
   wire::RankMessage validation;
   for (const int64_t step : {4, 8}) {
     validation.mutable_validation()->set_step(step);
@@ -272,7 +288,8 @@ TEST_F(Store, FollowMovesItsCursors) {
   EXPECT_EQ(second.metrics_size(), 1);
 }
 
-using Usage = std::map<std::tuple<int64_t, int64_t, int64_t>, uint64_t>;  // (step, layer, expert) → tokens
+using Usage =
+    std::map<std::tuple<int64_t, int64_t, int64_t>, uint64_t>;  // (step, layer, expert) → tokens
 
 // Random counts of layers 1…3 with 8 experts and layer 5 with 4; attempt 2 trains step 2 again.
 wire::RankMessage expert_message(int64_t step, uint64_t seed, uint64_t bound, Usage* expected) {
@@ -297,18 +314,21 @@ TEST_F(Store, ExpertUsageInPlainSqlIsWhatWasSent) {
   submit(writer);
   Usage expected;
   Usage replaced;
-  ASSERT_TRUE(write(writer, 1, 1, expert_message(1, 10, 200, &expected)).ok());                     // width 1
-  ASSERT_TRUE(write(writer, 1, 1, expert_message(2, 11, 60'000, &replaced)).ok());                  // lost to attempt 2
-  ASSERT_TRUE(write(writer, 1, 2, expert_message(2, 12, 60'000, &expected)).ok());                  // width 2
-  ASSERT_TRUE(write(writer, 1, 2, expert_message(3, 13, 1u << 24, &expected)).ok());                // width 3
-  ASSERT_TRUE(write(writer, 1, 2, expert_message(4, 14, 0xFFFF'FFFFu, &expected)).ok());            // width 4
-  ASSERT_TRUE(write(writer, 1, 2, expert_message(5, 15, uint64_t{1} << 40, &expected)).ok());       // width 8
+  ASSERT_TRUE(write(writer, 1, 1, expert_message(1, 10, 200, &expected)).ok());  // width 1
+  ASSERT_TRUE(
+      write(writer, 1, 1, expert_message(2, 11, 60'000, &replaced)).ok());  // lost to attempt 2
+  ASSERT_TRUE(write(writer, 1, 2, expert_message(2, 12, 60'000, &expected)).ok());        // width 2
+  ASSERT_TRUE(write(writer, 1, 2, expert_message(3, 13, 1u << 24, &expected)).ok());      // width 3
+  ASSERT_TRUE(write(writer, 1, 2, expert_message(4, 14, 0xFFFF'FFFFu, &expected)).ok());  // width 4
+  ASSERT_TRUE(
+      write(writer, 1, 2, expert_message(5, 15, uint64_t{1} << 40, &expected)).ok());  // width 8
   SQLite::Database db(database_path(dir_), SQLite::OPEN_READONLY);
   SQLite::Statement rows(db, "SELECT step, layer, expert, tokens, attempt, job FROM expert_usage");
   Usage found;
   while (rows.executeStep()) {
     const int64_t step = rows.getColumn(0).getInt64();
-    found[{step, rows.getColumn(1).getInt64(), rows.getColumn(2).getInt64()}] = static_cast<uint64_t>(rows.getColumn(3).getInt64());
+    found[{step, rows.getColumn(1).getInt64(), rows.getColumn(2).getInt64()}] =
+        static_cast<uint64_t>(rows.getColumn(3).getInt64());
     EXPECT_EQ(rows.getColumn(4).getInt(), step == 1 ? 1 : 2);
     EXPECT_EQ(rows.getColumn(5).getString(), "demo-1");
   }
@@ -328,7 +348,10 @@ TEST_F(Store, ExpertCountsTakeAtMostThreeBytesACell) {
   Writer writer = open();
   submit(writer);
   const auto pages = [&] { return number("PRAGMA page_count") * number("PRAGMA page_size"); };
-  const auto flush = [&] { SQLite::Database(database_path(dir_), SQLite::OPEN_READWRITE).exec("PRAGMA wal_checkpoint(TRUNCATE)"); };
+  const auto flush = [&] {
+    SQLite::Database(database_path(dir_), SQLite::OPEN_READWRITE)
+        .exec("PRAGMA wal_checkpoint(TRUNCATE)");
+  };
   flush();
   const int64_t before_bytes = pages();
   // The demo: 5 MoE layers of 8 experts, 4,096 tokens a step, each to 2 experts.
@@ -340,7 +363,8 @@ TEST_F(Store, ExpertCountsTakeAtMostThreeBytesACell) {
     for (int layer = 1; layer <= 5; ++layer) {
       wire::LayerCounts* counts = messages[i].mutable_experts()->add_layers();
       counts->set_layer(layer);
-      for (uint64_t expert = 0; expert < 8; ++expert) counts->add_tokens(600 + rng.below(i * 40 + expert, 800));
+      for (uint64_t expert = 0; expert < 8; ++expert)
+        counts->add_tokens(600 + rng.below(i * 40 + expert, 800));
     }
     batch.samples.push_back({1, 1, 0, 0, &messages[i]});
   }
@@ -385,7 +409,8 @@ TEST_F(Store, TheUsersSqlReads) {
   ASSERT_TRUE(write(writer, 1, 1, step_message(1, 2.5)).ok());
   Reader read = reader();
   wire::SqlReply reply;
-  const Status status = read.query("SELECT job, step, loss, NULL AS empty, x'00ff' AS b FROM metrics;", 10, 1000, &reply);
+  const Status status = read.query(
+      "SELECT job, step, loss, NULL AS empty, x'00ff' AS b FROM metrics;", 10, 1000, &reply);
   ASSERT_TRUE(status.ok()) << status.to_string();
   ASSERT_EQ(reply.columns_size(), 5);
   ASSERT_EQ(reply.rows_size(), 1);
@@ -394,26 +419,40 @@ TEST_F(Store, TheUsersSqlReads) {
   EXPECT_EQ(reply.rows(0).cells(2).real(), 2.5);
   EXPECT_EQ(reply.rows(0).cells(3).value_case(), wire::SqlCell::VALUE_NOT_SET);
   EXPECT_EQ(reply.rows(0).cells(4).blob(), std::string("\0\xFF", 2));
+  wire::SqlReply bytes;
+  ASSERT_TRUE(read.query("SELECT CAST(x'ff' AS TEXT), 'ü€😀'", 1, 1000, &bytes).ok());
+  EXPECT_EQ(bytes.rows(0).cells(0).blob(), "\xFF");
+  EXPECT_EQ(bytes.rows(0).cells(1).text(), "ü€😀");
   wire::SqlReply cut;
   ASSERT_TRUE(read.query("SELECT seq FROM events", 1, 1000, &cut).ok());
   EXPECT_TRUE(cut.more());
   wire::SqlReply grouped;
-  EXPECT_TRUE(read.query("WITH t AS (SELECT step FROM metrics) SELECT max(step), count(*) FROM t", 1, 1000, &grouped).ok());
+  EXPECT_TRUE(read.query("WITH t AS (SELECT step FROM metrics) SELECT max(step), count(*) FROM t",
+                         1, 1000, &grouped)
+                  .ok());
   wire::SqlReply usage;
-  EXPECT_TRUE(read.query("SELECT sum(tokens) FROM expert_usage WHERE step = 1", 1, 1000, &usage).ok());
+  EXPECT_TRUE(
+      read.query("SELECT sum(tokens) FROM expert_usage WHERE step = 1", 1, 1000, &usage).ok());
 }
 
 TEST_F(Store, TheUsersSqlCannotWriteOrStay) {
   Writer writer = open();
   submit(writer);
   Reader read = reader();
-  for (const char* sql : {"DELETE FROM event_rows", "DROP VIEW metrics", "INSERT INTO report_rows VALUES ('a',1,'b',2)", "PRAGMA journal_mode = DELETE",
-                          "ATTACH '/tmp/x.db' AS x", "SELECT 1; SELECT 2", "", "SELEKT 1", "SELECT nothing FROM metrics", "VACUUM"}) {
+  for (const char* sql :
+       {"DELETE FROM event_rows", "DROP VIEW metrics",
+        "INSERT INTO report_rows VALUES ('a',1,'b',2)", "PRAGMA journal_mode = DELETE",
+        "ATTACH '/tmp/x.db' AS x", "SELECT 1; SELECT 2", "", "SELEKT 1",
+        "SELECT nothing FROM metrics", "VACUUM"}) {
     wire::SqlReply reply;
     EXPECT_EQ(read.query(sql, 10, 1000, &reply).code(), Code::kInvalid) << sql;
   }
   wire::SqlReply endless;
-  EXPECT_EQ(read.query("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n", 10, 50, &endless).code(), Code::kTimeout);
+  EXPECT_EQ(read.query("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT "
+                       "max(i) FROM n",
+                       10, 50, &endless)
+                .code(),
+            Code::kTimeout);
   wire::EventsReply events;
   ASSERT_TRUE(read.events("", 0, 1000, &events).ok());
   EXPECT_GT(events.events_size(), 0) << "the fences are gone after a query";

@@ -1,4 +1,5 @@
-// Real sockets on loopback: who is admitted, who isn't, and what happens when the other side goes away.
+// Real sockets on loopback: who is admitted, who isn't, and what happens when the other side goes
+// away.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -41,7 +42,9 @@ class Transport : public testing::Test {
     Result<Server> server = Server::bind(dir_, endpoint);
     ASSERT_TRUE(server.ok()) << server.status().to_string();
     endpoint_ = server->endpoint();
-    ASSERT_TRUE(write_coordinator_file(dir_, {endpoint_, server->public_key(), ::getpid(), instance, "test"}).ok());
+    ASSERT_TRUE(write_coordinator_file(
+                    dir_, {endpoint_, server->public_key(), ::getpid(), instance, "test"})
+                    .ok());
     stopping_ = false;
     thread_ = std::thread([this, server = std::move(*server)]() mutable { serve(server); });
   }
@@ -58,7 +61,8 @@ class Transport : public testing::Test {
       while (server.receive(&peer, &message, &received).ok() && received) {
         wire::Envelope reply;
         reply.set_request_id(message.request_id());
-        reply.mutable_ping_reply()->mutable_coordinator()->set_host(peer.key_name + (peer.role == Role::kAgent ? "/agent" : "/client"));
+        reply.mutable_ping_reply()->mutable_coordinator()->set_host(
+            peer.key_name + (peer.role == Role::kAgent ? "/agent" : "/client"));
         (void)server.send(peer, reply);
         ++answered_;
       }
@@ -92,7 +96,8 @@ TEST_F(Transport, AnswersAnAllowedClientUnderItsKeysName) {
 }
 
 TEST_F(Transport, RefusesAKeyThatIsNotInTheAllowList) {
-  // The stranger knows the server's public key and has a good pair of its own: only the allow-list is against it.
+  // The stranger knows the server's public key and has a good pair of its own: only the allow-list
+  // is against it.
   ASSERT_TRUE(create_key_pair(dir_, "client-stranger", false).ok());
   Result<Client> client = Client::connect_as(dir_, "client-stranger");
   ASSERT_TRUE(client.ok());
@@ -152,7 +157,9 @@ TEST_F(Transport, ConnectWithoutACoordinatorFileSaysSo) {
 
 TEST_F(Transport, AFileLeftByADeadProcessIsNoCoordinator) {
   // Process ids end at 2^22 on Linux.
-  ASSERT_TRUE(write_coordinator_file(dir_, {endpoint_, std::string(40, 'x'), (1 << 22) + 5, "old", "test"}).ok());
+  ASSERT_TRUE(
+      write_coordinator_file(dir_, {endpoint_, std::string(40, 'x'), (1 << 22) + 5, "old", "test"})
+          .ok());
   EXPECT_EQ(Client::connect(dir_).status().code(), Code::kNoCoordinator);
   EXPECT_TRUE(read_coordinator_file_of_any(dir_).ok());
 }

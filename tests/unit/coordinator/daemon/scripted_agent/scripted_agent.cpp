@@ -1,6 +1,7 @@
-// An agent without ranks: it keeps to PROTOCOL.md and plays the part that the job's spec names, so that the coordinator is tested
-// with a real process on the other side. Spec lines: "steps: N" (metrics sent at once), "code: N" (how rank 0 ends),
-// "hold: true" (runs until stopped), "crash: true" (dies without a word after its start).
+// An agent without ranks: it keeps to PROTOCOL.md and plays the part that the job's spec names, so
+// that the coordinator is tested with a real process on the other side. Spec lines: "steps: N"
+// (metrics sent at once), "code: N" (how rank 0 ends), "hold: true" (runs until stopped), "crash:
+// true" (dies without a word after its start).
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -68,7 +69,8 @@ struct Agent {
   }
   int64_t number(const char* key, int64_t otherwise) const {
     const size_t at = launch.spec_yaml().find(key);
-    return at == std::string::npos ? otherwise : std::atoll(launch.spec_yaml().c_str() + at + std::strlen(key));
+    return at == std::string::npos ? otherwise
+                                   : std::atoll(launch.spec_yaml().c_str() + at + std::strlen(key));
   }
   bool says(const char* text) const { return launch.spec_yaml().find(text) != std::string::npos; }
 
@@ -87,7 +89,8 @@ struct Agent {
     if (launched) return;
     launched = true;
     launch = order;
-    for (const uint32_t rank : order.ranks()) report(rank)->mutable_rank_started()->set_pid(::getpid());
+    for (const uint32_t rank : order.ranks())
+      report(rank)->mutable_rank_started()->set_pid(::getpid());
     if (says("crash: true")) {
       send_reports();
       ::usleep(200'000);
@@ -145,8 +148,10 @@ int main(int argc, char** argv) {
       if (system_clock().steady_ns() >= next_beat_ns) {
         next_beat_ns = system_clock().steady_ns() + 100 * kNsPerMs;
         const auto moved = agent.link.refresh();
-        if ((moved.ok() && *moved) || !agent.launched) agent.say_hello();
-        else agent.beat();
+        if ((moved.ok() && *moved) || !agent.launched)
+          agent.say_hello();
+        else
+          agent.beat();
       }
       wire::Envelope message;
       bool received = false;

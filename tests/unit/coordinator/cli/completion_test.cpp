@@ -1,0 +1,69 @@
+// What the shells are told while a person types.
+#include <algorithm>
+
+#include "base/text.h"
+#include "tests/unit/coordinator/cli/command_line.h"
+
+namespace dsv3::cli {
+namespace {
+
+std::vector<std::string> candidates(std::vector<std::string> typed) {
+  typed.insert(typed.begin(), {"--state-dir", "/nonexistent", "__complete", "--"});
+  const Outcome outcome = command_line(typed);
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.err, "");
+  std::vector<std::string> lines = split(outcome.out, '\n');
+  if (!lines.empty() && lines.back().empty()) lines.pop_back();
+  return lines;
+}
+
+bool has(const std::vector<std::string>& words, const std::string& word) {
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+TEST(Completion, OffersEveryVerbFirst) {
+  const auto words = candidates({});
+  for (const Verb& verb : all_verbs())
+    EXPECT_EQ(has(words, verb.name), !verb.group.empty()) << verb.name;
+}
+
+TEST(Completion, OffersOptionsAndPresetsOfAVerb) {
+  const auto words = candidates({"submit"});
+  for (const char* word : {"--set", "--wait", "--dry-run", "--json", "--state-dir", "15b", "demo"})
+    EXPECT_TRUE(has(words, word)) << word;
+  EXPECT_FALSE(has(words, "bash"));
+}
+
+TEST(Completion, OffersTheChoicesOfAnOption) {
+  EXPECT_TRUE(has(candidates({"submit", "--launcher"}), "slurm"));
+  EXPECT_FALSE(has(candidates({"submit"}), "slurm"));
+  EXPECT_TRUE(has(candidates({"completion"}), "zsh"));
+  EXPECT_TRUE(has(candidates({"configs"}), "list"));
+}
+
+TEST(Completion, WithoutACoordinatorThereAreNoJobsAndNoComplaint) {
+  const auto words = candidates({"logs"});
+  EXPECT_TRUE(has(words, "--rank"));
+  EXPECT_TRUE(has(words, "--follow"));
+  for (const std::string& word : words) EXPECT_TRUE(word.starts_with("--")) << word;
+}
+
+TEST(Completion, AnUnknownVerbCompletesNothing) {
+  EXPECT_TRUE(candidates({"nonsense"}).empty());
+}
+
+TEST(Completion, TypedOptionsAreWordsNotOptionsOfThisRun) {
+  EXPECT_TRUE(
+      has(candidates({"submit", "demo", "--set", "training.max_steps=5", "--json"}), "--wait"));
+}
+
+TEST(Completion, EachShellGetsAScriptThatAsksBack) {
+  for (const char* shell : {"bash", "zsh", "fish"}) {
+    const Outcome outcome = command_line({"completion", shell});
+    EXPECT_EQ(outcome.code, 0) << shell;
+    EXPECT_TRUE(contains(outcome.out, "dsv3ctl __complete --")) << shell;
+  }
+}
+
+}  // namespace
+}  // namespace dsv3::cli
