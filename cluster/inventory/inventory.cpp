@@ -52,7 +52,8 @@ std::string_view field(std::string_view text, std::string_view key) {
 // The tightest limit of the own group and its ancestors; nullopt when none is set.
 std::optional<int64_t> read_cgroup_limit() {
   bool version2 = false;
-  const std::optional<std::string> own = parse_cgroup_path(read_text("/proc/self/cgroup"), &version2);
+  const std::optional<std::string> own =
+      parse_cgroup_path(read_text("/proc/self/cgroup"), &version2);
   const std::string root = version2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
   const std::string name = version2 ? "/memory.max" : "/memory.limit_in_bytes";
   std::string path = own.value_or("/");
@@ -152,6 +153,8 @@ plan::ClusterSpec cluster_of(const MachineFacts& facts) {
   return {{node}};
 }
 
-plan::ClusterSpec local_cluster() { return cluster_of(probe_machine()); }
+plan::ClusterSpec local_cluster() {
+  return cluster_of(probe_machine());
+}
 
 }  // namespace dsv3::inventory

@@ -1,6 +1,8 @@
-// NVML, opened at run time: the few functions that the probe needs, declared here, so that nothing is linked or included.
+// NVML, opened at run time: the few functions that the probe needs, declared here, so that nothing
+// is linked or included.
 //
-// Law: a machine without a driver is not an error but a note. Signatures and constants are those of NVML's published ABI.
+// Law: a machine without a driver is not an error but a note. Signatures and constants are those of
+// NVML's published ABI.
 #include <dlfcn.h>
 #include <fmt/format.h>
 

@@ -15,9 +15,15 @@ bool is_plain_name(const std::string& name) {
 }
 
 std::vector<std::string> agent_argv(const std::string& program, const AgentSpec& spec) {
-  return {program,     "--state-dir", spec.state_dir,
-          "--job",     spec.key.job,  "--attempt", std::to_string(spec.key.attempt),
-          "--node",    spec.key.node};
+  return {program,
+          "--state-dir",
+          spec.state_dir,
+          "--job",
+          spec.key.job,
+          "--attempt",
+          std::to_string(spec.key.attempt),
+          "--node",
+          spec.key.node};
 }
 
 std::string agent_log_path(const AgentSpec& spec) {

@@ -20,7 +20,7 @@ struct Sizes {
   double shared;  // width of the shared experts together
   double dense;   // F
   double experts, topk;
-  double e;       // bytes of an element
+  double e;  // bytes of an element
 };
 
 Sizes sizes_of(const spec::JobSpec& job, const Layout& layout, const ActivationOptions& options) {
@@ -41,7 +41,8 @@ Sizes sizes_of(const spec::JobSpec& job, const Layout& layout, const ActivationO
   z.topk = static_cast<double>(moe.num_experts_per_token);
   z.experts = static_cast<double>(moe.num_experts);
   // One rank of all experts gets exactly s·k slots: there is nothing to be unbalanced between.
-  const double imbalance = layout.ep * layout.tp == 1 ? std::min(options.imbalance, 1.0) : options.imbalance;
+  const double imbalance =
+      layout.ep * layout.tp == 1 ? std::min(options.imbalance, 1.0) : options.imbalance;
   z.slots = imbalance * z.s * z.topk / (cut ? 1.0 : z.t);
   z.width = static_cast<double>(moe.expert_intermediate_size) / (cut ? z.t : 1.0);
   z.shared = static_cast<double>(moe.num_shared_experts * moe.expert_intermediate_size);
@@ -122,8 +123,8 @@ double transient_layer_bytes(const spec::JobSpec& job, const Layout& layout, boo
   const double attention = z.e * z.s * z.heads * (2 * z.dq + 2 * z.dv) / z.t + 3 * z.e * z.s * z.h;
   double ffn = 0;
   if (moe_layer) {
-    ffn = 2 * z.e * z.slots * z.h + 3 * z.e * z.slots * z.width +
-          2 * z.e * z.s * z.topk * z.h / z.t;
+    ffn =
+        2 * z.e * z.slots * z.h + 3 * z.e * z.slots * z.width + 2 * z.e * z.s * z.topk * z.h / z.t;
   } else {
     ffn = 3 * z.e * z.s * z.dense / z.t + 2 * z.e * z.s * z.h;
   }

@@ -1,7 +1,8 @@
-// Capability: what today's runtime can run, as one table. The planner plans more than that; submitting asks here first.
+// Capability: what today's runtime can run, as one table. The planner plans more than that;
+// submitting asks here first.
 //
-// Law: a thing that the runtime doesn't do is named here with its reason, and refused before a worker starts; widening the
-// runtime means taking a row out. PURE.
+// Law: a thing that the runtime doesn't do is named here with its reason, and refused before a
+// worker starts; widening the runtime means taking a row out. PURE.
 #pragma once
 
 #include <string>
@@ -23,7 +24,8 @@ struct Capability {
 std::vector<Capability> missing_capabilities(const spec::JobSpec& job, const Layout& layout,
                                              DeviceKind device);
 
-// The same for a job taken as it stands (sizes of −1 as 1): Ok, or kInvalid naming every missing thing.
+// The same for a job taken as it stands (sizes of −1 as 1): Ok, or kInvalid naming every missing
+// thing.
 Status check_runnable(const spec::JobSpec& job);
 
 }  // namespace dsv3::plan

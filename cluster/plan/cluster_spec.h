@@ -1,7 +1,9 @@
-// ClusterSpec: the machines a plan is made for. Plain data; where the facts come from is cluster/inventory's business.
+// ClusterSpec: the machines a plan is made for. Plain data; where the facts come from is
+// cluster/inventory's business.
 //
-// Law: memory_bytes is what a job may use of a device (a card's label, less what the driver keeps; a machine's RAM within its
-// control group), so that the planner compares with one number and knows nothing of drivers.
+// Law: memory_bytes is what a job may use of a device (a card's label, less what the driver keeps;
+// a machine's RAM within its control group), so that the planner compares with one number and knows
+// nothing of drivers.
 #pragma once
 
 #include <cstdint>
@@ -36,9 +38,10 @@ struct ClusterSpec {
 
 // A card sold as `label_gb` GB holds 0.98 × label GiB: 80 → 78.4 GiB (planner.md 3.4).
 int64_t usable_gpu_bytes(double label_gb);
-// `gpus` equal cards on nodes of `gpus_per_node` ("node-0", …), for `--gpus N --gpu-memory GB --gpu NAME`. sm_version 0: unknown.
-ClusterSpec cluster_of_gpus(int64_t gpus, double label_gb, const std::string& gpu_name, int sm_version = 0,
-                            int64_t gpus_per_node = 8);
+// `gpus` equal cards on nodes of `gpus_per_node` ("node-0", …), for `--gpus N --gpu-memory GB --gpu
+// NAME`. sm_version 0: unknown.
+ClusterSpec cluster_of_gpus(int64_t gpus, double label_gb, const std::string& gpu_name,
+                            int sm_version = 0, int64_t gpus_per_node = 8);
 int64_t count_devices(const ClusterSpec& cluster, DeviceKind kind);
 // The smallest memory_bytes of that kind; 0 when there is none.
 int64_t smallest_memory_bytes(const ClusterSpec& cluster, DeviceKind kind);

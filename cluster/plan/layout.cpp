@@ -53,8 +53,7 @@ std::string check_model_axes(const spec::ModelSpec& model, const Layout& layout)
 
 }  // namespace
 
-std::string check_layout(const spec::JobSpec& job, const Layout& layout,
-                         int64_t devices_per_node) {
+std::string check_layout(const spec::JobSpec& job, const Layout& layout, int64_t devices_per_node) {
   if (std::string fault = check_model_axes(job.model, layout); !fault.empty()) return fault;
   if (layout.etp != 1 && layout.etp != layout.tp) {
     return fmt::format("expert_tensor_parallel_size {} is neither 1 nor TP {}", layout.etp,

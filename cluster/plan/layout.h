@@ -1,8 +1,9 @@
 // Layout: how a job is cut over devices. world = TP·CP·PP·EP·DP.
 //
-// Law: dense parameters are replicated over EP·DP (times CP for their gradients), experts are sharded over EP·TP (etp 1) or
-// cut along their width (etp = TP) and replicated over DP. Megatron's data-parallel size is our EP·DP, its expert-parallel
-// size with ETP 1 our EP·TP, its expert-data-parallel size our DP (planner.md 3.1).
+// Law: dense parameters are replicated over EP·DP (times CP for their gradients), experts are
+// sharded over EP·TP (etp 1) or cut along their width (etp = TP) and replicated over DP. Megatron's
+// data-parallel size is our EP·DP, its expert-parallel size with ETP 1 our EP·TP, its
+// expert-data-parallel size our DP (planner.md 3.1).
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ struct Layout {
   int64_t pp = 1;
   int64_t ep = 1;
   int64_t dp = 1;
-  int64_t etp = 1;  // 1: a TP group's ranks hold different experts; tp: each expert is cut along its width
+  int64_t etp =
+      1;  // 1: a TP group's ranks hold different experts; tp: each expert is cut along its width
   int64_t zero_stage = 1;
   std::string schedule = "1f1b";
   std::string recompute = "none";  // none | selective | full
@@ -37,8 +39,8 @@ struct Layout {
 // "TP2 PP4 EP8 DP1 ZeRO-1 recompute selective": axes of size 1 are left out, but never all.
 std::string to_string(const Layout& layout);
 
-// "" when `job` can be cut like this on nodes of `devices_per_node`, else one sentence with both values: heads, vocabulary,
-// experts, layers and batch against the axes, TP within a node.
+// "" when `job` can be cut like this on nodes of `devices_per_node`, else one sentence with both
+// values: heads, vocabulary, experts, layers and batch against the axes, TP within a node.
 std::string check_layout(const spec::JobSpec& job, const Layout& layout, int64_t devices_per_node);
 
 }  // namespace dsv3::plan

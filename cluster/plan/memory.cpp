@@ -16,13 +16,18 @@ constexpr double kPipelineCommunicatorGib = 0.1;
 constexpr double kAllToAllPeerGib = 0.375;  // 32 channels × 12 MiB
 constexpr double kCrossNodeGib = 0.5;
 constexpr double kFragmentation = 0.04;  // of what is allocated and freed within a step
-// The CPU runtime: the process with oneDNN, OpenMP and its code; one chunk of logits and of their gradient.
+// The CPU runtime: the process with oneDNN, OpenMP and its code; one chunk of fp32 logits
+// (runtime/model/head.h).
 constexpr int64_t kCpuProcessBytes = int64_t{160} << 20;
-constexpr int64_t kCpuLogitsChunkBytes = int64_t{64} << 20;
+constexpr int64_t kCpuLogitsChunkBytes = int64_t{16} << 20;
 
-int64_t to_bytes(double bytes) { return static_cast<int64_t>(bytes); }
+int64_t to_bytes(double bytes) {
+  return static_cast<int64_t>(bytes);
+}
 
-bool is_last(const Layout& layout, int64_t stage) { return stage == layout.pp - 1; }
+bool is_last(const Layout& layout, int64_t stage) {
+  return stage == layout.pp - 1;
+}
 
 // How many layers of each kind a stage runs; MTP modules count as layers of the last one.
 struct LayerMix {
@@ -67,16 +72,16 @@ int64_t weights_bytes(const MemoryModel& model, const Layout& layout, int64_t st
   const LocalParams local = model.counts.stage(layout, stage);
   if (layout.zero_stage < 3) return model.state.weight * local.total();
   // Cut, with two layers gathered: the one that computes and the one that is fetched meanwhile.
-  const int64_t cut = local.dense / layout.dense_zero_group() +
-                      local.experts / layout.expert_zero_group();
+  const int64_t cut =
+      local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group();
   return model.state.weight * (cut + 2 * model.counts.largest_layer(layout).total());
 }
 
 int64_t gradients_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
   const LocalParams local = model.counts.stage(layout, stage);
   if (layout.zero_stage < 2) return model.state.grad * local.total();
-  const int64_t cut = local.dense / layout.dense_zero_group() +
-                      local.experts / layout.expert_zero_group();
+  const int64_t cut =
+      local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group();
   return model.state.grad * (cut + model.counts.largest_layer(layout).total());
 }
 
@@ -84,15 +89,16 @@ int64_t optimizer_bytes(const MemoryModel& model, const Layout& layout, int64_t 
   if (model.job.parallel.offload_optimizer && model.device == DeviceKind::kCuda) return 0;
   const LocalParams local = model.counts.stage(layout, stage);
   if (layout.zero_stage == 0) return model.state.optimizer() * local.total();
-  return model.state.optimizer() * (local.dense / layout.dense_zero_group() +
-                                    local.experts / layout.expert_zero_group());
+  return model.state.optimizer() *
+         (local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group());
 }
 
 int64_t micro_batches_in_flight(const Layout& layout, int64_t stage) {
   if (layout.pp == 1) return 1;
   if (layout.schedule == "afab") return layout.grad_accumulation;
   int64_t in_flight = layout.pp - stage;
-  // Two chunks a rank, in micro-batches of the whole stage: (2(PP − i − 1) + PP + 1) / 2, rounded up.
+  // Two chunks a rank, in micro-batches of the whole stage: (2(PP − i − 1) + PP + 1) / 2, rounded
+  // up.
   if (layout.schedule == "interleaved") in_flight = (3 * layout.pp - 2 * stage) / 2;
   return std::min(layout.grad_accumulation, in_flight);
 }
@@ -108,7 +114,8 @@ int64_t activations_bytes(const MemoryModel& model, const Layout& layout, int64_
              saved_layer_bytes(model.job, layout, routed, model.activation);
   }
   if (is_last(layout, stage)) {
-    // Of each MTP module: the two normed inputs of eh_proj, side by side; its output is the layer's input, counted above.
+    // Of each MTP module: the two normed inputs of eh_proj, side by side; its output is the layer's
+    // input, counted above.
     bytes += static_cast<double>(2 * spec.mtp_layers * model.activation.element_bytes *
                                  micro_batch_tokens(model.job, layout) * spec.d_model) /
              static_cast<double>(layout.tp);
@@ -122,7 +129,9 @@ int64_t logits_bytes(const MemoryModel& model, const Layout& layout, int64_t sta
   const double cells = static_cast<double>(micro_batch_tokens(model.job, layout)) *
                        static_cast<double>(spec.vocab_size) / static_cast<double>(layout.tp);
   if (model.device == DeviceKind::kCpu) {
-    return std::min(to_bytes(8 * cells), 2 * kCpuLogitsChunkBytes);
+    // The gradient takes the logits' place in fp32, and a copy of its own in bf16.
+    const int64_t chunk = std::min(to_bytes(4 * cells), kCpuLogitsChunkBytes);
+    return model.activation.element_bytes == 2 ? chunk + chunk / 2 : chunk;
   }
   // bf16 logits and their fp32 softmax; MTP keeps another 4 bytes for each of its heads.
   return to_bytes(cells * (6.0 + 4.0 * static_cast<double>(spec.mtp_layers)));
@@ -133,8 +142,7 @@ int64_t transient_bytes(const MemoryModel& model, const Layout& layout, int64_t 
   double largest = 0;
   for (const bool routed : {false, true}) {
     if ((routed ? mix.routed : mix.dense) == 0) continue;
-    largest = std::max(largest,
-                       transient_layer_bytes(model.job, layout, routed, model.activation));
+    largest = std::max(largest, transient_layer_bytes(model.job, layout, routed, model.activation));
   }
   return std::max(to_bytes(largest), logits_bytes(model, layout, stage));
 }
@@ -153,8 +161,7 @@ int64_t communication_bytes(const MemoryModel& model, const Layout& layout) {
   if (layout.pp > 1) gib += kPipelineCommunicatorGib;
   if (layout.ep > 1) {
     const int64_t width = layout.ep * (layout.etp == 1 ? layout.tp : 1);
-    gib += kAllToAllPeerGib *
-           static_cast<double>(std::min(width, model.devices_per_node) - 1);
+    gib += kAllToAllPeerGib * static_cast<double>(std::min(width, model.devices_per_node) - 1);
   }
   if (layout.world_size() > model.devices_per_node) gib += kCrossNodeGib;
   return to_bytes(gib * kGib);
@@ -164,18 +171,23 @@ std::vector<LedgerLine> memory_ledger(const MemoryModel& model, const Layout& la
                                       int64_t stage) {
   const int64_t activations = activations_bytes(model, layout, stage);
   const int64_t transient = transient_bytes(model, layout, stage);
+  const bool cuda = model.device == DeviceKind::kCuda;
+  // Our CPU runtime keeps the master with the weights, and its arena's ledger says so.
+  const int64_t moved =
+      cuda ? 0
+           : optimizer_bytes(model, layout, stage) * model.state.master / model.state.optimizer();
   std::vector<LedgerLine> ledger{
-      {"weights", weights_bytes(model, layout, stage)},
+      {"weights", weights_bytes(model, layout, stage) + moved},
       {"gradients", gradients_bytes(model, layout, stage)},
-      {"optimizer", optimizer_bytes(model, layout, stage)},
+      {"optimizer", optimizer_bytes(model, layout, stage) - moved},
       {"activations", activations},
       {"transient", transient},
-      {"runtime", runtime_bytes(model)},
+      {cuda ? "cuda_context" : "process", runtime_bytes(model)},
       {"communication", communication_bytes(model, layout)},
   };
-  if (model.device == DeviceKind::kCuda) {
-    ledger.push_back({"fragmentation",
-                      to_bytes(kFragmentation * static_cast<double>(activations + transient))});
+  if (cuda) {
+    ledger.push_back(
+        {"fragmentation", to_bytes(kFragmentation * static_cast<double>(activations + transient))});
   }
   std::erase_if(ledger, [](const LedgerLine& line) { return line.bytes == 0; });
   return ledger;

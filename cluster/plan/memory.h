@@ -1,8 +1,10 @@
-// Memory ledger of one rank: named lines, one function each, whose sum is the predicted peak (planner.md 3.2 to 3.4).
+// Memory ledger of one rank: named lines, one function each, whose sum is the predicted peak
+// (planner.md 3.2 to 3.4).
 //
-// Law: the same lines for CPU and GPU, printed beside what the arena measured. Bytes a parameter in bf16 with fp32 gradients
-// and moments: weights 2, gradients 4, master 4, moments 4 + 4 = 18; in fp32 the weights are the master: 16.
-// Accuracy to expect: parameters exact, peak ±10 % and ±2 GiB (planner.md 3.5).
+// Law: the same lines for CPU and GPU, printed beside what the arena measured. Bytes a parameter in
+// bf16 with fp32 gradients and moments: weights 2, gradients 4, master 4, moments 4 + 4 = 18; in
+// fp32 the weights are the master: 16. Accuracy to expect: parameters exact, peak ±10 % and ±2 GiB
+// (planner.md 3.5).
 #pragma once
 
 #include <cstdint>
@@ -41,16 +43,19 @@ struct MemoryModel {
 // Static lines of a rank of `stage`, before anything runs.
 int64_t weights_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 int64_t gradients_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
-// Master weights and both moments, cut by ZeRO over dense_zero_group and expert_zero_group; 0 on the device when offloaded.
+// Master weights and both moments, cut by ZeRO over dense_zero_group and expert_zero_group; 0 on
+// the device when offloaded.
 int64_t optimizer_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 
-// Micro-batches whose activations stage `stage` holds at once: 1F1B min(M, PP − stage); all-forward-all-backward M.
+// Micro-batches whose activations stage `stage` holds at once: 1F1B min(M, PP − stage);
+// all-forward-all-backward M.
 int64_t micro_batches_in_flight(const Layout& layout, int64_t stage);
 // Saved activations of all layers of the stage, of all micro-batches in flight.
 int64_t activations_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 // The largest layer's backward pass or the logits, whichever is more: they don't coexist.
 int64_t transient_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
-// Logits on the last stage: fp32 chunks of rows where the loss is computed in chunks (our CPU runtime), else all.
+// Logits on the last stage: fp32 chunks of rows where the loss is computed in chunks (our CPU
+// runtime), else all.
 int64_t logits_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 // CUDA's context, or the process with its libraries.
 int64_t runtime_bytes(const MemoryModel& model);

@@ -26,9 +26,8 @@ int64_t slots_per_node(const spec::JobSpec& job, const ClusterSpec& cluster, Dev
   if (device == DeviceKind::kCpu) return std::max<int64_t>(1, job.cluster.ranks_per_node);
   int64_t most = 0;
   for (const Node& node : cluster.nodes) {
-    const auto gpus = std::count_if(node.devices.begin(), node.devices.end(), [](const Device& d) {
-      return d.kind == DeviceKind::kCuda;
-    });
+    const auto gpus = std::count_if(node.devices.begin(), node.devices.end(),
+                                    [](const Device& d) { return d.kind == DeviceKind::kCuda; });
     most = std::max<int64_t>(most, gpus);
   }
   return most;
@@ -59,7 +58,8 @@ void place_ranks(const spec::JobSpec& job, const ClusterSpec& cluster, Plan* pla
   const RankGrid grid(plan->layout);
   int64_t rank = 0;
   const int64_t slots = slots_per_node(job, cluster, plan->device);
-  // CPU ranks beyond ranks_per_node go to the last node: a node without GPUs may hold more ranks than cores.
+  // CPU ranks beyond ranks_per_node go to the last node: a node without GPUs may hold more ranks
+  // than cores.
   for (size_t n = 0; n < cluster.nodes.size(); ++n) {
     const bool last = n + 1 == cluster.nodes.size();
     for (int64_t slot = 0; rank < grid.world_size(); ++slot) {
@@ -75,12 +75,10 @@ void place_ranks(const spec::JobSpec& job, const ClusterSpec& cluster, Plan* pla
 
 std::string largest_term(const std::vector<LedgerLine>& ledger) {
   const auto largest =
-      std::max_element(ledger.begin(), ledger.end(), [](const LedgerLine& a, const LedgerLine& b) {
-        return a.bytes < b.bytes;
-      });
-  return largest == ledger.end()
-             ? "nothing"
-             : fmt::format("{} {}", largest->name, human_bytes(largest->bytes));
+      std::max_element(ledger.begin(), ledger.end(),
+                       [](const LedgerLine& a, const LedgerLine& b) { return a.bytes < b.bytes; });
+  return largest == ledger.end() ? "nothing"
+                                 : fmt::format("{} {}", largest->name, human_bytes(largest->bytes));
 }
 
 std::string describe_devices(const ClusterSpec& cluster, DeviceKind device) {
@@ -100,12 +98,14 @@ std::string describe_devices(const ClusterSpec& cluster, DeviceKind device) {
 
 std::string describe_refusal(const Plan& plan, const spec::JobSpec& job,
                              const ClusterSpec& cluster) {
-  const std::string& name = job.model.name;
-  const std::string device = plan.device == DeviceKind::kCuda ? "GPU" : "CPU rank";
-  return fmt::format("{} needs {} on each {} with {} ({} is the largest part), {}",
-                     name.empty() ? "the model" : name,
-                     human_bytes(plan.predicted.peak_memory_bytes), device,
-                     plan.layout.world_size() == 1 ? "one rank" : to_string(plan.layout),
+  const bool cuda = plan.device == DeviceKind::kCuda;
+  const bool one = plan.layout.world_size() == 1;
+  const std::string where =
+      one ? (cuda ? "on one GPU" : "of memory")
+          : fmt::format("on each {} with {}", cuda ? "GPU" : "CPU rank", to_string(plan.layout));
+  return fmt::format("{} needs {} {} ({} is the largest part), {}",
+                     job.model.name.empty() ? "the model" : job.model.name,
+                     human_bytes(plan.predicted.peak_memory_bytes), where,
                      largest_term(plan.ledger), describe_devices(cluster, plan.device));
 }
 
@@ -131,8 +131,8 @@ void explain_refusal(const MemoryModel& model, const ClusterSpec& cluster,
                    .micro_batch = model.job.training.micro_batch_size};
   take(model, {one, sum_bytes(memory_ledger(model, one, 0)), 0}, plan);
   if (!found.rejected.empty()) {
-    plan->reason = fmt::format("no layout of {} ranks is valid: {}", world,
-                               found.rejected.front().reason);
+    plan->reason =
+        fmt::format("no layout of {} ranks is valid: {}", world, found.rejected.front().reason);
   } else if (world > 0 && plan->memory_bytes > 0) {
     plan->reason = fmt::format(
         "{} ranks can't be cut into the sizes that the configuration fixes "
@@ -170,7 +170,8 @@ Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster) {
   if (enough) {
     // Ranks on CPUs share their node's memory.
     const int64_t nodes = std::max<int64_t>(1, static_cast<int64_t>(cluster.nodes.size()));
-    const int64_t sharing = cuda ? 1 : std::max(std::min(slots, world), (world + nodes - 1) / nodes);
+    const int64_t sharing =
+        cuda ? 1 : std::max(std::min(slots, world), (world + nodes - 1) / nodes);
     found = search(model, {world, plan.memory_bytes / sharing});
   }
   plan.rejected = found.rejected;

@@ -1,7 +1,8 @@
 // plan(): one job on one cluster → layout, predictions and ranks, or why not and what would.
 //
-// Law: PURE: no I/O, clock, thread or device; the same job and cluster give the same plan, byte for byte. `feasible` says that the
-// memory model fits it; `runnable` says that today's runtime can run it (capability.h). Submitting needs both.
+// Law: PURE: no I/O, clock, thread or device; the same job and cluster give the same plan, byte for
+// byte. `feasible` says that the memory model fits it; `runnable` says that today's runtime can run
+// it (capability.h). Submitting needs both.
 #pragma once
 
 #include <cstdint>
@@ -58,20 +59,21 @@ struct Plan {
   std::vector<std::string> not_runnable;  // one sentence for each thing that today's runtime lacks
   DeviceKind device = DeviceKind::kCpu;   // what the ranks run on
   int64_t gpus = 0;                       // used; 0 for a job on CPUs
-  int64_t memory_bytes = 0;               // usable, of the device of the worst rank; 0: there is none
-  Layout layout;                          // the chosen one; when not feasible the one that came closest
+  int64_t memory_bytes = 0;  // usable, of the device of the worst rank; 0: there is none
+  Layout layout;             // the chosen one; when not feasible the one that came closest
   Predicted predicted;
-  std::vector<LedgerLine> ledger;         // of worst_rank; sums to predicted.peak_memory_bytes
+  std::vector<LedgerLine> ledger;  // of worst_rank; sums to predicted.peak_memory_bytes
   int64_t worst_rank = 0;
-  std::vector<RankPlacement> ranks;       // by global_rank; empty when not feasible
-  std::optional<int64_t> gpus_needed;     // smallest number of equal GPUs that fits; null when feasible or none up to 4096
-  double gpu_label_gb = 80;               // the card that gpus_needed counts
-  std::vector<Rejected> rejected;         // why others were not taken; at most 32
+  std::vector<RankPlacement> ranks;    // by global_rank; empty when not feasible
+  std::optional<int64_t> gpus_needed;  // smallest number of equal GPUs that fits; null when
+                                       // feasible or none up to 4096
+  double gpu_label_gb = 80;            // the card that gpus_needed counts
+  std::vector<Rejected> rejected;      // why others were not taken; at most 32
 };
 
-// Plans `job` (valid: spec::validate has no errors) on `cluster`. Sizes of −1 in job.parallel are chosen here; recompute and
-// zero_stage may be raised, never lowered. job.cluster.devices says which kind of device; a cluster that has GPUs only
-// (cluster_of_gpus) is planned on those.
+// Plans `job` (valid: spec::validate has no errors) on `cluster`. Sizes of −1 in job.parallel are
+// chosen here; recompute and zero_stage may be raised, never lowered. job.cluster.devices says
+// which kind of device; a cluster that has GPUs only (cluster_of_gpus) is planned on those.
 Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster);
 
 // The presets to name in a refusal, any order.
@@ -80,8 +82,9 @@ struct NamedJob {
   spec::JobSpec job;
 };
 
-// Ok when the plan is feasible and runnable. Else kDoesNotFit: one sentence with figures (what is needed and its largest term, what
-// this cluster has), and as hint what would do: N × 80 GB GPUs, the largest of `presets` that fits and runs here.
+// Ok when the plan is feasible and runnable. Else kDoesNotFit: one sentence with figures (what is
+// needed and its largest term, what this cluster has), and as hint what would do: N × 80 GB GPUs,
+// the largest of `presets` that fits and runs here.
 Status refusal(const Plan& plan, const spec::JobSpec& job, const ClusterSpec& cluster,
                const std::vector<NamedJob>& presets = {});
 
@@ -89,7 +92,8 @@ Status refusal(const Plan& plan, const spec::JobSpec& job, const ClusterSpec& cl
 std::string plan_json(const Plan& plan);
 // Only its LAYOUT object, one line.
 std::string layout_json(const Layout& layout);
-// Reads plan_json() back. kInvalid names what is missing or of a wrong type; unknown fields are ignored.
+// Reads plan_json() back. kInvalid names what is missing or of a wrong type; unknown fields are
+// ignored.
 Result<Plan> parse_plan(const std::string& json);
 
 }  // namespace dsv3::plan

@@ -1,6 +1,7 @@
 // The plan object of CLI.md, written and read back.
 //
-// Law: field names are CLI.md's and stay; what is unknown is null, what is none is 0 or an empty list.
+// Law: field names are CLI.md's and stay; what is unknown is null, what is none is 0 or an empty
+// list.
 #include <nlohmann/json.hpp>
 
 #include "cluster/plan/plan.h"
@@ -42,10 +43,14 @@ Json to_json(const Predicted& predicted) {
 }
 
 Json to_json(const RankPlacement& rank) {
-  return {{"global_rank", rank.global_rank}, {"tp_rank", rank.tp_rank},
-          {"cp_rank", rank.cp_rank},         {"ep_rank", rank.ep_rank},
-          {"dp_rank", rank.dp_rank},         {"pp_stage", rank.pp_stage},
-          {"node", rank.node},               {"device_idx", rank.device_idx}};
+  return {{"global_rank", rank.global_rank},
+          {"tp_rank", rank.tp_rank},
+          {"cp_rank", rank.cp_rank},
+          {"ep_rank", rank.ep_rank},
+          {"dp_rank", rank.dp_rank},
+          {"pp_stage", rank.pp_stage},
+          {"node", rank.node},
+          {"device_idx", rank.device_idx}};
 }
 
 Layout read_layout(const Json& json) {
@@ -94,7 +99,8 @@ Plan read_plan(const Json& json) {
   read_optional(predicted, "mfu", &plan.predicted.mfu);
   read_optional(predicted, "days", &plan.predicted.days);
   read_optional(predicted, "cost_usd", &plan.predicted.cost_usd);
-  for (const Json& line : json.at("ledger")) plan.ledger.push_back({line.at("name"), line.at("bytes")});
+  for (const Json& line : json.at("ledger"))
+    plan.ledger.push_back({line.at("name"), line.at("bytes")});
   plan.worst_rank = json.at("worst_rank");
   for (const Json& rank : json.at("ranks")) {
     plan.ranks.push_back({rank.at("global_rank"), rank.at("tp_rank"), rank.at("cp_rank"),
@@ -111,7 +117,9 @@ Plan read_plan(const Json& json) {
 
 }  // namespace
 
-std::string layout_json(const Layout& layout) { return to_json(layout).dump(); }
+std::string layout_json(const Layout& layout) {
+  return to_json(layout).dump();
+}
 
 std::string plan_json(const Plan& plan) {
   Json ledger = Json::array();

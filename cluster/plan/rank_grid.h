@@ -1,7 +1,9 @@
-// RankGrid: global rank ⇄ position on the five axes, and every communication group. The one home of rank order.
+// RankGrid: global rank ⇄ position on the five axes, and every communication group. The one home of
+// rank order.
 //
-// Law: rank = tp + TP·(cp + CP·(ep + EP·(dp + DP·pp))), so a TP group is contiguous and sits in one node, and pipeline
-// neighbours are farthest apart. Example, TP2 PP2 EP2 DP2: rank 11 = 1 + 2·(0 + 1·(1 + 2·(0 + 2·1))) is tp 1, ep 1, dp 0, pp 1.
+// Law: rank = tp + TP·(cp + CP·(ep + EP·(dp + DP·pp))), so a TP group is contiguous and sits in one
+// node, and pipeline neighbours are farthest apart. Example, TP2 PP2 EP2 DP2: rank 11 = 1 + 2·(0 +
+// 1·(1 + 2·(0 + 2·1))) is tp 1, ep 1, dp 0, pp 1.
 #pragma once
 
 #include <array>
@@ -17,7 +19,9 @@ inline constexpr int kNumAxes = 5;
 
 // A set of axes, as a bit mask.
 using AxisSet = uint32_t;
-constexpr AxisSet axis_bit(Axis axis) { return 1u << static_cast<int>(axis); }
+constexpr AxisSet axis_bit(Axis axis) {
+  return 1u << static_cast<int>(axis);
+}
 
 // The groups that a job needs, each by the axes that vary inside it.
 inline constexpr AxisSet kTpGroup = axis_bit(Axis::kTp);
@@ -51,7 +55,8 @@ class RankGrid {
   RankPosition position(int64_t global_rank) const;
   // Inverse of position(); requires every coordinate within its axis.
   int64_t global_rank(const RankPosition& position) const;
-  // Every group of that kind: members ascending, groups by their first member. Each rank is in exactly one.
+  // Every group of that kind: members ascending, groups by their first member. Each rank is in
+  // exactly one.
   std::vector<std::vector<int64_t>> groups(AxisSet axes) const;
   // The group of that kind that `global_rank` is in, ascending.
   std::vector<int64_t> group_of(int64_t global_rank, AxisSet axes) const;

@@ -71,7 +71,8 @@ int64_t static_bytes(const MemoryModel& model, const Layout& layout, int64_t sta
          optimizer_bytes(model, layout, stage);
 }
 
-// The ends of a pipeline hold the tables and the middle most layers: one of these three is usually the worst.
+// The ends of a pipeline hold the tables and the middle most layers: one of these three is usually
+// the worst.
 bool static_exceeds(const MemoryModel& model, const Layout& layout, int64_t limit_bytes) {
   for (const int64_t stage : {int64_t{0}, layout.pp / 2, layout.pp - 1}) {
     if (static_bytes(model, layout, stage) > limit_bytes) return true;
@@ -105,14 +106,15 @@ std::vector<Layout> enumerate_layouts(const spec::JobSpec& job, const SearchRequ
   const spec::ParallelSpec& parallel = job.parallel;
   const bool keep = request.fixed_sizes;
   const int64_t cp = std::max<int64_t>(1, parallel.context_parallel_size);
-  // Free: TP of 1, 2, 4, 8 within a node, PP up to 16 with two layers a stage, EP up to the experts.
+  // Free: TP of 1, 2, 4, 8 within a node, PP up to 16 with two layers a stage, EP up to the
+  // experts.
   const int64_t pp_most = std::min<int64_t>(16, std::max<int64_t>(1, job.model.num_layers / 2));
   const int64_t ep_most = std::max<int64_t>(1, job.model.moe.num_experts);
   std::vector<Layout> layouts;
   if (request.world % cp != 0) return layouts;
   const int64_t after_cp = request.world / cp;
-  for (const int64_t tp :
-       choices(after_cp, parallel.tensor_parallel_size, keep, std::min<int64_t>(8, devices_per_node))) {
+  for (const int64_t tp : choices(after_cp, parallel.tensor_parallel_size, keep,
+                                  std::min<int64_t>(8, devices_per_node))) {
     const bool power_of_two = (tp & (tp - 1)) == 0;
     if (!power_of_two && !(keep && parallel.tensor_parallel_size == tp)) continue;
     const int64_t after_tp = after_cp / tp;

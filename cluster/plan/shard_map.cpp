@@ -35,7 +35,8 @@ TpSplit tp_split(const spec::TensorInfo& tensor, bool cut_experts) {
           has(tensor.name, "kv_b_proj")) {
         return TpSplit::kRows;
       }
-      return TpSplit::kReplicated;  // q_a, kv_a and their norms: the latents are shared by all heads
+      return TpSplit::kReplicated;  // q_a, kv_a and their norms: the latents are shared by all
+                                    // heads
     case Part::kRouter:
     case Part::kNorms:
       return TpSplit::kReplicated;
@@ -48,7 +49,8 @@ std::vector<int64_t> split_layers(int64_t num_layers, int64_t stages) {
   const int64_t longer = num_layers % stages;
   std::vector<int64_t> split(static_cast<size_t>(stages), num_layers / stages);
   if (longer == 0) return split;
-  // Shorter stages in the order last, first, last but one, second, …; the others get one layer more.
+  // Shorter stages in the order last, first, last but one, second, …; the others get one layer
+  // more.
   std::vector<bool> shorter(split.size(), false);
   int64_t front = 0;
   int64_t back = stages - 1;

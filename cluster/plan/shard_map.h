@@ -1,7 +1,9 @@
-// Shard map: where a tensor's rows, columns and copies go: stage by layer, cut by TP, experts by EP. The one home of shard sizes.
+// Shard map: where a tensor's rows, columns and copies go: stage by layer, cut by TP, experts by
+// EP. The one home of shard sizes.
 //
-// Law: what a rank holds follows from the tensor list (configs/spec/model_tensors.h) and the layout alone. Latent projections
-// (q_a, kv_a), norms and the router are whole on every TP rank; everything else is cut by TP.
+// Law: what a rank holds follows from the tensor list (configs/spec/model_tensors.h) and the layout
+// alone. Latent projections (q_a, kv_a), norms and the router are whole on every TP rank;
+// everything else is cut by TP.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +21,12 @@ enum class TpSplit {
   kColumns,  // dim 1: row-parallel (o_proj, down_proj)
 };
 
-// How TP cuts this tensor. Routed experts are kReplicated under etp 1 (they are spread over EP·TP ranks instead).
+// How TP cuts this tensor. Routed experts are kReplicated under etp 1 (they are spread over EP·TP
+// ranks instead).
 TpSplit tp_split(const spec::TensorInfo& tensor, bool cut_experts = false);
 
-// Layers of each stage; they differ by at most one, and the last stage (head, MTP) then the first (embedding) get fewer first:
-// 61 layers over 16 stages → 3 4×13 3 3. Requires 1 ≤ stages ≤ layers.
+// Layers of each stage; they differ by at most one, and the last stage (head, MTP) then the first
+// (embedding) get fewer first: 61 layers over 16 stages → 3 4×13 3 3. Requires 1 ≤ stages ≤ layers.
 std::vector<int64_t> split_layers(int64_t num_layers, int64_t stages);
 
 // Layers [first, end) of a stage.
@@ -46,8 +49,9 @@ class ShardedCounts {
  public:
   explicit ShardedCounts(const spec::ModelSpec& model);
 
-  // Of the rank at any position of `stage`. MTP modules live on the last stage, with copies of a shared embedding where PP > 1.
-  // Example, 10b TP2 PP2 EP2: stage 0 holds 634,982,400 dense and 924,844,032 expert parameters.
+  // Of the rank at any position of `stage`. MTP modules live on the last stage, with copies of a
+  // shared embedding where PP > 1. Example, 10b TP2 PP2 EP2: stage 0 holds 634,982,400 dense and
+  // 924,844,032 expert parameters.
   LocalParams stage(const Layout& layout, int64_t stage) const;
   // One layer (0 … num_layers − 1, or num_layers for the MTP module) alone.
   LocalParams layer(const Layout& layout, int64_t layer) const;

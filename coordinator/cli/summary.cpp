@@ -10,6 +10,7 @@
 #include "coordinator/cli/job_view.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/session.h"
+#include "coordinator/cli/wait.h"
 #include "coordinator/core/expert_stats.h"
 #include "coordinator/protocol/dsv3.pb.h"
 
@@ -89,6 +90,12 @@ Status print_summary(transport::Client& client, const wire::JobStatus& job) {
   DSV3_RETURN_IF_ERROR(ask(client, request, &envelope));
   line("database", envelope.ping_reply().coordinator().state_dir() + "/dsv3d.db");
   note("try next:");
+  if (exit_code_of(job) != 0) {
+    note(fmt::format("  dsv3ctl logs {}", job.id()));
+    note(fmt::format("  dsv3ctl events {}", job.id()));
+    note(fmt::format("  dsv3ctl status {}", job.id()));
+    return {};
+  }
   note(fmt::format("  dsv3ctl experts {}", job.id()));
   note(fmt::format("  dsv3ctl metrics {} --last 5", job.id()));
   note(fmt::format("  dsv3ctl sql \"SELECT layer, expert, sum(tokens) AS tokens FROM expert_usage WHERE job='{}' GROUP BY layer, expert LIMIT 8\"", job.id()));

@@ -93,7 +93,7 @@ int64_t read_cell(sqlite3_stmt* row, int column, wire::SqlCell* cell) {
 
 Status invalid_sql(sqlite3* db) {
   return Status(Code::kInvalid, fmt::format("SQL: {}", sqlite3_errmsg(db)),
-                "views: metrics, validations, expert_usage, events, jobs, memory");
+                "views: metrics, validations, expert_usage, events, jobs, memory, starts");
 }
 
 }  // namespace

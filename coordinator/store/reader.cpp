@@ -42,6 +42,24 @@ void read_step(SQLite::Statement& rows, wire::MetricRow* out) {
   m.set_memory_bytes(rows.getColumn(15).getInt64());
 }
 
+// What the newest attempt said before its first step; nothing is set when none did.
+void read_start(SQLite::Database& db, uint32_t job_number, wire::JobStatus* status) {
+  SQLite::Statement rows(db,
+                         "SELECT first_step, params_total, device, compute_dtype, flops_per_token,"
+                         " peak_flops_per_s, unigram_entropy FROM start_rows WHERE job = ?"
+                         " ORDER BY attempt DESC LIMIT 1");
+  rows.bind(1, job_number);
+  if (!rows.executeStep()) return;
+  wire::TrainStart* start = status->mutable_start();
+  start->set_first_step(rows.getColumn(0).getInt64());
+  start->set_params_total(rows.getColumn(1).getInt64());
+  start->set_device(rows.getColumn(2).getString());
+  start->set_compute_dtype(rows.getColumn(3).getString());
+  start->set_flops_per_token(rows.getColumn(4).getDouble());
+  start->set_peak_flops_per_s(rows.getColumn(5).getDouble());
+  start->set_unigram_entropy(rows.getColumn(6).getDouble());
+}
+
 void read_validation(SQLite::Statement& rows, wire::ValidationRow* out) {
   out->set_row(rows.getColumn(0).getInt64());
   out->set_attempt(rows.getColumn(1).getUInt());
@@ -149,6 +167,7 @@ Status Reader::fill_progress(uint32_t job_number, int64_t launched_ns, int64_t u
       read_validation(validation, &row);
       *status->mutable_validation() = row.validation();
     }
+    read_start(*impl_->db, job_number, status);
     return {};
   });
 }

@@ -86,6 +86,21 @@ CREATE TABLE memory_rows (
   PRIMARY KEY (job, attempt, rank, position)
 ) STRICT, WITHOUT ROWID;
 
+-- What rank 0 said before an attempt's first step (TrainStart of dsv3.proto).
+CREATE TABLE start_rows (
+  job INTEGER NOT NULL,
+  attempt INTEGER NOT NULL,
+  time INTEGER NOT NULL,
+  first_step INTEGER NOT NULL,
+  params_total INTEGER NOT NULL,
+  device TEXT NOT NULL,
+  compute_dtype TEXT NOT NULL,
+  flops_per_token REAL NOT NULL,
+  peak_flops_per_s REAL NOT NULL,    -- measured; 0: unknown
+  unigram_entropy REAL NOT NULL,     -- nats per token; 0: unknown
+  PRIMARY KEY (job, attempt)
+) STRICT, WITHOUT ROWID;
+
 -- The last report that was taken from each agent: a report that is sent again is not taken twice.
 CREATE TABLE report_rows (
   job TEXT NOT NULL,
@@ -110,6 +125,10 @@ CREATE VIEW validations AS
   SELECT j.id AS job, v.attempt, v.step, v.time, v.loss, v.tokens
   FROM job_rows j JOIN validation_rows v ON v.job = j.number
   WHERE v.attempt = (SELECT max(o.attempt) FROM validation_rows o WHERE o.job = v.job AND o.step = v.step);
+CREATE VIEW starts AS
+  SELECT j.id AS job, s.attempt, s.time, s.first_step, s.params_total, s.device, s.compute_dtype, s.flops_per_token,
+         s.peak_flops_per_s, s.unigram_entropy
+  FROM job_rows j JOIN start_rows s ON s.job = j.number;
 CREATE VIEW memory AS
   SELECT j.id AS job, m.attempt, m.rank, m.name, m.predicted_bytes, m.measured_bytes
   FROM job_rows j JOIN memory_rows m ON m.job = j.number;

@@ -2,7 +2,7 @@
 // a file has had.
 //
 // Law: a migration that was released is never changed; a new one is added behind it. All tables are
-// STRICT. The views (events, jobs, metrics, validations, expert_usage, memory) are the public,
+// STRICT. The views (events, jobs, metrics, validations, expert_usage, memory, starts) are the public,
 // stable part: plain SQL reads them.
 #pragma once
 

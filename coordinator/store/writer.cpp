@@ -134,6 +134,7 @@ struct Writer::Impl {
   std::optional<SQLite::Statement> insert_validation;
   std::optional<SQLite::Statement> insert_experts;
   std::optional<SQLite::Statement> insert_memory;
+  std::optional<SQLite::Statement> insert_start;
   std::optional<SQLite::Statement> put_report;
 
   Status open(const std::string& state_dir);
@@ -154,6 +155,7 @@ struct Writer::Impl {
   void write_sample(const Batch::Sample& sample);
   void write_experts(const Batch::Sample& sample);
   void write_memory(const Batch::Sample& sample);
+  void write_start(const Batch::Sample& sample);
 };
 
 Status Writer::Impl::open(const std::string& state_dir) {
@@ -194,6 +196,11 @@ void Writer::Impl::prepare() {
       *db,
       "INSERT OR IGNORE INTO memory_rows (job, attempt, rank, position, name, predicted_bytes,"
       " measured_bytes) VALUES (?,?,?,?,?,?,?)");
+  insert_start.emplace(*db,
+                       "INSERT OR IGNORE INTO start_rows (job, attempt, time, first_step, "
+                       "params_total, device, compute_dtype,"
+                       " flops_per_token, peak_flops_per_s, unigram_entropy) VALUES "
+                       "(?,?,?,?,?,?,?,?,?,?)");
   put_report.emplace(
       *db, "INSERT OR REPLACE INTO report_rows (job, attempt, node, seq) VALUES (?,?,?,?)");
 }
@@ -273,11 +280,28 @@ void Writer::Impl::write_memory(const Batch::Sample& sample) {
   }
 }
 
+void Writer::Impl::write_start(const Batch::Sample& sample) {
+  const wire::TrainStart& start = sample.message->start();
+  SQLite::Statement& s = *insert_start;
+  s.bind(1, sample.job_number);
+  s.bind(2, sample.attempt);
+  s.bind(3, sample.time_ns);
+  s.bind(4, static_cast<int64_t>(start.first_step()));
+  s.bind(5, static_cast<int64_t>(start.params_total()));
+  s.bind(6, start.device());
+  s.bind(7, start.compute_dtype());
+  s.bind(8, start.flops_per_token());
+  s.bind(9, start.peak_flops_per_s());
+  s.bind(10, start.unigram_entropy());
+  run(s);
+}
+
 void Writer::Impl::write_sample(const Batch::Sample& sample) {
   const wire::RankMessage& message = *sample.message;
   const bool is_step = message.has_step();
   if (message.has_experts()) return write_experts(sample);
   if (message.has_memory()) return write_memory(sample);
+  if (message.has_start()) return write_start(sample);
   if (!is_step && !message.has_validation()) return;
   SQLite::Statement& s = is_step ? *insert_step : *insert_validation;
   s.bind(1, sample.job_number);

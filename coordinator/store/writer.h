@@ -39,7 +39,7 @@ struct Batch {
     uint32_t attempt = 0;
     uint32_t rank = 0;
     int64_t time_ns = 0;
-    const wire::RankMessage* message = nullptr;  // step, validation, experts or memory
+    const wire::RankMessage* message = nullptr;  // step, validation, experts, memory or start
   };
   std::vector<core::Event> events;
   std::vector<const core::Job*> changed_jobs;

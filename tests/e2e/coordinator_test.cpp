@@ -1,4 +1,5 @@
-// The coordinator's own life: up, down, one per state folder, and what there is to say while there is none.
+// The coordinator's own life: up, down, one per state folder, and what there is to say while there
+// is none.
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -41,7 +42,8 @@ TEST(Coordinator, ASecondOneOnTheSameStateIsAConflict) {
   const Home home;
   ASSERT_EQ(home.ctl({"up"}).code, 0);
   const pid_t pid = home.coordinator_pid();
-  const Outcome second = run({std::string(DSV3_BIN_DIR) + "/dsv3d", "--state-dir", home.state_dir()}, home.environment());
+  const Outcome second = run(
+      {std::string(DSV3_BIN_DIR) + "/dsv3d", "--state-dir", home.state_dir()}, home.environment());
   EXPECT_FALSE(second.timed_out) << "it went on beside the first";
   EXPECT_EQ(second.code, 7) << second.err;
   EXPECT_NE(second.err.find(home.state_dir()), std::string::npos) << second.err;
@@ -78,7 +80,11 @@ TEST(Coordinator, AnEmptyStatusSaysWhatToDo) {
   EXPECT_NE(status.out.find("dsv3ctl submit"), std::string::npos) << status.out;
   const Json object = home.json({"status"});
   EXPECT_TRUE(object["jobs"].is_array() && object["jobs"].empty()) << object;
-  EXPECT_EQ(home.json({"nodes"})["nodes"], Json::array());
+  const Json nodes = home.json({"nodes"});
+  ASSERT_EQ(nodes["nodes"].size(), 1u) << "this machine is known before its first job";
+  EXPECT_EQ(nodes["nodes"][0]["state"], "IDLE");
+  EXPECT_TRUE(nodes["nodes"][0]["last_heard_s"].is_null())
+      << "no agent has been heard, which is not 0 seconds ago";
 }
 
 TEST(Coordinator, ARelativeStateDirIsTheSameFolderFromAnywhere) {
@@ -103,10 +109,13 @@ TEST(Coordinator, KeysAreForTheirOwnerOnly) {
   const Home home;
   ASSERT_EQ(home.ctl({"up"}).code, 0);
   int keys = 0;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(home.state_dir() + "/keys")) {
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(home.state_dir() + "/keys")) {
     if (entry.path().extension() != ".key") continue;
     ++keys;
-    EXPECT_EQ(entry.status().permissions(), std::filesystem::perms::owner_read | std::filesystem::perms::owner_write) << entry.path();
+    EXPECT_EQ(entry.status().permissions(),
+              std::filesystem::perms::owner_read | std::filesystem::perms::owner_write)
+        << entry.path();
   }
   EXPECT_GT(keys, 0);
 }

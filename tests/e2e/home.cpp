@@ -15,14 +15,18 @@
 namespace dsv3::e2e {
 namespace {
 
-// Sentences of a small grammar, in a fixed order: a text that a model of bytes learns something of in a few steps.
+// Sentences of a small grammar, in a fixed order: a text that a model of bytes learns something of
+// in a few steps.
 std::string some_text() {
-  const std::vector<std::string> who = {"the router", "an expert", "the coordinator", "a worker", "the agent"};
+  const std::vector<std::string> who = {"the router", "an expert", "the coordinator", "a worker",
+                                        "the agent"};
   const std::vector<std::string> does = {"sends", "keeps", "counts", "returns", "reads"};
-  const std::vector<std::string> what = {"the tokens", "a checkpoint", "its weights", "the loss", "every step"};
+  const std::vector<std::string> what = {"the tokens", "a checkpoint", "its weights", "the loss",
+                                         "every step"};
   std::string text;
   for (size_t i = 0; i < 400; ++i) {
-    text += fmt::format("{} {} {}.{}", who[i % 5], does[(i * 7 + i / 5) % 5], what[(i * 3 + i / 7) % 5], i % 4 == 3 ? "\n\n" : " ");
+    text += fmt::format("{} {} {}.{}", who[i % 5], does[(i * 7 + i / 5) % 5],
+                        what[(i * 3 + i / 7) % 5], i % 4 == 3 ? "\n\n" : " ");
   }
   return text;
 }
@@ -68,7 +72,9 @@ cluster:
 
 }  // namespace
 
-Home::Home() : path_(testing::TempDir() + "/dsv3-e2e-XXXXXX") { EXPECT_NE(::mkdtemp(path_.data()), nullptr) << path_; }
+Home::Home() : path_(testing::TempDir() + "dsv3-e2e-XXXXXX") {
+  EXPECT_NE(::mkdtemp(path_.data()), nullptr) << path_;
+}
 
 Home::~Home() {
   if (std::filesystem::exists(state_dir())) (void)ctl({"down"}, 40);
@@ -86,7 +92,8 @@ std::vector<std::string> Home::ctl_words(const std::vector<std::string>& words) 
 
 Outcome Home::ctl(const std::vector<std::string>& words, int timeout_s) const {
   const Outcome outcome = run(ctl_words(words), environment(), timeout_s);
-  EXPECT_FALSE(outcome.timed_out) << "dsv3ctl " << words[0] << " took more than " << timeout_s << " s; stderr: " << outcome.err;
+  EXPECT_FALSE(outcome.timed_out) << "dsv3ctl " << words[0] << " took more than " << timeout_s
+                                  << " s; stderr: " << outcome.err;
   return outcome;
 }
 
@@ -112,17 +119,21 @@ std::vector<Json> Home::json_lines(std::vector<std::string> words) const {
   return objects;
 }
 
-Json Home::sql(const std::string& statement) const { return json({"sql", statement}).value("rows", Json::array()); }
+Json Home::sql(const std::string& statement) const {
+  return json({"sql", statement}).value("rows", Json::array());
+}
 
 std::string Home::prepare_text() const {
   std::ofstream(path_ + "/text.txt") << some_text();
   const std::string prefix = path_ + "/data/bytes";
-  const Outcome outcome = ctl({"data", "prepare", "--input", path_ + "/text.txt", "--tokenizer", "byte", "--out", prefix});
+  const Outcome outcome = ctl(
+      {"data", "prepare", "--input", path_ + "/text.txt", "--tokenizer", "byte", "--out", prefix});
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   return prefix;
 }
 
-std::string Home::write_config(const std::string& name, const std::string& data_prefix, int max_steps) const {
+std::string Home::write_config(const std::string& name, const std::string& data_prefix,
+                               int max_steps) const {
   const std::string file = fmt::format("{}/{}.yaml", path_, name);
   std::ofstream(file) << fmt::format(fmt::runtime(kConfig), max_steps, data_prefix);
   return file;
@@ -136,7 +147,9 @@ std::string Home::start_job(int max_steps) const {
   return id;
 }
 
-Json Home::job(const std::string& id) const { return json({"status", id}).value("job", Json::object()); }
+Json Home::job(const std::string& id) const {
+  return json({"status", id}).value("job", Json::object());
+}
 
 int64_t Home::step(const std::string& id) const {
   const Json status = job(id);
@@ -151,6 +164,8 @@ std::vector<pid_t> Home::processes(const std::string& program) const {
   return found;
 }
 
-pid_t Home::coordinator_pid() const { return json({"status"})["coordinator"].value("pid", -1); }
+pid_t Home::coordinator_pid() const {
+  return json({"status"})["coordinator"].value("pid", -1);
+}
 
 }  // namespace dsv3::e2e

@@ -1,6 +1,8 @@
-// A user of their own for one test: a folder that is XDG_STATE_HOME, a text to train on, and dsv3ctl at hand.
+// A user of their own for one test: a folder that is XDG_STATE_HOME, a text to train on, and
+// dsv3ctl at hand.
 //
-// Law: nothing of a test outlives it: the coordinator is brought down, and what is left is killed by its own process id.
+// Law: nothing of a test outlives it: the coordinator is brought down, and what is left is killed
+// by its own process id.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -22,7 +24,10 @@ class Home {
 
   const std::string& path() const { return path_; }
   std::string state_dir() const { return path_ + "/dsv3ctl"; }
-  Environment environment() const { return {{"XDG_STATE_HOME", path_}, {"NO_COLOR", "1"}, {"OMP_NUM_THREADS", "1"}}; }
+  // One thread for each worker: tests run beside each other.
+  Environment environment() const {
+    return {{"XDG_STATE_HOME", path_}, {"NO_COLOR", "1"}, {"OMP_NUM_THREADS", "1"}};
+  }
 
   Outcome ctl(const std::vector<std::string>& words, int timeout_s = 30) const;
   // The words of a dsv3ctl that is to be watched while it runs.
@@ -36,8 +41,10 @@ class Home {
 
   // Writes a text and prepares it with the byte tokenizer; the prefix.
   std::string prepare_text() const;
-  // Writes NAME.yaml: one dense and one MoE layer, 4 experts, top-2, 4 sequences of 32 tokens a step.
-  std::string write_config(const std::string& name, const std::string& data_prefix, int max_steps) const;
+  // Writes NAME.yaml: one dense and one MoE layer, 4 experts, top-2, 4 sequences of 32 tokens a
+  // step.
+  std::string write_config(const std::string& name, const std::string& data_prefix,
+                           int max_steps) const;
   // Submits and waits until a step is on record; the job id.
   std::string start_job(int max_steps) const;
   // JOB of CLI.md.

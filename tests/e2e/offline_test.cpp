@@ -1,4 +1,5 @@
-// The verbs that need no coordinator, as programs read them: shapes of CLI.md, exit codes, what stands on which output.
+// The verbs that need no coordinator, as programs read them: shapes of CLI.md, exit codes, what
+// stands on which output.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -23,9 +24,18 @@ TEST(Offline, ConfigsListHasEveryFieldOfEachPreset) {
   ASSERT_GE(list["configs"].size(), 6u);
   for (const Json& preset : list["configs"]) {
     expect_fields(preset,
-                  {{"name", "string"}, {"file", "string"}, {"params_total", "int"}, {"params_active", "int"}, {"layers", "int"},
-                   {"d_model", "int"}, {"experts", "int"}, {"top_k", "int"}, {"context", "int"}, {"gpus_min", "int"},
-                   {"gpu_memory_gb", "number"}, {"use_case", "string"}},
+                  {{"name", "string"},
+                   {"file", "string"},
+                   {"params_total", "int"},
+                   {"params_active", "int"},
+                   {"layers", "int"},
+                   {"d_model", "int"},
+                   {"experts", "int"},
+                   {"top_k", "int"},
+                   {"context", "int"},
+                   {"gpus_min", "int"},
+                   {"gpu_memory_gb", "number"},
+                   {"use_case", "string"}},
                   preset.value("name", "preset"));
   }
   const Outcome table = home.ctl({"configs", "list"});
@@ -73,7 +83,8 @@ TEST(Offline, AnUnknownKeyIsNamedWithItsPlace) {
     EXPECT_EQ(outcome.code, 2) << verb;
     EXPECT_EQ(outcome.out, "") << verb;
     EXPECT_NE(outcome.err.find(file + ":2:3: "), std::string::npos) << verb << ": " << outcome.err;
-    EXPECT_NE(outcome.err.find("did you mean 'd_model'"), std::string::npos) << verb << ": " << outcome.err;
+    EXPECT_NE(outcome.err.find("did you mean 'd_model'"), std::string::npos)
+        << verb << ": " << outcome.err;
   }
   const Outcome outcome = home.ctl({"submit", file, "--json"});
   EXPECT_EQ(outcome.code, 2);
@@ -98,17 +109,29 @@ TEST(Offline, ParamsHasItsPartsAndFlopsAndThePartsSumUp) {
   const Json params = home.json({"params", "671b"});
   EXPECT_EQ(params["schema_version"], 1);
   expect_fields(params,
-                {{"total", "int"}, {"active", "int"}, {"active_with_embedding", "int"}, {"active_non_embedding", "int"},
-                 {"by_part", "object"}, {"router_bias_buffer", "int"}, {"flops_per_token", "object"}},
+                {{"total", "int"},
+                 {"active", "int"},
+                 {"active_with_embedding", "int"},
+                 {"active_non_embedding", "int"},
+                 {"by_part", "object"},
+                 {"router_bias_buffer", "int"},
+                 {"flops_per_token", "object"}},
                 "params");
-  const Fields parts = {{"embedding", "int"}, {"attention", "int"}, {"dense_ffn", "int"}, {"routed_experts", "int"},
-                        {"shared_experts", "int"}, {"router", "int"}, {"norms", "int"}, {"head", "int"}, {"mtp", "int"}};
+  const Fields parts = {{"embedding", "int"},      {"attention", "int"},      {"dense_ffn", "int"},
+                        {"routed_experts", "int"}, {"shared_experts", "int"}, {"router", "int"},
+                        {"norms", "int"},          {"head", "int"},           {"mtp", "int"}};
   expect_fields(params["by_part"], parts, "by_part");
   int64_t sum = 0;
-  for (const auto& [name, type] : parts) sum += name == "mtp" ? 0 : params["by_part"][name].get<int64_t>();
+  for (const auto& [name, type] : parts)
+    sum += name == "mtp" ? 0 : params["by_part"][name].get<int64_t>();
   EXPECT_EQ(params["total"], sum);
-  EXPECT_EQ(params["total"], 671'026'404'352) << "DeepSeek-V3's count, without MTP and the routers' bias";
-  expect_fields(params["flops_per_token"], {{"sequence", "int"}, {"total", "number"}, {"attention", "number"}, {"megatron_convention", "number"}},
+  EXPECT_EQ(params["total"], 671'026'404'352)
+      << "DeepSeek-V3's count, without MTP and the routers' bias";
+  expect_fields(params["flops_per_token"],
+                {{"sequence", "int"},
+                 {"total", "number"},
+                 {"attention", "number"},
+                 {"megatron_convention", "number"}},
                 "flops_per_token");
   EXPECT_EQ(params["flops_per_token"]["sequence"], 4096);
 }
@@ -116,13 +139,26 @@ TEST(Offline, ParamsHasItsPartsAndFlopsAndThePartsSumUp) {
 void expect_plan(const Json& plan) {
   EXPECT_EQ(plan["schema_version"], 1);
   expect_fields(plan,
-                {{"feasible", "bool"}, {"gpus", "int"}, {"layout", "object"}, {"predicted", "object"}, {"ledger", "array"},
-                 {"worst_rank", "int"}, {"ranks", "array"}, {"runnable", "bool"}, {"gpus_needed", "int?"}, {"rejected", "array"}},
+                {{"feasible", "bool"},
+                 {"gpus", "int"},
+                 {"layout", "object"},
+                 {"predicted", "object"},
+                 {"ledger", "array"},
+                 {"worst_rank", "int"},
+                 {"ranks", "array"},
+                 {"runnable", "bool"},
+                 {"gpus_needed", "int?"},
+                 {"rejected", "array"}},
                 "plan");
   expect_fields(plan["layout"], kLayout, "layout");
   expect_fields(plan["predicted"],
-                {{"peak_memory_bytes", "int"}, {"step_s", "number?"}, {"tokens_per_s", "number?"}, {"tokens_per_s_per_gpu", "number?"},
-                 {"mfu", "number?"}, {"days", "number?"}, {"cost_usd", "number?"}},
+                {{"peak_memory_bytes", "int"},
+                 {"step_s", "number?"},
+                 {"tokens_per_s", "number?"},
+                 {"tokens_per_s_per_gpu", "number?"},
+                 {"mfu", "number?"},
+                 {"days", "number?"},
+                 {"cost_usd", "number?"}},
                 "predicted");
   int64_t sum = 0;
   for (const Json& line : plan["ledger"]) {
@@ -131,10 +167,18 @@ void expect_plan(const Json& plan) {
   }
   EXPECT_EQ(plan["predicted"]["peak_memory_bytes"], sum);
   for (const Json& rank : plan["ranks"]) {
-    expect_fields(rank, {{"global_rank", "int"}, {"tp_rank", "int"}, {"cp_rank", "int"}, {"ep_rank", "int"}, {"dp_rank", "int"}, {"pp_stage", "int"}, {"node", "string"}},
+    expect_fields(rank,
+                  {{"global_rank", "int"},
+                   {"tp_rank", "int"},
+                   {"cp_rank", "int"},
+                   {"ep_rank", "int"},
+                   {"dp_rank", "int"},
+                   {"pp_stage", "int"},
+                   {"node", "string"}},
                   "rank");
   }
-  for (const Json& rejected : plan["rejected"]) expect_fields(rejected, {{"layout", "object"}, {"reason", "string"}}, "rejected");
+  for (const Json& rejected : plan["rejected"])
+    expect_fields(rejected, {{"layout", "object"}, {"reason", "string"}}, "rejected");
 }
 
 TEST(Offline, PlanOfWhatFitsHasEveryField) {
@@ -197,11 +241,16 @@ TEST(Offline, ExplainKnowsEveryKeyByItsName) {
 TEST(Offline, DataPrepareReportsAsAnObjectAndRefusesAMissingInput) {
   const Home home;
   const std::string prefix = home.prepare_text();
-  const Json report = home.json({"data", "prepare", "--input", home.path() + "/text.txt", "--tokenizer", "byte", "--out", prefix});
+  const Json report = home.json({"data", "prepare", "--input", home.path() + "/text.txt",
+                                 "--tokenizer", "byte", "--out", prefix});
   EXPECT_EQ(report["up_to_date"], true);
   EXPECT_EQ(report["vocab_size"], 257);
   EXPECT_GT(report["tokens"], 1000);
-  const Outcome missing = home.ctl({"data", "prepare", "--input", home.path() + "/none.txt", "--tokenizer", "byte", "--out", prefix + "2"});
+  const Outcome help = home.ctl({"data", "prepare", "--help"});
+  EXPECT_EQ(help.code, 0);
+  EXPECT_NE(help.out.find("--tokenizer"), std::string::npos) << help.out;
+  const Outcome missing = home.ctl({"data", "prepare", "--input", home.path() + "/none.txt",
+                                    "--tokenizer", "byte", "--out", prefix + "2"});
   EXPECT_EQ(missing.code, 5) << missing.err;
   EXPECT_NE(missing.err.find("none.txt"), std::string::npos) << missing.err;
 }

@@ -33,7 +33,7 @@ std::string whole_file(const std::string& path) {
 }  // namespace
 
 Running::Running(const std::vector<std::string>& argv, const Environment& environment) {
-  folder_ = testing::TempDir() + "/dsv3-run-XXXXXX";
+  folder_ = testing::TempDir() + "dsv3-run-XXXXXX";
   if (::mkdtemp(folder_.data()) == nullptr) {
     start_error_ = "cannot create " + folder_;
     return;
@@ -60,8 +60,12 @@ Running::~Running() {
   std::filesystem::remove_all(folder_, ignored);
 }
 
-std::string Running::out() const { return whole_file(folder_ + "/out"); }
-std::string Running::err() const { return whole_file(folder_ + "/err"); }
+std::string Running::out() const {
+  return whole_file(folder_ + "/out");
+}
+std::string Running::err() const {
+  return whole_file(folder_ + "/err");
+}
 
 Outcome Running::finish(int timeout_s) {
   Outcome outcome;
@@ -84,7 +88,8 @@ Outcome Running::finish(int timeout_s) {
       break;
     }
     pollfd ended{.fd = pidfd, .events = POLLIN, .revents = 0};
-    ::poll(&ended, pidfd >= 0 ? 1 : 0, static_cast<int>(pidfd >= 0 ? left_ms : std::min<int64_t>(left_ms, kLookAgainMs)));
+    ::poll(&ended, pidfd >= 0 ? 1 : 0,
+           static_cast<int>(pidfd >= 0 ? left_ms : std::min<int64_t>(left_ms, kLookAgainMs)));
   }
   if (pidfd >= 0) ::close(pidfd);
   pid_ = -1;
@@ -120,8 +125,9 @@ std::vector<pid_t> processes_of(const std::string& text) {
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
     const auto pid = static_cast<pid_t>(std::stol(name));
     if (pid == ::getpid()) continue;
-    const bool ours = command_of(pid).find(text) != std::string::npos ||
-                      whole_file(fmt::format("/proc/{}/environ", pid)).find(text) != std::string::npos;
+    const bool ours =
+        command_of(pid).find(text) != std::string::npos ||
+        whole_file(fmt::format("/proc/{}/environ", pid)).find(text) != std::string::npos;
     if (ours && process_alive(pid)) found.push_back(pid);
   }
   return found;

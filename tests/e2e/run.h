@@ -1,6 +1,7 @@
 // Running a program to its end, with a deadline, and waiting for a condition with one.
 //
-// Law: nothing here waits without a deadline, and a wait that fails says so; nothing sleeps for a fixed time.
+// Law: nothing here waits without a deadline, and a wait that fails says so; nothing sleeps for a
+// fixed time.
 #pragma once
 
 #include <sys/types.h>
@@ -41,7 +42,8 @@ class Running {
   std::string start_error_;
 };
 
-Outcome run(const std::vector<std::string>& argv, const Environment& environment, int timeout_s = 30);
+Outcome run(const std::vector<std::string>& argv, const Environment& environment,
+            int timeout_s = 30);
 
 // True as soon as `condition` holds; false at the deadline.
 bool wait_until(const std::function<bool()>& condition, int timeout_s = 30);

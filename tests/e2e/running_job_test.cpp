@@ -1,10 +1,10 @@
-// Jobs that are interfered with while they run: cancelled, watched, saved, and left without a coordinator.
+// Jobs that are interfered with while they run: cancelled, watched, saved, and left without a
+// coordinator.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
 #include <filesystem>
-#include <set>
 
 #include "tests/e2e/home.h"
 #include "tests/e2e/shape.h"
@@ -28,9 +28,11 @@ TEST(RunningJob, CancelEndsEveryProcessOfIt) {
   EXPECT_EQ(home.processes("dsv3-agent").size(), 1u);
   const Outcome cancelled = home.ctl({"cancel", id, "--json"}, 60);
   EXPECT_EQ(cancelled.code, 0) << cancelled.err;
-  EXPECT_EQ(Json::parse(cancelled.out, nullptr, false)["job"]["state"], "CANCELLED") << cancelled.out;
+  EXPECT_EQ(Json::parse(cancelled.out, nullptr, false)["job"]["state"], "CANCELLED")
+      << cancelled.out;
   EXPECT_TRUE(home.processes("dsv3-worker").empty());
-  EXPECT_TRUE(wait_until([&] { return home.processes("dsv3-agent").empty(); }, 10)) << "the agent stays";
+  EXPECT_TRUE(wait_until([&] { return home.processes("dsv3-agent").empty(); }, 10))
+      << "the agent stays";
   EXPECT_EQ(home.processes().size(), 1u) << "only the coordinator";
   EXPECT_EQ(home.ctl({"wait", id}).code, 1);
   EXPECT_EQ(home.ctl({"cancel", id}).code, 7) << "it has ended";
@@ -58,8 +60,10 @@ TEST(RunningJob, OutlivesAKilledCoordinatorAndIsAdoptedByTheNext) {
   ASSERT_EQ(::kill(pid, SIGKILL), 0);
   ASSERT_TRUE(wait_until([&] { return home.processes("dsv3d").empty(); }));
   const uint64_t logged = size_of(log);
-  EXPECT_TRUE(wait_until([&] { return size_of(log) > logged + 200; })) << "it does not go on while there is no coordinator";
-  EXPECT_EQ(home.processes("dsv3-worker"), workers) << "it had ended before the coordinator was killed: give it more steps";
+  EXPECT_TRUE(wait_until([&] { return size_of(log) > logged + 200; }))
+      << "it does not go on while there is no coordinator";
+  EXPECT_EQ(home.processes("dsv3-worker"), workers)
+      << "it had ended before the coordinator was killed: give it more steps";
   ASSERT_EQ(home.ctl({"up"}).code, 0);
   const Outcome wait = home.ctl({"wait", id, "--timeout", "80"}, 90);
   EXPECT_EQ(wait.code, 0) << wait.err;
@@ -69,11 +73,15 @@ TEST(RunningJob, OutlivesAKilledCoordinatorAndIsAdoptedByTheNext) {
   EXPECT_EQ(job["attempt"], 1) << "adopted, not started again";
   EXPECT_EQ(job["restarts"], 0);
   EXPECT_EQ(job["lost_steps"], 0);
-  const Json steps = home.sql("SELECT count(*) AS n, count(DISTINCT step) AS distinct_steps, min(step) AS first, max(step) AS last FROM metrics");
-  EXPECT_EQ(steps[0], (Json{{"n", kSteps}, {"distinct_steps", kSteps}, {"first", 1}, {"last", kSteps}}));
+  const Json steps = home.sql(
+      "SELECT count(*) AS n, count(DISTINCT step) AS distinct_steps, min(step) AS first, max(step) "
+      "AS last FROM metrics");
+  EXPECT_EQ(steps[0],
+            (Json{{"n", kSteps}, {"distinct_steps", kSteps}, {"first", 1}, {"last", kSteps}}));
   const Json tokens = home.sql("SELECT sum(tokens) AS tokens FROM expert_usage");
   EXPECT_EQ(tokens[0]["tokens"], kSteps * kTokensPerStep * kTopK);
-  EXPECT_EQ(home.sql("SELECT count(*) AS n FROM events WHERE event = 'coordinator_started'")[0]["n"], 2);
+  EXPECT_EQ(
+      home.sql("SELECT count(*) AS n FROM events WHERE event = 'coordinator_started'")[0]["n"], 2);
 }
 
 TEST(RunningJob, WritesACheckpointWhenAsked) {
@@ -82,7 +90,8 @@ TEST(RunningJob, WritesACheckpointWhenAsked) {
   EXPECT_TRUE(home.job(id)["checkpoint"].is_null());
   const Outcome asked = home.ctl({"checkpoint", id});
   EXPECT_EQ(asked.code, 0) << asked.err;
-  ASSERT_TRUE(wait_until([&] { return home.job(id)["checkpoint"].is_object(); })) << home.ctl({"logs", id}).out;
+  ASSERT_TRUE(wait_until([&] { return home.job(id)["checkpoint"].is_object(); }))
+      << home.ctl({"logs", id}).out;
   const Json job = home.job(id);
   EXPECT_EQ(job["state"], "RUNNING");
   const std::string folder = job["checkpoint"]["path"];
@@ -114,18 +123,37 @@ TEST(RunningJob, WaitHasATimeOut) {
   EXPECT_EQ(home.ctl({"cancel", id}, 60).code, 0);
 }
 
-TEST(RunningJob, AJobThatFailsSaysWhyAndExits1) {
+TEST(RunningJob, AKilledRankFailsTheJobWithItsReason) {
+  const Home home;
+  const std::string id = home.start_job(kForEver);
+  const auto workers = home.processes("dsv3-worker");
+  ASSERT_EQ(workers.size(), 1u);
+  ASSERT_EQ(::kill(workers[0], SIGKILL), 0);
+  EXPECT_EQ(home.ctl({"wait", id}, 60).code, 1);
+  const Json job = home.job(id);
+  EXPECT_EQ(job["state"], "FAILED");
+  EXPECT_NE(job["reason"].get<std::string>().find("rank 0"), std::string::npos) << job["reason"];
+  EXPECT_GT(job["step"].get<int64_t>(), 0) << "what was recorded stays";
+  EXPECT_TRUE(wait_until([&] { return home.processes().size() == 1; }, 10))
+      << "only the coordinator";
+}
+
+TEST(RunningJob, WithoutItsDataItFailsNamingTheFile) {
   const Home home;
   const std::string config = home.write_config("nodata", home.path() + "/data/absent", 3);
   const Outcome outcome = home.ctl({"submit", config, "--wait"}, 60);
-  EXPECT_NE(outcome.code, 0);
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.err.find("FAILED"), std::string::npos) << outcome.err;
   EXPECT_NE(outcome.err.find("/data/absent"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("dsv3ctl logs tiny-1"), std::string::npos)
+      << "what to do next: " << outcome.err;
 }
 
 TEST(RunningJob, TheNextWaitsForTheNodeInTheQueue) {
   const Home home;
   const std::string first = home.start_job(kForEver);
-  const Outcome second = home.ctl({"submit", home.write_config("next", home.path() + "/data/bytes", 2)});
+  const Outcome second =
+      home.ctl({"submit", home.write_config("next", home.path() + "/data/bytes", 2)});
   ASSERT_EQ(second.code, 0) << second.err;
   EXPECT_EQ(second.out, "tiny-2\n");
   EXPECT_EQ(home.job("tiny-2")["state"], "QUEUED");

@@ -1,6 +1,8 @@
-// One small training, looked at from every side: what it printed, what every reading verb says of it, what it left on disk.
+// One small training, looked at from every side: what it printed, what every reading verb says of
+// it, what it left on disk.
 //
-// Law: the same fact asked in two ways (metrics and SQL, status and events, experts and tokens trained) is the same fact.
+// Law: the same fact asked in two ways (metrics and SQL, status and events, experts and tokens
+// trained) is the same fact.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -43,13 +45,16 @@ std::unique_ptr<Home> TrainedJob::home_;
 Outcome TrainedJob::submitted_;
 std::string TrainedJob::id_;
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 TEST_F(TrainedJob, SubmitPrintsTheIdAloneAndTheSummaryBesideIt) {
   EXPECT_EQ(submitted_.out, "tiny-1\n");
   EXPECT_TRUE(contains(submitted_.err, "started a coordinator")) << submitted_.err;
   EXPECT_TRUE(contains(submitted_.err, "tiny-1 COMPLETED")) << submitted_.err;
-  for (const char* word : {"\n  loss ", "\n  validation ", "\n  speed ", "\n  experts ", "\n  time ", "\n  checkpoint ", "\n  database "}) {
+  for (const char* word : {"\n  loss ", "\n  validation ", "\n  speed ", "\n  experts ",
+                           "\n  time ", "\n  checkpoint ", "\n  database "}) {
     EXPECT_TRUE(contains(submitted_.err, word)) << word << " is missing in: " << submitted_.err;
   }
   EXPECT_TRUE(contains(submitted_.err, "unigram entropy")) << submitted_.err;
@@ -60,7 +65,8 @@ TEST_F(TrainedJob, SubmitPrintsTheIdAloneAndTheSummaryBesideIt) {
 TEST_F(TrainedJob, StatusListsTheCoordinatorAndTheJob) {
   const Json status = home().json({"status"});
   EXPECT_EQ(status["schema_version"], 1);
-  expect_fields(status["coordinator"], {{"version", "string"}, {"pid", "int"}, {"state_dir", "string"}}, "coordinator");
+  expect_fields(status["coordinator"],
+                {{"version", "string"}, {"pid", "int"}, {"state_dir", "string"}}, "coordinator");
   EXPECT_EQ(status["coordinator"]["state_dir"], home().state_dir());
   ASSERT_EQ(status["jobs"].size(), 1u);
   expect_fields(status["jobs"][0], kJob, "job");
@@ -80,7 +86,8 @@ TEST_F(TrainedJob, StatusOfTheJobSaysHowItEnded) {
   EXPECT_EQ(job["step"], kSteps);
   EXPECT_EQ(job["max_steps"], kSteps);
   EXPECT_EQ(job["ranks"], 1);
-  for (const char* degree : {"tp", "cp", "pp", "ep", "dp", "etp", "dense_dp", "expert_dp"}) EXPECT_EQ(job["layout"][degree], 1) << degree;
+  for (const char* degree : {"tp", "cp", "pp", "ep", "dp", "etp", "dense_dp", "expert_dp"})
+    EXPECT_EQ(job["layout"][degree], 1) << degree;
   EXPECT_EQ(job["layout"]["micro_batch"], 2);
   EXPECT_EQ(job["layout"]["grad_accumulation"], 2);
   const double share = job["effective_time_ratio"];
@@ -93,8 +100,16 @@ TEST_F(TrainedJob, MetricsAreOneObjectALineWithEveryStepOnce) {
   ASSERT_EQ(rows.size(), static_cast<size_t>(kSteps));
   for (size_t i = 0; i < rows.size(); ++i) {
     expect_fields(rows[i],
-                  {{"attempt", "int"}, {"step", "int"}, {"loss", "number"}, {"aux_loss", "number"}, {"z_loss", "number"},
-                   {"grad_norm", "number"}, {"lr", "number"}, {"tokens", "int"}, {"tokens_per_s", "number"}, {"mfu", "number?"},
+                  {{"attempt", "int"},
+                   {"step", "int"},
+                   {"loss", "number"},
+                   {"aux_loss", "number"},
+                   {"z_loss", "number"},
+                   {"grad_norm", "number"},
+                   {"lr", "number"},
+                   {"tokens", "int"},
+                   {"tokens_per_s", "number"},
+                   {"mfu", "number?"},
                    {"step_s", "number"}},
                   "metrics");
     EXPECT_EQ(rows[i]["step"], i + 1);
@@ -108,12 +123,15 @@ TEST_F(TrainedJob, MetricsAreOneObjectALineWithEveryStepOnce) {
 
 TEST_F(TrainedJob, LossesReadBackFromSqlAreTheSameNumbers) {
   const auto rows = home().json_lines({"metrics", id_});
-  const Json sql = home().sql("SELECT step, loss, grad_norm, lr, tokens FROM metrics WHERE job = '" + id_ + "' ORDER BY step");
+  const Json sql =
+      home().sql("SELECT step, loss, grad_norm, lr, tokens FROM metrics WHERE job = '" + id_ +
+                 "' ORDER BY step");
   ASSERT_EQ(sql.size(), rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     EXPECT_EQ(sql[i]["step"], rows[i]["step"]);
     for (const char* field : {"loss", "grad_norm", "lr"}) {
-      EXPECT_EQ(sql[i][field].get<double>(), rows[i][field].get<double>()) << field << " of step " << i + 1;
+      EXPECT_EQ(sql[i][field].get<double>(), rows[i][field].get<double>())
+          << field << " of step " << i + 1;
     }
     EXPECT_EQ(sql[i]["tokens"], kTokensPerStep);
   }
@@ -128,8 +146,16 @@ TEST_F(TrainedJob, ExpertsCountEveryTokenOfTheStep) {
     ASSERT_EQ(experts["layers"].size(), 1u);
     const Json& layer = experts["layers"][0];
     expect_fields(layer,
-                  {{"layer", "int"}, {"tokens", "array"}, {"usage_mean", "number"}, {"usage_std", "number"}, {"usage_min", "number"},
-                   {"usage_max", "number"}, {"entropy", "number"}, {"max_violation", "number"}, {"dead", "array"}, {"verdict", "string"}},
+                  {{"layer", "int"},
+                   {"tokens", "array"},
+                   {"usage_mean", "number"},
+                   {"usage_std", "number"},
+                   {"usage_min", "number"},
+                   {"usage_max", "number"},
+                   {"entropy", "number"},
+                   {"max_violation", "number"},
+                   {"dead", "array"},
+                   {"verdict", "string"}},
                   "layer");
     EXPECT_EQ(layer["layer"], kMoeLayer);
     ASSERT_EQ(layer["tokens"].size(), static_cast<size_t>(kExperts));
@@ -141,14 +167,17 @@ TEST_F(TrainedJob, ExpertsCountEveryTokenOfTheStep) {
     }
     EXPECT_EQ(sum, kTokensPerStep * kTopK) << "step " << step;
     EXPECT_DOUBLE_EQ(layer["usage_max"], static_cast<double>(most) / static_cast<double>(sum));
-    EXPECT_NEAR(layer["max_violation"].get<double>(), static_cast<double>(most * kExperts) / static_cast<double>(sum) - 1.0, 1e-12);
+    EXPECT_NEAR(layer["max_violation"].get<double>(),
+                static_cast<double>(most * kExperts) / static_cast<double>(sum) - 1.0, 1e-12);
   }
   EXPECT_EQ(home().json({"experts", id_})["step"], kSteps) << "the newest by default";
   EXPECT_EQ(home().ctl({"experts", id_, "--step", "99"}).code, 5);
 }
 
 TEST_F(TrainedJob, ExpertUsageIsPlainSql) {
-  const Json rows = home().sql("SELECT job, attempt, step, layer, expert, tokens FROM expert_usage ORDER BY step, layer, expert");
+  const Json rows = home().sql(
+      "SELECT job, attempt, step, layer, expert, tokens FROM expert_usage ORDER BY step, layer, "
+      "expert");
   ASSERT_EQ(rows.size(), static_cast<size_t>(kSteps * kExperts));
   std::map<int64_t, int64_t> tokens_of_step;
   for (const Json& row : rows) {
@@ -156,9 +185,11 @@ TEST_F(TrainedJob, ExpertUsageIsPlainSql) {
     EXPECT_EQ(row["layer"], kMoeLayer);
     tokens_of_step[row["step"]] += row["tokens"].get<int64_t>();
   }
-  for (const auto& [step, tokens] : tokens_of_step) EXPECT_EQ(tokens, kTokensPerStep * kTopK) << "step " << step;
+  for (const auto& [step, tokens] : tokens_of_step)
+    EXPECT_EQ(tokens, kTokensPerStep * kTopK) << "step " << step;
   const Json last = home().json({"experts", id_})["layers"][0]["tokens"];
-  for (size_t e = 0; e < last.size(); ++e) EXPECT_EQ(rows[rows.size() - last.size() + e]["tokens"], last[e]);
+  for (size_t e = 0; e < last.size(); ++e)
+    EXPECT_EQ(rows[rows.size() - last.size() + e]["tokens"], last[e]);
 }
 
 TEST_F(TrainedJob, EventsTellTheWholeWayInOrder) {
@@ -167,7 +198,13 @@ TEST_F(TrainedJob, EventsTellTheWholeWayInOrder) {
   double time = 0;
   std::vector<std::string> names;
   for (const Json& event : events) {
-    expect_fields(event, {{"seq", "int"}, {"time", "number"}, {"job", "string"}, {"attempt", "int"}, {"event", "string"}}, "event");
+    expect_fields(event,
+                  {{"seq", "int"},
+                   {"time", "number"},
+                   {"job", "string"},
+                   {"attempt", "int"},
+                   {"event", "string"}},
+                  "event");
     EXPECT_GT(event["seq"].get<int64_t>(), seq);
     EXPECT_GE(event["time"].get<double>(), time);
     EXPECT_EQ(event["job"], id_);
@@ -175,8 +212,10 @@ TEST_F(TrainedJob, EventsTellTheWholeWayInOrder) {
     time = event["time"];
     names.push_back(event["event"]);
   }
-  const std::vector<std::string> way = {"job_submitted", "job_picked",  "attempt_launched", "agent_connected", "rank_started", "job_running",
-                                        "checkpoint_done", "rank_exited", "agent_done",       "attempt_ended",   "job_completed"};
+  const std::vector<std::string> way = {"job_submitted",   "job_picked",   "attempt_launched",
+                                        "agent_connected", "rank_started", "job_running",
+                                        "checkpoint_done", "rank_exited",  "agent_done",
+                                        "attempt_ended",   "job_completed"};
   auto at = names.begin();
   for (const std::string& name : way) {
     at = std::find(at, names.end(), name);
@@ -191,10 +230,20 @@ TEST_F(TrainedJob, NodesHaveDevicesAndAState) {
   const Json nodes = home().json({"nodes"});
   ASSERT_EQ(nodes["nodes"].size(), 1u);
   const Json& node = nodes["nodes"][0];
-  expect_fields(node, {{"name", "string"}, {"state", "string"}, {"reason", "string"}, {"since", "number"}, {"devices", "array"}, {"last_heard_s", "number?"}}, "node");
+  expect_fields(node,
+                {{"name", "string"},
+                 {"state", "string"},
+                 {"reason", "string"},
+                 {"since", "number"},
+                 {"devices", "array"},
+                 {"last_heard_s", "number?"}},
+                "node");
   ASSERT_FALSE(node["devices"].empty());
   for (const Json& device : node["devices"]) {
-    expect_fields(device, {{"kind", "string"}, {"name", "string"}, {"uuid", "string"}, {"memory_bytes", "int"}}, "device");
+    expect_fields(
+        device,
+        {{"kind", "string"}, {"name", "string"}, {"uuid", "string"}, {"memory_bytes", "int"}},
+        "device");
     EXPECT_GT(device["memory_bytes"], 0);
   }
 }
@@ -204,23 +253,28 @@ TEST_F(TrainedJob, SqlSeesTheJobAndChangesNothing) {
   ASSERT_EQ(jobs.size(), 1u);
   EXPECT_EQ(jobs[0]["id"], id_);
   EXPECT_EQ(jobs[0]["state"], "COMPLETED");
-  for (const char* statement : {"DELETE FROM job_rows", "UPDATE metric_rows SET loss = 0", "INSERT INTO event_rows VALUES (99,0,'',0,'note','{}')",
-                                "DROP VIEW metrics", "CREATE TABLE mine (x)", "PRAGMA user_version = 7", "ATTACH ':memory:' AS other",
-                                "SELECT 1; DELETE FROM job_rows", "SELEC 1", ""}) {
+  for (const char* statement :
+       {"DELETE FROM job_rows", "UPDATE metric_rows SET loss = 0",
+        "INSERT INTO event_rows VALUES (99,0,'',0,'note','{}')", "DROP VIEW metrics",
+        "CREATE TABLE mine (x)", "PRAGMA user_version = 7", "ATTACH ':memory:' AS other",
+        "SELECT 1; DELETE FROM job_rows", "SELEC 1", ""}) {
     const Outcome outcome = home().ctl({"sql", statement});
     EXPECT_EQ(outcome.code, 2) << statement << ": " << outcome.out << outcome.err;
     EXPECT_EQ(outcome.out, "") << statement;
     EXPECT_NE(outcome.err, "") << statement;
   }
   EXPECT_EQ(home().sql("SELECT count(*) AS n FROM metrics")[0]["n"], kSteps);
-  EXPECT_EQ(home().sql("SELECT NULL AS nothing, 1.5 AS real, 'x' AS text")[0], (Json{{"nothing", nullptr}, {"real", 1.5}, {"text", "x"}}));
+  EXPECT_EQ(home().sql("SELECT NULL AS absent, 1.5 AS half, 'x' AS letter")[0],
+            (Json{{"absent", nullptr}, {"half", 1.5}, {"letter", "x"}}));
 }
 
 TEST_F(TrainedJob, LogsHaveALineForEveryStep) {
   const Outcome logs = home().ctl({"logs", id_});
   EXPECT_EQ(logs.code, 0);
-  for (int step = 1; step <= kSteps; ++step) EXPECT_TRUE(contains(logs.out, fmt::format("step {}/{} loss ", step, kSteps))) << logs.out;
-  EXPECT_EQ(home().ctl({"logs", id_, "-f"}).out, logs.out) << "following a job that has ended prints its log and ends";
+  for (int step = 1; step <= kSteps; ++step)
+    EXPECT_TRUE(contains(logs.out, fmt::format("step {}/{} loss ", step, kSteps))) << logs.out;
+  EXPECT_EQ(home().ctl({"logs", id_, "-f"}).out, logs.out)
+      << "following a job that has ended prints its log and ends";
   EXPECT_EQ(home().ctl({"logs", id_, "--agent"}).code, 0);
   EXPECT_EQ(home().ctl({"logs", id_, "--rank", "7"}).code, 5);
   const auto pieces = home().json_lines({"logs", id_});
@@ -244,12 +298,14 @@ TEST_F(TrainedJob, TheCheckpointIsWholeAndSealed) {
   EXPECT_EQ(object["step"], kSteps);
   EXPECT_EQ(object["attempt"], 1);
   for (const Json& shard : object["shards"]) {
-    EXPECT_EQ(std::filesystem::file_size(folder + "/" + shard["file"].get<std::string>()), shard["bytes"].get<uint64_t>());
+    EXPECT_EQ(std::filesystem::file_size(folder + "/" + shard["file"].get<std::string>()),
+              shard["bytes"].get<uint64_t>());
   }
   int expert_keys = 0;
   for (const Json& tensor : object["tensors"]) {
     const std::string name = tensor["name"];
-    expert_keys += !name.starts_with("exp_avg") && contains(name, ".experts.") && contains(name, "gate_proj") && !contains(name, "shared");
+    expert_keys += !name.starts_with("exp_avg") && contains(name, ".experts.") &&
+                   contains(name, "gate_proj") && !contains(name, "shared");
   }
   EXPECT_EQ(expert_keys, kExperts) << "one key per expert";
 }
@@ -282,7 +338,8 @@ TEST_F(TrainedJob, CompletionOffersItsId) {
 }
 
 TEST_F(TrainedJob, UnknownJobsAreNotFoundEverywhere) {
-  for (const char* verb : {"status", "metrics", "experts", "events", "logs", "wait", "cancel", "checkpoint"}) {
+  for (const char* verb :
+       {"status", "metrics", "experts", "events", "logs", "wait", "cancel", "checkpoint"}) {
     const Outcome outcome = home().ctl({verb, "tiny-77"});
     EXPECT_EQ(outcome.code, 5) << verb << ": " << outcome.err;
     EXPECT_EQ(outcome.out, "") << verb << ": nothing found is not an empty answer";

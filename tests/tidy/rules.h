@@ -43,6 +43,8 @@ inline const std::map<std::string, std::vector<std::string>>& allowed_includes()
       {"worker/link", {"base", "coordinator/protocol"}},
       {"worker/agent",
        {"base", "cluster/plan", "cluster/inventory", "coordinator/protocol", "coordinator/transport", "worker/link"}},
+      {"worker/rank/bin", {"worker/rank"}},
+      {"worker/agent/bin", {"worker/agent"}},
       {"worker/rank",
        {"base", "configs/spec", "cluster/plan", "coordinator/protocol", "worker/link", "runtime/device",
         "runtime/tensor", "runtime/model", "runtime/data", "runtime/checkpoint", "runtime/train"}},

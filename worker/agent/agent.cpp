@@ -1,4 +1,5 @@
-// The agent's loop, its signals and its deadlines; orders and reports are in orders.cpp and talk.cpp. See agent.h.
+// The agent's loop, its signals and its deadlines; orders and reports are in orders.cpp and
+// talk.cpp. See agent.h.
 #include "worker/agent/agent.h"
 
 #include <poll.h>
@@ -50,7 +51,9 @@ Agent::Agent(const Options& options, const Clock& clock, transport::AgentLink li
       started_ns_(clock.steady_ns()),
       last_heard_ns_(started_ns_) {}
 
-Agent::~Agent() { ::close(signal_fd_); }
+Agent::~Agent() {
+  ::close(signal_fd_);
+}
 
 int Agent::run() {
   while (true) {
@@ -68,7 +71,8 @@ int Agent::run() {
     handle_signals();
     for (RankProcess& rank : ranks_) {
       if (reports_.kept_bytes() >= kKeptMaxBytes) break;
-      rank.read([&](wire::RankMessage message) { on_rank_message(rank.rank(), std::move(message)); });
+      rank.read(
+          [&](wire::RankMessage message) { on_rank_message(rank.rank(), std::move(message)); });
     }
     reap_ranks();
     keep_deadlines();
@@ -165,10 +169,15 @@ void Agent::look_for_coordinator(int64_t now_ns) {
     log::warning("cannot look for the coordinator: {}", moved.status().to_string());
     return;
   }
-  if (!*moved) return;
-  log::info("a coordinator is back: greets it");
+  if (*moved) greet_again("a coordinator is back");
+}
+
+// What was sent meanwhile may be lost with the old coordinator, or on the way to it.
+void Agent::greet_again(const char* why) {
+  log::info("{}: greets it and reports again what it has not acknowledged", why);
   greeted_ = false;
   last_hello_ns_ = 0;
+  instance_.clear();
   reports_.resend_all();
 }
 

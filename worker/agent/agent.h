@@ -1,8 +1,10 @@
-// Agent: one node's part of one attempt: takes orders from the coordinator, runs the ranks, tells what became of them.
+// Agent: one node's part of one attempt: takes orders from the coordinator, runs the ranks, tells
+// what became of them.
 //
-// Law: no rank outlives its agent, and no rank dies because the coordinator is away: it keeps running, its reports are kept, and the
-// coordinator is looked for until orphan_ms have passed. The first failure of a rank ends the others (a gang lives or dies
-// together). One thread; every wait is one poll() with a deadline.
+// Law: no rank outlives its agent, and no rank dies because the coordinator is away: it keeps
+// running, its reports are kept, and the coordinator is looked for until orphan_ms have passed. The
+// first failure of a rank ends the others (a gang lives or dies together). One thread; every wait
+// is one poll() with a deadline.
 #pragma once
 
 #include <cstdint>
@@ -28,16 +30,16 @@ namespace dsv3::agent {
 
 class Agent {
  public:
-  // Blocks SIGCHLD, SIGTERM, SIGINT and SIGHUP in this thread (before ZeroMQ starts its own) and connects.
-  // kNoCoordinator when nothing says where a coordinator is.
+  // Blocks SIGCHLD, SIGTERM, SIGINT and SIGHUP in this thread (before ZeroMQ starts its own) and
+  // connects. kNoCoordinator when nothing says where a coordinator is.
   static Result<std::unique_ptr<Agent>> create(const Options& options,
                                                const Clock& clock = system_clock());
   ~Agent();
   Agent(const Agent&) = delete;
   Agent& operator=(const Agent&) = delete;
 
-  // Until the attempt's part here is over. The exit code: 0, the first failed rank's code (1 when a signal killed it), or 75 when
-  // no coordinator was heard for too long.
+  // Until the attempt's part here is over. The exit code: 0, the first failed rank's code (1 when a
+  // signal killed it), or 75 when no coordinator was heard for too long.
   int run();
 
  private:
@@ -61,6 +63,8 @@ class Agent {
   void on_rank_end(size_t idx, const RankEnd& end);
   void finish();  // all ranks have ended: AgentDone
   void look_for_coordinator(int64_t now_ns);
+  void greet_again(const char* why);
+  void on_report_ack(uint64_t seq);
 
   bool send_hello();
   void send_heartbeat(int64_t now_ns);
@@ -74,11 +78,13 @@ class Agent {
   int signal_fd_;
   ReportBuffer reports_;
   std::vector<RankProcess> ranks_;
-  std::vector<std::string> exit_reports_;  // serialised, by index of ranks_; "" until a rank sent one
+  std::vector<std::string>
+      exit_reports_;  // serialised, by index of ranks_; "" until a rank sent one
 
-  bool greeted_ = false;    // the coordinator of this connection has answered the hello
-  bool launched_ = false;   // ranks were started (or could not be)
-  bool done_ = false;       // AgentDone is among the reports
+  std::string instance_;   // of the coordinator that acknowledged heartbeats last; "" before
+  bool greeted_ = false;   // the coordinator of this connection has answered the hello
+  bool launched_ = false;  // ranks were started (or could not be)
+  bool done_ = false;      // AgentDone is among the reports
   bool dismissed_ = false;
   bool told_to_end_ = false;  // by a signal: don't wait long for acknowledgements
   int exit_code_ = 0;
@@ -92,7 +98,9 @@ class Agent {
   int64_t last_hello_ns_ = 0;
   int64_t last_heartbeat_ns_ = 0;
   int64_t last_search_ns_ = 0;
-  int64_t last_report_ns_ = 0;  // sent, or acknowledged
+  int64_t last_progress_ns_ =
+      0;  // an acknowledgement covered something new, or the first unacknowledged was sent
+  int64_t last_resend_ns_ = 0;
   int64_t done_ns_ = 0;
 };
 

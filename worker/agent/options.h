@@ -17,11 +17,13 @@ struct Options {
   std::string worker;  // program of a rank; "": dsv3-worker beside this one
   // Without a word from a coordinator for this long, the ranks are asked to end with a checkpoint.
   int64_t orphan_ms = 600'000;
-  int64_t hello_ms = 60'000;     // from the start to LaunchRanks
-  int64_t grace_ms = 10'000;     // for ranks, when the agent itself is asked to end or a rank has failed
+  int64_t hello_ms = 60'000;  // from the start to LaunchRanks
+  int64_t grace_ms =
+      10'000;  // for ranks, when the agent itself is asked to end or a rank has failed
 };
 
-// --state-dir DIR --job ID --attempt N --node NAME [--worker PROGRAM] [--orphan-ms N]. kInvalid names the fault.
+// --state-dir DIR --job ID --attempt N --node NAME [--worker PROGRAM] [--orphan-ms N]. kInvalid
+// names the fault.
 Result<Options> parse_options(const std::vector<std::string>& args);
 
 }  // namespace dsv3::agent

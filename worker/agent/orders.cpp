@@ -53,12 +53,17 @@ void Agent::on_message(const wire::Envelope& message) {
       return;
     case wire::Envelope::kHeartbeatAck:
       greeted_ = true;
-      if (const uint32_t ms = message.heartbeat_ack().heartbeat_ms()) heartbeat_ns_ = ms * 1'000'000LL;
+      // A restarted coordinator on the old port: the connection came back by itself.
+      if (const std::string& instance = message.heartbeat_ack().instance(); instance != instance_) {
+        if (!instance_.empty()) greet_again("another coordinator answers");
+        instance_ = instance;
+      }
+      if (const uint32_t ms = message.heartbeat_ack().heartbeat_ms())
+        heartbeat_ns_ = ms * 1'000'000LL;
       if (const uint32_t ms = message.heartbeat_ack().silence_ms()) silence_ns_ = ms * 1'000'000LL;
       return;
     case wire::Envelope::kReportAck:
-      reports_.acknowledge(message.report_ack().seq());
-      last_report_ns_ = clock_.steady_ns();
+      on_report_ack(message.report_ack().seq());
       return;
     case wire::Envelope::kAgentDismiss:
       log::info("dismissed: {}", message.agent_dismiss().reason());
@@ -69,7 +74,21 @@ void Agent::on_message(const wire::Envelope& message) {
       log::warning("the coordinator says: {}", message.error().message());
       return;
     default:
-      log::warning("a message of kind {} is not for an agent", static_cast<int>(message.body_case()));
+      log::warning("a message of kind {} is not for an agent",
+                   static_cast<int>(message.body_case()));
+  }
+}
+
+// An acknowledgement of nothing new, while reports are on their way: one of them was lost and the
+// coordinator waits for it.
+void Agent::on_report_ack(uint64_t seq) {
+  constexpr int64_t kResendNs = 500'000'000;
+  const int64_t now_ns = clock_.steady_ns();
+  if (reports_.acknowledge(seq) > 0) {
+    last_progress_ns_ = now_ns;
+  } else if (reports_.has_sent() && now_ns - last_resend_ns_ > kResendNs) {
+    last_resend_ns_ = now_ns;
+    reports_.resend_all();
   }
 }
 
@@ -95,8 +114,8 @@ void Agent::launch(const wire::LaunchRanks& order) {
   begin_stop(0, false, exit_reason_);
 }
 
-Status Agent::start_rank(const wire::LaunchRanks& order, uint32_t rank, const std::string& spec_path,
-                         const std::string& plan_path) {
+Status Agent::start_rank(const wire::LaunchRanks& order, uint32_t rank,
+                         const std::string& spec_path, const std::string& plan_path) {
   RankLaunch launch{.rank = rank};
   launch.argv = {options_.worker, "train",
                  "--spec",        spec_path,
@@ -107,11 +126,14 @@ Status Agent::start_rank(const wire::LaunchRanks& order, uint32_t rank, const st
                  "--attempt",     std::to_string(order.attempt()),
                  "--job-dir",     order.job_dir()};
   launch.env.assign(order.env().begin(), order.env().end());
-  // Ranks that share cores must not each take them all: threads that wait for a core stall the others.
-  const bool chosen = ::getenv("OMP_NUM_THREADS") != nullptr || order.env().contains("OMP_NUM_THREADS");
+  // Ranks that share cores must not each take them all: threads that wait for a core stall the
+  // others.
+  const bool chosen =
+      ::getenv("OMP_NUM_THREADS") != nullptr || order.env().contains("OMP_NUM_THREADS");
   if (order.ranks_size() > 1 && !chosen) {
     const int cores = inventory::probe_machine().cores;
-    launch.env.emplace_back("OMP_NUM_THREADS", std::to_string(std::max(1, cores / order.ranks_size())));
+    launch.env.emplace_back("OMP_NUM_THREADS",
+                            std::to_string(std::max(1, cores / order.ranks_size())));
   }
   launch.working_dir = order.working_dir();
   launch.log_path = fmt::format("{}/logs/rank-{}.log", order.job_dir(), rank);
@@ -143,7 +165,8 @@ void Agent::on_rank_message(uint32_t rank, wire::RankMessage message) {
 void Agent::on_rank_end(size_t idx, const RankEnd& end) {
   const uint32_t rank = ranks_[idx].rank();
   log::info("rank {} ended: {}", rank,
-            end.signal != 0 ? fmt::format("signal {}", end.signal) : fmt::format("code {}", end.exit_code));
+            end.signal != 0 ? fmt::format("signal {}", end.signal)
+                            : fmt::format("code {}", end.exit_code));
   wire::Report report;
   report.set_time_unix_ns(clock_.wall_ns());
   report.set_rank(rank);
@@ -156,8 +179,8 @@ void Agent::on_rank_end(size_t idx, const RankEnd& end) {
   if (end.exit_code == 0 || exit_code_ != 0) return;
   exit_code_ = end.signal != 0 ? static_cast<int>(Code::kFailed) : end.exit_code;
   exit_reason_ = end.signal != 0 ? fmt::format("rank {} was killed by signal {}", rank, end.signal)
-                                 : fmt::format("rank {} ended with code {}{}{}", rank, end.exit_code,
-                                               said.empty() ? "" : ": ", said);
+                                 : fmt::format("rank {} ended with code {}{}{}", rank,
+                                               end.exit_code, said.empty() ? "" : ": ", said);
   if (num_alive() > 0) begin_stop(options_.grace_ms, false, exit_reason_);
 }
 
@@ -167,7 +190,8 @@ void Agent::finish() {
   wire::Report report;
   report.set_time_unix_ns(clock_.wall_ns());
   report.mutable_agent_done()->set_exit_code(exit_code_);
-  report.mutable_agent_done()->set_reason(exit_reason_.empty() ? "all ranks have ended" : exit_reason_);
+  report.mutable_agent_done()->set_reason(exit_reason_.empty() ? "all ranks have ended"
+                                                               : exit_reason_);
   reports_.push(std::move(report));
 }
 

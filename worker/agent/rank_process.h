@@ -1,7 +1,8 @@
-// RankProcess: one rank as a child of the agent: started, listened to, asked to end, made to end, reaped.
+// RankProcess: one rank as a child of the agent: started, listened to, asked to end, made to end,
+// reaped.
 //
-// Law: a rank leads its own session, dies with its agent, and is reaped exactly once; what it said before it ended is read to
-// the last byte before its end is reported.
+// Law: a rank leads its own session, dies with its agent, and is reaped exactly once; what it said
+// before it ended is read to the last byte before its end is reported.
 #pragma once
 
 #include <sys/types.h>

@@ -30,15 +30,20 @@ void ReportBuffer::push(wire::Report report) {
   state_->kept.push_back({std::move(report), bytes});
 }
 
-void ReportBuffer::acknowledge(uint64_t seq) {
+int64_t ReportBuffer::acknowledge(uint64_t seq) {
+  int64_t count = 0;
   while (!state_->kept.empty() && state_->kept.front().report.seq() <= seq) {
     state_->bytes -= state_->kept.front().bytes;
     state_->kept.pop_front();
     state_->sent = std::max<int64_t>(0, state_->sent - 1);
+    ++count;
   }
+  return count;
 }
 
-void ReportBuffer::resend_all() { state_->sent = 0; }
+void ReportBuffer::resend_all() {
+  state_->sent = 0;
+}
 
 int64_t ReportBuffer::fill(wire::AgentReports* batch, int64_t count_max, int64_t bytes_max) const {
   int64_t count = 0;
@@ -66,11 +71,20 @@ void ReportBuffer::drop_first_unsent() {
   state_->kept.erase(first);
 }
 
-bool ReportBuffer::empty() const { return state_->kept.empty(); }
+bool ReportBuffer::empty() const {
+  return state_->kept.empty();
+}
 bool ReportBuffer::has_unsent() const {
   return state_->sent < static_cast<int64_t>(state_->kept.size());
 }
-int64_t ReportBuffer::kept_bytes() const { return state_->bytes; }
-uint64_t ReportBuffer::next_seq() const { return state_->next_seq; }
+bool ReportBuffer::has_sent() const {
+  return state_->sent > 0;
+}
+int64_t ReportBuffer::kept_bytes() const {
+  return state_->bytes;
+}
+uint64_t ReportBuffer::next_seq() const {
+  return state_->next_seq;
+}
 
 }  // namespace dsv3::agent

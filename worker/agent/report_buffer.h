@@ -1,7 +1,9 @@
-// ReportBuffer: the agent's reports in order, kept until the coordinator has acknowledged that they are stored.
+// ReportBuffer: the agent's reports in order, kept until the coordinator has acknowledged that they
+// are stored.
 //
-// Law: nothing is lost while the coordinator is away, and nothing is told twice as something new: every report has a
-// number from 1, an acknowledgement covers all up to its number, and what is not covered is sent again after a reconnect.
+// Law: nothing is lost while the coordinator is away, and nothing is told twice as something new:
+// every report has a number from 1, an acknowledgement covers all up to its number, and what is not
+// covered is sent again after a reconnect.
 #pragma once
 
 #include <cstdint>
@@ -25,19 +27,20 @@ class ReportBuffer {
 
   // Numbers the report and keeps it.
   void push(wire::Report report);
-  // Forgets every report up to and including `seq`. Numbers never given are ignored.
-  void acknowledge(uint64_t seq);
+  // Forgets every report up to and including `seq`; returns how many those were.
+  int64_t acknowledge(uint64_t seq);
   // The coordinator may have lost what was sent: everything kept is unsent again.
   void resend_all();
-  // Appends unsent reports in order to `batch`: at most count_max, and bytes_max together unless the first alone is larger.
-  // Returns how many; they stay unsent until mark_sent().
+  // Appends unsent reports in order to `batch`: at most count_max, and bytes_max together unless
+  // the first alone is larger. Returns how many; they stay unsent until mark_sent().
   int64_t fill(wire::AgentReports* batch, int64_t count_max, int64_t bytes_max) const;
   void mark_sent(int64_t count);
   // Forgets the first unsent report: it can't be sent at all.
   void drop_first_unsent();
 
-  bool empty() const;         // everything is acknowledged
+  bool empty() const;  // everything is acknowledged
   bool has_unsent() const;
+  bool has_sent() const;  // something was sent and is not acknowledged
   int64_t kept_bytes() const;
   uint64_t next_seq() const;  // of the next push()
 

@@ -11,7 +11,7 @@ namespace dsv3::agent {
 namespace {
 
 constexpr int64_t kHelloAgainNs = 2'000'000'000;
-constexpr int64_t kReportAgainNs = 10'000'000'000;
+constexpr int64_t kReportAgainNs = 3'000'000'000;
 constexpr int64_t kBatchMaxBytes = int64_t{4} << 20;
 constexpr int kBatchesPerRound = 16;
 
@@ -64,7 +64,9 @@ void Agent::send_heartbeat(int64_t now_ns) {
 
 void Agent::send_reports(int64_t now_ns) {
   // Sent but unanswered for long: it was lost on the way.
-  if (!reports_.has_unsent() && !reports_.empty() && now_ns - last_report_ns_ > kReportAgainNs) {
+  if (!reports_.has_sent()) last_progress_ns_ = now_ns;
+  if (now_ns - last_progress_ns_ > kReportAgainNs) {
+    last_progress_ns_ = now_ns;
     reports_.resend_all();
   }
   for (int round = 0; round < kBatchesPerRound && reports_.has_unsent(); ++round) {
@@ -82,7 +84,6 @@ void Agent::send_reports(int64_t now_ns) {
     }
     if (!status.ok()) return;  // full or away: again next round
     reports_.mark_sent(count);
-    last_report_ns_ = now_ns;
   }
 }
 

@@ -22,7 +22,8 @@ constexpr size_t kCompactBytes = size_t{1} << 20;
 Result<std::pair<int, int>> make_socketpair() {
   int fds[2] = {-1, -1};
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) {
-    return Status(Code::kFailed, fmt::format("cannot create a socketpair: {}", std::strerror(errno)));
+    return Status(Code::kFailed,
+                  fmt::format("cannot create a socketpair: {}", std::strerror(errno)));
   }
   return std::pair{fds[0], fds[1]};
 }
@@ -36,7 +37,8 @@ Result<Channel> Channel::adopt(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0 ||
       ::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) {
-    return Status(Code::kFailed, fmt::format("cannot set up descriptor {}: {}", fd, std::strerror(errno)));
+    return Status(Code::kFailed,
+                  fmt::format("cannot set up descriptor {}: {}", fd, std::strerror(errno)));
   }
   Channel channel;
   channel.fd_ = fd;
@@ -68,8 +70,7 @@ void Channel::send(const std::string& frame) {
 
 void Channel::flush() {
   while (open() && out_taken_ < out_.size()) {
-    const ssize_t n =
-        ::send(fd_, out_.data() + out_taken_, out_.size() - out_taken_, MSG_NOSIGNAL);
+    const ssize_t n = ::send(fd_, out_.data() + out_taken_, out_.size() - out_taken_, MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
     if (n < 0) {

@@ -1,7 +1,9 @@
-// Channel: one end of the socketpair between a rank and its agent: whole frames in, whole frames out, never a wait.
+// Channel: one end of the socketpair between a rank and its agent: whole frames in, whole frames
+// out, never a wait.
 //
-// Law: what arrives is believed only after protocol::decode; a stream with one malformed frame is closed, because nothing after it can
-// be trusted. What is sent is kept here until the kernel takes it. Format: PROTOCOL.md, "Rank link".
+// Law: what arrives is believed only after protocol::decode; a stream with one malformed frame is
+// closed, because nothing after it can be trusted. What is sent is kept here until the kernel takes
+// it. Format: PROTOCOL.md, "Rank link".
 #pragma once
 
 #include <cstdint>
@@ -33,13 +35,15 @@ class Channel {
 
   // Queues one encoded frame (protocol::encode) and writes what the kernel takes now.
   void send(const std::string& frame);
-  // Bytes that are queued and not yet taken by the kernel: poll for POLLOUT while it is > 0, then flush().
+  // Bytes that are queued and not yet taken by the kernel: poll for POLLOUT while it is > 0, then
+  // flush().
   int64_t pending_bytes() const { return static_cast<int64_t>(out_.size() - out_taken_); }
   // Writes what the kernel takes. Closes the channel when the other end is gone.
   void flush();
 
-  // Reads what is there and hands over each whole frame. Ok also when nothing was there or the other end closed
-  // (open() is false then, after its last frames were handed over). kInvalid: a malformed or truncated stream; closed.
+  // Reads what is there and hands over each whole frame. Ok also when nothing was there or the
+  // other end closed (open() is false then, after its last frames were handed over). kInvalid: a
+  // malformed or truncated stream; closed.
   Status receive(const std::function<Status(const std::string& frame)>& on_frame);
 
  private:

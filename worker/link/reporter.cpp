@@ -132,14 +132,14 @@ bool Reporter::pump() {
   const int64_t idle_ns = system_clock().steady_ns() - last_sent_ns_;
   const int64_t wait_ms = std::clamp<int64_t>(idle_ms_ - idle_ns / 1'000'000, 0, idle_ms_);
   const short writing = channel_.pending_bytes() > 0 ? POLLOUT : 0;
-  pollfd fds[2] = {{wake_fd_, POLLIN, 0},
-                   {channel_.fd(), static_cast<short>(POLLIN | writing), 0}};
+  pollfd fds[2] = {{wake_fd_, POLLIN, 0}, {channel_.fd(), static_cast<short>(POLLIN | writing), 0}};
   const int ready = ::poll(fds, 2, static_cast<int>(wait_ms));
   if (ready < 0 && errno != EINTR) return false;
   uint64_t count = 0;
   (void)!::read(wake_fd_, &count, sizeof count);
   channel_.flush();
-  const Status status = channel_.receive([this](const std::string& frame) { return on_frame(frame); });
+  const Status status =
+      channel_.receive([this](const std::string& frame) { return on_frame(frame); });
   if (!status.ok()) log::warning("the agent's stream is closed: {}", status.to_string());
   take_queue();
   if (!channel_.open()) return false;

@@ -1,8 +1,9 @@
-// Reporter: the rank's side of the link: a thread that carries reports to the agent and brings back what it asks.
+// Reporter: the rank's side of the link: a thread that carries reports to the agent and brings back
+// what it asks.
 //
-// Law: no call of the training loop waits. Reports queue here while the agent is busy; what is lost first, when even that is full, is
-// what can be missed (progress, notes), and metrics only beyond kQueueMaxBytes, counted and said. An agent that is gone
-// ends reporting, not training.
+// Law: no call of the training loop waits. Reports queue here while the agent is busy; what is lost
+// first, when even that is full, is what can be missed (progress, notes), and metrics only beyond
+// kQueueMaxBytes, counted and said. An agent that is gone ends reporting, not training.
 #pragma once
 
 #include <atomic>
@@ -20,15 +21,18 @@
 
 namespace dsv3::link {
 
-inline constexpr int64_t kQueueSoftMaxBytes = int64_t{32} << 20;  // progress and notes are dropped above it
-inline constexpr int64_t kQueueMaxBytes = int64_t{512} << 20;     // everything is
+inline constexpr int64_t kQueueSoftMaxBytes = int64_t{32}
+                                              << 20;  // progress and notes are dropped above it
+inline constexpr int64_t kQueueMaxBytes = int64_t{512} << 20;  // everything is
 
 // Thread-safe.
 class Reporter {
  public:
-  // Takes over `fd`, the rank's end. After `idle_ms` without a report RankProgress says step and operation.
+  // Takes over `fd`, the rank's end. After `idle_ms` without a report RankProgress says step and
+  // operation.
   static Result<std::unique_ptr<Reporter>> start(int fd, int64_t idle_ms = 5000);
-  // Stops the thread without waiting for the agent; call drain() before it where the last words matter.
+  // Stops the thread without waiting for the agent; call drain() before it where the last words
+  // matter.
   ~Reporter();
   Reporter(const Reporter&) = delete;
   Reporter& operator=(const Reporter&) = delete;
@@ -37,7 +41,8 @@ class Reporter {
   void send(wire::RankMessage message);
   // What RankProgress says from now on.
   void set_progress(int64_t step, std::string operation);
-  // Waits until everything is written or the agent is gone, at most timeout_ms. True when all was written.
+  // Waits until everything is written or the agent is gone, at most timeout_ms. True when all was
+  // written.
   bool drain(int64_t timeout_ms);
 
   // The agent asked the rank to end (checkpoint first, unless stop_without_checkpoint()).

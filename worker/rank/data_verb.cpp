@@ -1,6 +1,8 @@
-// `dsv3-worker data-prepare`: text files, or the demo's dictionary, into Megatron's indexed token format.
+// `dsv3-worker data-prepare`: text files, or the demo's dictionary, into Megatron's indexed token
+// format.
 //
-// Law: nothing is decided here: options in, runtime/data's prepare(), a report out (with --json one object on stdout).
+// Law: nothing is decided here: options in, runtime/data's prepare(), a report out (with --json one
+// object on stdout).
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -31,10 +33,11 @@ void add_options(CLI::App& app, Words& words) {
   data::PrepareOptions& prepare = words.prepare;
   app.add_option("--input", prepare.inputs, "text files, read in this order");
   app.add_option("--tokenizer", prepare.tokenizer,
-                 "sentencepiece:bpe:SIZE, byte, or an existing .model")->capture_default_str();
+                 "sentencepiece:bpe:SIZE, byte, or an existing .model")
+      ->capture_default_str();
   app.add_option("--out", prepare.prefix, "PREFIX of the outputs")->required();
-  app.add_option("--documents", words.documents,
-                 "auto, paragraphs, lines, files, separator, jsonl")->capture_default_str();
+  app.add_option("--documents", words.documents, "auto, paragraphs, lines, files, separator, jsonl")
+      ->capture_default_str();
   app.add_option("--separator", prepare.separator, "string between documents");
   app.add_option("--sample-bytes", prepare.sample_bytes, "text to train a tokenizer on")
       ->capture_default_str();
@@ -57,7 +60,7 @@ int fail(const Words& words, const Status& status) {
   } else {
     fmt::print(stderr, "{}\n", status.to_string());
   }
-  return exit_code_of(status);
+  return static_cast<int>(status.code());  // a verb of dsv3ctl: its codes, not a rank's
 }
 
 // One line that is rewritten on a terminal; elsewhere a line a phase.
@@ -87,8 +90,8 @@ class ProgressLine {
 Status use_demo_text(Words* words) {
   fmt::print(stderr, "getting the demo's text (package dict-gcide, unpacked, not installed)\n");
   DSV3_ASSIGN_OR_RETURN(const std::string text,
-                        data::ensure_demo_text(words->prepare.prefix + ".source", words->demo_source,
-                                               kFetchDeadlineS));
+                        data::ensure_demo_text(words->prepare.prefix + ".source",
+                                               words->demo_source, kFetchDeadlineS));
   words->prepare.inputs = {text};
   words->prepare.documents = data::DocumentSplit::kSeparator;
   words->prepare.separator = data::kDemoSeparator;
@@ -128,7 +131,8 @@ void print_report(const Words& words, const data::PrepareReport& report) {
     fmt::print("{}\n", json.dump());
     return;
   }
-  fmt::print(stderr, "{} {}: {} tokens in {} documents, vocabulary {}, unigram entropy {:.4f} nats\n",
+  fmt::print(stderr,
+             "{} {}: {} tokens in {} documents, vocabulary {}, unigram entropy {:.4f} nats\n",
              words.prepare.prefix, report.up_to_date ? "is up to date" : "written",
              with_commas(info.num_tokens), with_commas(info.num_documents),
              with_commas(info.vocab_size), info.unigram_entropy_nats);

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "base/text.h"
@@ -17,7 +18,9 @@ RankObserver::RankObserver(ObserverOptions options, link::Reporter* reporter,
       stop_signal_(stop_signal),
       counts_(std::make_unique<wire::ExpertCounts>()) {}
 
-RankObserver::~RankObserver() { flush_counts(); }
+RankObserver::~RankObserver() {
+  flush_counts();
+}
 
 void RankObserver::print(const std::string& line) const {
   if (options_.rank != 0) return;
@@ -30,16 +33,24 @@ void RankObserver::on_start(const train::TrainStart& start) {
   print(lines_.start(start));
   if (reporter_ == nullptr) return;
   reporter_->set_progress(start.first_step, "training");
+  if (!speaks()) return;
   wire::RankMessage message;
-  message.mutable_note()->set_text(fmt::format("{}, {}, {} parameters, from step {}", start.device,
-                                               start.compute_dtype,
-                                               with_commas(start.params_total), start.first_step));
+  wire::TrainStart* said = message.mutable_start();
+  said->set_first_step(start.first_step);
+  said->set_max_steps(start.max_steps);
+  said->set_params_total(start.params_total);
+  said->set_device(start.device);
+  said->set_compute_dtype(start.compute_dtype);
+  said->set_flops_per_token(start.flops_per_token);
+  said->set_peak_flops_per_s(start.peak_flops_per_s);
+  said->set_unigram_entropy(start.unigram_entropy);
   reporter_->send(std::move(message));
 }
 
 void RankObserver::on_step(const train::StepReport& report) {
   flush_counts();
   last_step_ = report.step;
+  arena_peak_bytes_ = report.memory_bytes;
   const std::string line = lines_.step(report);
   const int64_t interval = options_.log_interval_steps;
   if (interval > 0 && report.step % interval == 0) print(line);
@@ -108,7 +119,7 @@ void RankObserver::on_checkpoint(const train::CheckpointReport& report) {
 void RankObserver::on_memory(const std::vector<train::MemoryEntry>& entries) {
   if (reporter_ == nullptr) return;
   wire::RankMessage message;
-  for (const MemoryLine& line : join_memory(options_.predicted, entries)) {
+  for (const MemoryLine& line : join_memory(options_.predicted, entries, arena_peak_bytes_)) {
     wire::MemoryEntry* entry = message.mutable_memory()->add_entries();
     entry->set_name(line.name);
     entry->set_predicted_bytes(line.predicted_bytes);
@@ -127,7 +138,8 @@ bool RankObserver::checkpoint_requested() {
 }
 
 std::vector<MemoryLine> join_memory(const std::vector<plan::LedgerLine>& predicted,
-                                    const std::vector<train::MemoryEntry>& measured) {
+                                    const std::vector<train::MemoryEntry>& measured,
+                                    int64_t arena_peak_bytes) {
   std::vector<MemoryLine> lines;
   const auto line_of = [&lines](const std::string& name) -> MemoryLine& {
     for (MemoryLine& line : lines) {
@@ -136,9 +148,16 @@ std::vector<MemoryLine> join_memory(const std::vector<plan::LedgerLine>& predict
     lines.push_back({name});
     return lines.back();
   };
-  for (const plan::LedgerLine& entry : predicted) line_of(entry.name).predicted_bytes += entry.bytes;
+  for (const plan::LedgerLine& entry : predicted)
+    line_of(entry.name).predicted_bytes += entry.bytes;
   for (const train::MemoryEntry& entry : measured) {
     line_of(entry.name.substr(0, entry.name.find('/'))).measured_bytes += entry.peak_bytes;
+  }
+  if (arena_peak_bytes > 0) {
+    int64_t others = 0;
+    for (const MemoryLine& line : lines)
+      others += line.name == "transient" ? 0 : line.measured_bytes;
+    line_of("transient").measured_bytes = std::max<int64_t>(0, arena_peak_bytes - others);
   }
   return lines;
 }

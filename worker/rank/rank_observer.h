@@ -1,7 +1,8 @@
-// RankObserver: what the training loop says → lines on stdout and reports on the link; what the agent or a signal asks → the loop.
+// RankObserver: what the training loop says → lines on stdout and reports on the link; what the
+// agent or a signal asks → the loop.
 //
-// Law: no call waits. Only global rank 0 speaks for the job (metrics, expert counts, validation); every rank reports its
-// own memory. Without a link (standalone) the lines are all there is.
+// Law: no call waits. Only global rank 0 speaks for the job (metrics, expert counts, validation);
+// every rank reports its own memory. Without a link (standalone) the lines are all there is.
 #pragma once
 
 #include <csignal>
@@ -20,13 +21,14 @@ namespace dsv3::rank {
 struct ObserverOptions {
   int64_t rank = 0;
   int64_t log_interval_steps = 1;
-  int64_t num_moe_layers = 0;  // layers whose counts make one step's report
+  int64_t num_moe_layers = 0;               // layers whose counts make one step's report
   std::vector<plan::LedgerLine> predicted;  // of the plan, for the memory report; may be empty
 };
 
 class RankObserver final : public train::TrainObserver {
  public:
-  // `reporter` may be null (standalone); it and `stop_signal` (0 until a signal came) outlive the observer.
+  // `reporter` may be null (standalone); it and `stop_signal` (0 until a signal came) outlive the
+  // observer.
   RankObserver(ObserverOptions options, link::Reporter* reporter,
                const volatile std::sig_atomic_t* stop_signal);
   ~RankObserver() override;
@@ -52,11 +54,15 @@ class RankObserver final : public train::TrainObserver {
   const volatile std::sig_atomic_t* stop_signal_;
   StepLines lines_;
   int64_t last_step_ = 0;
+  int64_t arena_peak_bytes_ = 0;
   std::unique_ptr<wire::ExpertCounts> counts_;  // of the step being collected
 };
 
-// Joins the arena's names with the plan's lines by their first part ("activations/attention/q" counts to "activations"):
-// measured and predicted bytes of each, predicted first; 0 where one side doesn't know the name.
+// Joins the arena's names with the plan's lines by their first part ("activations/attention/q"
+// counts to "activations"): measured and predicted bytes of each, predicted first; 0 where one side
+// doesn't know the name. Names under "transient" take turns, so the sum of their peaks says
+// nothing: with arena_peak_bytes known, "transient" is what the other names leave of it, and the
+// measured bytes sum to the arena's peak.
 struct MemoryLine {
   std::string name;
   int64_t predicted_bytes = 0;
@@ -64,6 +70,7 @@ struct MemoryLine {
   bool operator==(const MemoryLine&) const = default;
 };
 std::vector<MemoryLine> join_memory(const std::vector<plan::LedgerLine>& predicted,
-                                    const std::vector<train::MemoryEntry>& measured);
+                                    const std::vector<train::MemoryEntry>& measured,
+                                    int64_t arena_peak_bytes = 0);
 
 }  // namespace dsv3::rank

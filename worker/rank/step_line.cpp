@@ -9,7 +9,9 @@ namespace dsv3::rank {
 namespace {
 
 // "bf16 (why)" → "bf16".
-std::string first_word(const std::string& text) { return text.substr(0, text.find(' ')); }
+std::string first_word(const std::string& text) {
+  return text.substr(0, text.find(' '));
+}
 
 }  // namespace
 
@@ -34,7 +36,8 @@ std::string StepLines::start(const train::TrainStart& start) {
 
 std::string StepLines::step(const train::StepReport& report) {
   pace_s_ = pace_s_ == 0 ? report.step_s : 0.9 * pace_s_ + 0.1 * report.step_s;
-  std::string line = fmt::format("step {}/{} loss {:.4f}", report.step, start_.max_steps, report.loss);
+  std::string line =
+      fmt::format("step {}/{} loss {:.4f}", report.step, start_.max_steps, report.loss);
   if (report.mtp_loss != 0) line += fmt::format(" mtp {:.4f}", report.mtp_loss);
   line += fmt::format(" aux {:.4f}", report.aux_loss);
   if (report.z_loss != 0) line += fmt::format(" z {:.4f}", report.z_loss);

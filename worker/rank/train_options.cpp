@@ -33,8 +33,8 @@ Result<TrainWords> parse_train_words(const std::vector<std::string>& words, bool
     return Status(Code::kInvalid, fault.what(), "see dsv3-worker train --help");
   }
   if (options.rank >= options.world) {
-    return Status(Code::kInvalid, "--rank " + std::to_string(options.rank) + " is not below --world " +
-                                      std::to_string(options.world));
+    return Status(Code::kInvalid, "--rank " + std::to_string(options.rank) +
+                                      " is not below --world " + std::to_string(options.world));
   }
   options.resume = !fresh;
   return options;

@@ -1,7 +1,8 @@
 // `dsv3-worker train`: spec and plan in, training, the exit report out.
 //
-// Law: whatever ends the rank (a Status, a Failure, a lack of memory) becomes an exit report on the link and a frozen exit code;
-// a signal or the agent's RankStop ends it between two steps, with a checkpoint and code 0.
+// Law: whatever ends the rank (a Status, a Failure, a lack of memory) becomes an exit report on the
+// link and a frozen exit code; a signal or the agent's RankStop ends it between two steps, with a
+// checkpoint and code 0.
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
@@ -54,7 +55,8 @@ std::string checkpoint_dir(const TrainWords& words, const spec::JobSpec& job) {
   return words.job_dir.empty() ? "" : words.job_dir + "/checkpoints";
 }
 
-// The plan's prediction for this job; empty without a plan. kInvalid when the plan is for other ranks.
+// The plan's prediction for this job; empty without a plan. kInvalid when the plan is for other
+// ranks.
 Result<std::vector<plan::LedgerLine>> read_plan(const TrainWords& words) {
   if (words.plan.empty()) return std::vector<plan::LedgerLine>{};
   DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(words.plan));

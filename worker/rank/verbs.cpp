@@ -49,8 +49,9 @@ int dispatch(std::vector<std::string> words) {
   return usage(name);
 }
 
-// Threads that spin for work stall the others when cores are shared (measured on two busy cores: 10 times slower steps than
-// sleeping ones), and libgomp reads its policy before main: so the program starts itself again, once, with the policy set.
+// Threads that spin for work stall the others when cores are shared (measured on two busy cores: 10
+// times slower steps than sleeping ones), and libgomp reads its policy before main: so the program
+// starts itself again, once, with the policy set.
 void wait_passively(char** argv) {
   if (::getenv("OMP_WAIT_POLICY") != nullptr || ::getenv("GOMP_SPINCOUNT") != nullptr) return;
   ::setenv("OMP_WAIT_POLICY", "passive", 1);
@@ -76,7 +77,7 @@ int exit_code_of(const Status& status) {
     case Code::kTemporary:
     case Code::kNeverRestart:
       return static_cast<int>(status.code());
-    case Code::kNotFound:   // data or a file that the job names
+    case Code::kNotFound:  // data or a file that the job names
     case Code::kDoesNotFit:
       return static_cast<int>(Code::kInvalid);
     default:

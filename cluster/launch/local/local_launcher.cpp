@@ -1,7 +1,8 @@
 // Start, find again, end; see local_launcher.h.
 //
-// The record is written twice: before the start with pid 0 (an agent may exist soon), after it with the pid. A coordinator that
-// died in between finds pid 0 and looks in /proc for a process with exactly this agent's argument list.
+// The record is written twice: before the start with pid 0 (an agent may exist soon), after it with
+// the pid. A coordinator that died in between finds pid 0 and looks in /proc for a process with
+// exactly this agent's argument list.
 #include "cluster/launch/local/local_launcher.h"
 
 #include <dirent.h>
@@ -28,7 +29,8 @@ std::string read_text(const std::string& path) {
   return text.str();
 }
 
-// Field 22 of /proc/<pid>/stat: start time in clock ticks since boot; 0 when there is no such process.
+// Field 22 of /proc/<pid>/stat: start time in clock ticks since boot; 0 when there is no such
+// process.
 int64_t start_ticks(pid_t pid) {
   const std::string stat = read_text(fmt::format("/proc/{}/stat", pid));
   const size_t paren = stat.rfind(')');
@@ -59,7 +61,8 @@ pid_t find_by_argv(const std::vector<std::string>& argv) {
     const char* name = entry->d_name;
     const auto [end, error] = std::from_chars(name, name + std::strlen(name), pid);
     if (error != std::errc() || *end != '\0') continue;
-    if (read_text(fmt::format("/proc/{}/cmdline", pid)) == wanted && process_alive(pid)) found = pid;
+    if (read_text(fmt::format("/proc/{}/cmdline", pid)) == wanted && process_alive(pid))
+      found = pid;
   }
   ::closedir(proc);
   return found;
@@ -118,8 +121,8 @@ AgentStatus LocalLauncher::status_of(const AgentSpec& spec, const Record& record
 
 Result<AgentStatus> LocalLauncher::submit(const AgentSpec& spec) {
   if (!is_plain_name(spec.key.node) || !is_plain_name(spec.key.job)) {
-    return Status(Code::kInvalid, fmt::format("'{}' or '{}' is not a plain name", spec.key.job,
-                                              spec.key.node));
+    return Status(Code::kInvalid,
+                  fmt::format("'{}' or '{}' is not a plain name", spec.key.job, spec.key.node));
   }
   const std::vector<std::string> argv = agent_argv(program_, spec);
   Record record;

@@ -1,7 +1,9 @@
-// LocalLauncher: agents as processes of this machine, each in its own session, so that they outlive the coordinator.
+// LocalLauncher: agents as processes of this machine, each in its own session, so that they outlive
+// the coordinator.
 //
-// Law: the record <job_dir>/run/agent-<node>.<attempt>.json (pid, its start time, boot) names one process for certain: a
-// pid that was given to somebody else since, or before a reboot, is never taken for the agent, and never signalled.
+// Law: the record <job_dir>/run/agent-<node>.<attempt>.json (pid, its start time, boot) names one
+// process for certain: a pid that was given to somebody else since, or before a reboot, is never
+// taken for the agent, and never signalled.
 #pragma once
 
 #include <map>
@@ -15,7 +17,8 @@ namespace dsv3::launch {
 
 class LocalLauncher final : public Launcher {
  public:
-  // `program`: path of dsv3-agent; "" takes the one beside the running executable. `clock` outlives the launcher.
+  // `program`: path of dsv3-agent; "" takes the one beside the running executable. `clock` outlives
+  // the launcher.
   explicit LocalLauncher(std::string program = {}, const Clock& clock = system_clock());
 
   const char* name() const override { return "local"; }

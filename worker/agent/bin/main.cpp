@@ -1,4 +1,5 @@
-// dsv3-agent: one per node and attempt; started by a launcher, speaks to the coordinator, runs the ranks (worker/agent).
+// dsv3-agent: one per node and attempt; started by a launcher, speaks to the coordinator, runs the
+// ranks (worker/agent).
 #include <string>
 #include <vector>
 

@@ -1,4 +1,5 @@
-// The probe's parsers on text of real files, and the probe itself against what the system says by another way.
+// The probe's parsers on text of real files, and the probe itself against what the system says by
+// another way.
 #include "cluster/inventory/inventory.h"
 
 #include <gtest/gtest.h>
@@ -8,7 +9,8 @@ namespace dsv3::inventory {
 namespace {
 
 constexpr const char* kCpuinfo =
-    "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz\n"
+    "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R) Platinum 8481C CPU "
+    "@ 2.70GHz\n"
     "flags\t\t: fpu sse avx512f amx_bf16 amx_tile\nmodel name\t: second\n";
 
 TEST(Probe, ReadsCpuNameAndFlags) {
@@ -20,7 +22,8 @@ TEST(Probe, ReadsCpuNameAndFlags) {
 }
 
 TEST(Probe, ReadsMeminfo) {
-  const Memory memory = parse_meminfo("MemTotal:       24613416 kB\nMemFree:  1 kB\nMemAvailable:   20000000 kB\n");
+  const Memory memory =
+      parse_meminfo("MemTotal:       24613416 kB\nMemFree:  1 kB\nMemAvailable:   20000000 kB\n");
   EXPECT_EQ(memory.total_bytes, int64_t{24613416} * 1024);
   EXPECT_EQ(memory.available_bytes, int64_t{20000000} * 1024);
   EXPECT_EQ(parse_meminfo("MemTotal: lots\n").total_bytes, 0);
@@ -38,7 +41,8 @@ TEST(Probe, FindsTheMemoryCgroup) {
   bool version2 = false;
   EXPECT_EQ(parse_cgroup_path("0::/user.slice/job\n", &version2), "/user.slice/job");
   EXPECT_TRUE(version2);
-  EXPECT_EQ(parse_cgroup_path("12:cpu,cpuacct:/a\n9:memory:/docker/x\n0::/b\n", &version2), "/docker/x");
+  EXPECT_EQ(parse_cgroup_path("12:cpu,cpuacct:/a\n9:memory:/docker/x\n0::/b\n", &version2),
+            "/docker/x");
   EXPECT_FALSE(version2);
   EXPECT_EQ(parse_cgroup_path("rubbish\n", &version2), std::nullopt);
 }

@@ -1,4 +1,5 @@
-// LocalLauncher with real processes: one agent per key, found again by a second launcher, ended for certain.
+// LocalLauncher with real processes: one agent per key, found again by a second launcher, ended for
+// certain.
 #include "cluster/launch/local/local_launcher.h"
 
 #include <gtest/gtest.h>
@@ -134,8 +135,8 @@ TEST_F(LocalLauncherTest, NeverTakesAnotherProcessForTheAgent) {
   const AgentSpec spec = make("job");
   ASSERT_TRUE(make_dirs(spec.job_dir + "/run").ok());
   // This test's own pid, with a start time that is not its own: a reused number.
-  const std::string record = "{\"pid\":" + std::to_string(::getpid()) +
-                             ",\"start_ticks\":1,\"boot_id\":\"none\"}";
+  const std::string record =
+      "{\"pid\":" + std::to_string(::getpid()) + ",\"start_ticks\":1,\"boot_id\":\"none\"}";
   ASSERT_TRUE(write_file(spec.job_dir + "/run/agent-node-a.1.json", record).ok());
   LocalLauncher launcher(FAKE_AGENT);
   EXPECT_EQ(launcher.poll(spec)->state, AgentState::kExited);

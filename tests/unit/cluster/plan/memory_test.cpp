@@ -1,5 +1,5 @@
-// Shard sizes, static bytes and activations against the exact reference cases (planner_cases.json L03, L05, L07, F23) and the
-// table of planner.md 3.3.
+// Shard sizes, static bytes and activations against the exact reference cases (planner_cases.json
+// L03, L05, L07, F23) and the table of planner.md 3.3.
 #include "cluster/plan/memory.h"
 
 #include <gtest/gtest.h>
@@ -129,13 +129,13 @@ std::map<std::string, double> terms_mib(const spec::JobSpec& job, const Layout& 
 TEST(Activations, DeepSeekV3LayerTermByTerm) {  // F23
   const spec::JobSpec job = table_job("671b");
   const std::map<std::string, double> want{
-      {"input", 56},   {"in_norm", 56},  {"q_a", 12},      {"q_a_norm", 12},  {"kv_a", 4.5},
-      {"kv_a_norm", 4}, {"q", 192},      {"k", 192},       {"v", 128},        {"attn_out", 128},
-      {"lse", 2},      {"post_attn", 56}, {"mlp_norm", 56}, {"router", 13},    {"sh_fc1", 32},
-      {"sh_act", 16},  {"ex_in", 448},   {"ex_fc1", 256},  {"ex_act", 128},   {"ex_probs", 0.125},
+      {"input", 56},    {"in_norm", 56},   {"q_a", 12},      {"q_a_norm", 12}, {"kv_a", 4.5},
+      {"kv_a_norm", 4}, {"q", 192},        {"k", 192},       {"v", 128},       {"attn_out", 128},
+      {"lse", 2},       {"post_attn", 56}, {"mlp_norm", 56}, {"router", 13},   {"sh_fc1", 32},
+      {"sh_act", 16},   {"ex_in", 448},    {"ex_fc1", 256},  {"ex_act", 128},  {"ex_probs", 0.125},
       {"ex_out", 448}};
-  const auto terms = terms_mib(job, {.pp = 16, .ep = 64},
-                               {.imbalance = 1.0, .save_expert_output = true});
+  const auto terms =
+      terms_mib(job, {.pp = 16, .ep = 64}, {.imbalance = 1.0, .save_expert_output = true});
   EXPECT_EQ(terms.size(), want.size());
   double total = 0;
   for (const auto& [name, mib] : want) {
@@ -147,10 +147,11 @@ TEST(Activations, DeepSeekV3LayerTermByTerm) {  // F23
   EXPECT_LE(total, 2280);
 }
 
-TEST(Activations, RecomputationKeepsThePublishedAmounts) {  // MiB a MoE layer: none, selective, full
+TEST(Activations,
+     RecomputationKeepsThePublishedAmounts) {  // MiB a MoE layer: none, selective, full
   const std::map<std::string, std::array<double, 3>> want{
-      {"671b", {1792, 1024, 56}}, {"small", {137, 77, 8}},  {"1b", {209, 125, 8}},
-      {"5b", {408, 206, 16}},     {"10b", {496, 285, 24}},  {"15b", {614, 313, 28}},
+      {"671b", {1792, 1024, 56}}, {"small", {137, 77, 8}}, {"1b", {209, 125, 8}},
+      {"5b", {408, 206, 16}},     {"10b", {496, 285, 24}}, {"15b", {614, 313, 28}},
       {"20b", {736, 402, 32}}};
   for (const auto& [name, amounts] : want) {
     const spec::JobSpec job = table_job(name);
@@ -181,9 +182,37 @@ TEST(MemoryLedger, Fp32WeightsAreTheirOwnMaster) {
   job.training.dtype = "fp32";
   const MemoryModel model(job, DeviceKind::kCpu);
   const int64_t params = spec::count_params(job.model).total;
-  EXPECT_EQ(weights_bytes(model, {}, 0) + gradients_bytes(model, {}, 0) +
-                optimizer_bytes(model, {}, 0),
-            16 * params);
+  EXPECT_EQ(
+      weights_bytes(model, {}, 0) + gradients_bytes(model, {}, 0) + optimizer_bytes(model, {}, 0),
+      16 * params);
+}
+
+// The demo's arena as measured by a run on a CPU with AMX (2 threads): weights with master
+// 94,383,360, gradients 62,929,920, moments 125,859,840, activations 333,860,800, and 640.5 MB at
+// the peak.
+TEST(MemoryLedger, PredictsWhatTheDemoMeasured) {
+  spec::JobSpec job = table_job("small");
+  spec::ModelSpec& m = job.model;
+  m.vocab_size = 8192;
+  m.num_layers = 8;
+  m.d_model = 256;
+  m.num_heads = 4;
+  m.dense_intermediate_size = 768;
+  m.mla = {.kv_lora_rank = 64, .qk_nope_head_dim = 64, .qk_rope_head_dim = 32, .v_head_dim = 64};
+  m.mla.q_lora_rank = 128;
+  m.moe.num_experts = 8;
+  m.moe.expert_intermediate_size = 192;
+  job.training.seq_length = 256;
+  const MemoryModel model(job, DeviceKind::kCpu);
+  const auto ledger = memory_ledger(model, {.micro_batch = 16}, 0);
+  std::map<std::string, double> lines;
+  for (const LedgerLine& line : ledger) lines[line.name] = static_cast<double>(line.bytes);
+  EXPECT_NEAR(lines.at("weights"), 94'383'360, 0.001 * 94'383'360);
+  EXPECT_NEAR(lines.at("gradients"), 62'929'920, 0.001 * 62'929'920);
+  EXPECT_NEAR(lines.at("optimizer"), 125'859'840, 0.001 * 125'859'840);
+  EXPECT_NEAR(lines.at("activations"), 333'860'800, 0.05 * 333'860'800);
+  EXPECT_NEAR(static_cast<double>(sum_bytes(ledger)) - lines.at("process"), 640.5e6,
+              0.05 * 640.5e6);
 }
 
 TEST(MemoryLedger, LinesAreNonZeroAndSumToThePeak) {
@@ -199,7 +228,8 @@ TEST(MemoryLedger, LinesAreNonZeroAndSumToThePeak) {
   EXPECT_EQ(sum_bytes(ledger), sum);
   // planner.md 3.6: the seed's TP2 PP2 EP2 takes 36.7 GiB.
   const int64_t worst = worst_stage(model, layout);
-  const double gib = static_cast<double>(sum_bytes(memory_ledger(model, layout, worst))) / 1073741824.0;
+  const double gib =
+      static_cast<double>(sum_bytes(memory_ledger(model, layout, worst))) / 1073741824.0;
   EXPECT_NEAR(gib, 36.7, 3.0);
 }
 

@@ -1,4 +1,5 @@
-// plan(): feasibility against the reference cases (planner_cases.json F13 to F21), placement, refusals and the JSON object.
+// plan(): feasibility against the reference cases (planner_cases.json F13 to F21), placement,
+// refusals and the JSON object.
 #include "cluster/plan/plan.h"
 
 #include <gtest/gtest.h>
@@ -48,13 +49,13 @@ TEST(Plan, FeasibilityOfTheReferenceCases) {
     double label_gb;
     bool fits;
   };
-  // F15, F17, F19, F21 and clear cells of the matrix in planner.md 3.6 (80 GB: 5b from 2, 20b from 6; 40 GB: 10b from 8).
-  for (const Case& c : {Case{"10b", 8, 80, true}, Case{"20b", 8, 80, true},
-                        Case{"671b", 32, 80, false}, Case{"671b", 64, 80, false},
-                        Case{"671b", 256, 80, true}, Case{"5b", 2, 80, true},
-                        Case{"20b", 2, 80, false}, Case{"10b", 8, 40, true},
-                        Case{"10b", 2, 40, false}, Case{"1b", 1, 24, true},
-                        Case{"small", 4, 24, true}, Case{"1b", 1, 12, false}}) {
+  // F15, F17, F19, F21 and clear cells of the matrix in planner.md 3.6 (80 GB: 5b from 2, 20b from
+  // 6; 40 GB: 10b from 8).
+  for (const Case& c :
+       {Case{"10b", 8, 80, true}, Case{"20b", 8, 80, true}, Case{"671b", 32, 80, false},
+        Case{"671b", 64, 80, false}, Case{"671b", 256, 80, true}, Case{"5b", 2, 80, true},
+        Case{"20b", 2, 80, false}, Case{"10b", 8, 40, true}, Case{"10b", 2, 40, false},
+        Case{"1b", 1, 24, true}, Case{"small", 4, 24, true}, Case{"1b", 1, 12, false}}) {
     const Plan result = plan(table_job(c.preset), cluster_of_gpus(c.gpus, c.label_gb, ""));
     EXPECT_EQ(result.feasible, c.fits) << c.preset << " on " << c.gpus << ": " << result.reason;
     EXPECT_EQ(result.gpus_needed.has_value(), !c.fits) << c.preset;
@@ -77,7 +78,8 @@ TEST(Plan, PredictsTheReferencePeaks) {
     double gib;
   };
   for (const Case& c :
-       {Case{"10b", {.ep = 8}, 58.6}, Case{"20b", {.tp = 2, .pp = 4, .grad_accumulation = 64}, 62.7},
+       {Case{"10b", {.ep = 8}, 58.6},
+        Case{"20b", {.tp = 2, .pp = 4, .grad_accumulation = 64}, 62.7},
         Case{"671b",
              {.tp = 4, .pp = 16, .ep = 4, .recompute = "selective", .grad_accumulation = 64},
              73.4},
@@ -139,7 +141,8 @@ TEST(Plan, BatchThatCannotBeSharedIsRejected) {
   job.training.global_batch_size = 32;
   const Plan other = plan(job, cluster_of_gpus(8, 80, ""));
   ASSERT_TRUE(other.feasible);
-  EXPECT_EQ(other.layout.grad_accumulation * other.layout.micro_batch * other.layout.dense_dp(), 32);
+  EXPECT_EQ(other.layout.grad_accumulation * other.layout.micro_batch * other.layout.dense_dp(),
+            32);
 }
 
 TEST(Plan, SmallJobRunsOnOneCpuRank) {
@@ -226,16 +229,18 @@ TEST(PlanJson, ReadsBackWhatItWrote) {
 TEST(PlanJson, HasTheDocumentedFields) {
   const std::string json = plan_json(plan(cpu_job("small"), cpu_machine(24)));
   for (const char* field :
-       {"\"schema_version\":1", "\"feasible\":true", "\"gpus\":0", "\"layout\":{\"tp\":1", "\"dense_dp\":1",
-        "\"expert_dp\":1", "\"peak_memory_bytes\":", "\"step_s\":null", "\"cost_usd\":null",
-        "\"worst_rank\":0", "\"gpus_needed\":null", "\"rejected\":", "\"runnable\":true"}) {
+       {"\"schema_version\":1", "\"feasible\":true", "\"gpus\":0", "\"layout\":{\"tp\":1",
+        "\"dense_dp\":1", "\"expert_dp\":1", "\"peak_memory_bytes\":", "\"step_s\":null",
+        "\"cost_usd\":null", "\"worst_rank\":0", "\"gpus_needed\":null",
+        "\"rejected\":", "\"runnable\":true"}) {
     EXPECT_NE(json.find(field), std::string::npos) << field << " in " << json;
   }
 }
 
 TEST(PlanJson, RefusesWhatIsNoPlan) {
-  for (const char* text : {"", "{", "[]", "{}", "null", "{\"feasible\":1}",
-                           "{\"feasible\":true,\"runnable\":true,\"gpus\":0,\"layout\":{\"tp\":0}}"}) {
+  for (const char* text :
+       {"", "{", "[]", "{}", "null", "{\"feasible\":1}",
+        "{\"feasible\":true,\"runnable\":true,\"gpus\":0,\"layout\":{\"tp\":0}}"}) {
     EXPECT_EQ(parse_plan(text).status().code(), Code::kInvalid) << text;
   }
 }

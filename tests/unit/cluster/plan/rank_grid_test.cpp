@@ -88,11 +88,12 @@ TEST(RankGrid, SixteenRanksHaveThePublishedGroups) {
   check(kPpGroup, {0, 8}, 8);
 }
 
-// Megatron-Core's documented order "tp-cp-ep-dp-pp" for 16 GPUs with TP2 PP4: tensor groups [0,1] …, data groups
-// [0,2], [1,3], …, pipeline groups [0,4,8,12], [1,5,9,13], … (parallel_state.initialize_model_parallel's docstring).
+// Megatron-Core's documented order "tp-cp-ep-dp-pp" for 16 GPUs with TP2 PP4: tensor groups [0,1]
+// …, data groups [0,2], [1,3], …, pipeline groups [0,4,8,12], [1,5,9,13], …
+// (parallel_state.initialize_model_parallel's docstring).
 TEST(RankGrid, AgreesWithMegatronsDocumentedExample) {
   const RankGrid grid(sized(2, 1, 4, 1, 2));
-  const std::vector<std::vector<int64_t>> data{{0, 2},  {1, 3},   {4, 6},   {5, 7},
+  const std::vector<std::vector<int64_t>> data{{0, 2},  {1, 3},  {4, 6},   {5, 7},
                                                {8, 10}, {9, 11}, {12, 14}, {13, 15}};
   const std::vector<std::vector<int64_t>> pipeline{
       {0, 4, 8, 12}, {1, 5, 9, 13}, {2, 6, 10, 14}, {3, 7, 11, 15}};

@@ -1,4 +1,5 @@
-// The reference table of presets (planner.md 2) as jobs in code, so that the planner's tests don't depend on the YAML files.
+// The reference table of presets (planner.md 2) as jobs in code, so that the planner's tests don't
+// depend on the YAML files.
 #pragma once
 
 #include <string>
@@ -24,7 +25,8 @@ inline constexpr TableRow kTable[] = {
     {"671b", 129280, 7168, 61, 128, 1536, 512, 128, 64, 128, 18432, 2048, 256, 8, 1, 3, 8, 4, 1},
 };
 
-// bf16 weights, fp32 gradients and moments, one sequence of 4096 a micro-batch, every parallel size free, on GPUs.
+// bf16 weights, fp32 gradients and moments, one sequence of 4096 a micro-batch, every parallel size
+// free, on GPUs.
 inline spec::JobSpec table_job(const std::string& name) {
   for (const TableRow& row : kTable) {
     if (name != row.name) continue;

@@ -13,7 +13,7 @@ using Json = nlohmann::json;
 // An empty folder: no coordinator can be running there.
 struct EmptyStateDir {
   EmptyStateDir() {
-    path = testing::TempDir() + "/dsv3-cli-XXXXXX";
+    path = testing::TempDir() + "dsv3-cli-XXXXXX";
     EXPECT_NE(::mkdtemp(path.data()), nullptr);
   }
   ~EmptyStateDir() { std::filesystem::remove_all(path); }

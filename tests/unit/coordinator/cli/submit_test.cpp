@@ -43,7 +43,7 @@ TEST(SettlePaths, MakesPathsAbsoluteFromTheCurrentFolder) {
   EXPECT_EQ(job.data.path[1].second, 2.0);
   EXPECT_EQ(job.data.path[2].first, here + "/b");
   EXPECT_EQ(job.checkpoint.path, here + "/ckpt");
-  EXPECT_EQ(job.checkpoint.load, std::filesystem::current_path().parent_path().string() + "/old");
+  EXPECT_EQ(job.checkpoint.load, (std::filesystem::current_path().parent_path() / "old").string());
 }
 
 TEST(SettlePaths, PutsTheDemosDataIntoTheStateFolderAndLeavesEmptyPathsEmpty) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 
 #include "base/file.h"
@@ -49,8 +50,8 @@ class AgentTest : public ::testing::Test {
     (*launch.mutable_env())["FAKE_RANK"] = what;
   }
   void start_agent(const std::vector<std::string>& more = {}) {
-    SpawnOptions options{.argv = {AGENT_PROGRAM, "--state-dir", dir_, "--job", "demo-1", "--attempt",
-                                  "1", "--node", "node-a", "--worker", FAKE_WORKER}};
+    SpawnOptions options{.argv = {AGENT_PROGRAM, "--state-dir", dir_, "--job", "demo-1",
+                                  "--attempt", "1", "--node", "node-a", "--worker", FAKE_WORKER}};
     options.argv.insert(options.argv.end(), more.begin(), more.end());
     options.stdout_path = options.stderr_path = dir_ + "/agent.log";
     options.die_with_parent = true;
@@ -64,10 +65,15 @@ class AgentTest : public ::testing::Test {
   }
   // Runs until rank 0 says hello.
   bool ranks_run() {
-    return coordinator_->pump([this] { return !coordinator_->messages(RankMessage::kHello).empty(); });
+    return coordinator_->pump(
+        [this] { return !coordinator_->messages(RankMessage::kHello).empty(); });
   }
-  bool agent_ends() { return coordinator_->pump([this] { return ended(); }); }
-  std::string log() { return read_file(dir_ + "/agent.log").ok() ? *read_file(dir_ + "/agent.log") : ""; }
+  bool agent_ends() {
+    return coordinator_->pump([this] { return ended(); });
+  }
+  std::string log() {
+    return read_file(dir_ + "/agent.log").ok() ? *read_file(dir_ + "/agent.log") : "";
+  }
 
   std::string dir_;
   std::optional<FakeCoordinator> coordinator_;
@@ -143,7 +149,8 @@ TEST_F(AgentTest, StopAndCheckpointOrdersReachTheRank) {
   message.mutable_agent_checkpoint_now()->set_job("demo-1");
   message.mutable_agent_checkpoint_now()->set_attempt(1);
   coordinator_->send(message);
-  ASSERT_TRUE(coordinator_->pump([&] { return !coordinator_->messages(RankMessage::kCheckpointDone).empty(); }));
+  ASSERT_TRUE(coordinator_->pump(
+      [&] { return !coordinator_->messages(RankMessage::kCheckpointDone).empty(); }));
   wire::StopRanks* stop = message.mutable_stop_ranks();
   stop->set_job("demo-2");  // another job's order is ignored
   stop->set_attempt(1);
@@ -176,39 +183,58 @@ TEST_F(AgentTest, StubbornRankIsKilledAfterTheGrace) {
 TEST_F(AgentTest, RanksDieWithTheirAgent) {
   order("stubborn", 2);
   start_agent();
-  ASSERT_TRUE(coordinator_->pump([&] { return coordinator_->rank_pid(0) != 0 && coordinator_->rank_pid(1) != 0; }));
+  ASSERT_TRUE(coordinator_->pump(
+      [&] { return coordinator_->rank_pid(0) != 0 && coordinator_->rank_pid(1) != 0; }));
   const pid_t ranks[] = {coordinator_->rank_pid(0), coordinator_->rank_pid(1)};
   EXPECT_TRUE(process_alive(ranks[0]));
   ::kill(agent_, SIGKILL);
-  EXPECT_TRUE(coordinator_->pump([&] {
-    return ended() && !process_alive(ranks[0]) && !process_alive(ranks[1]);
-  }));
+  EXPECT_TRUE(coordinator_->pump(
+      [&] { return ended() && !process_alive(ranks[0]) && !process_alive(ranks[1]); }));
 }
 
 TEST_F(AgentTest, RanksOutliveTheCoordinatorAndNothingIsLost) {
+  order("ticks");
   start_agent();
   ASSERT_TRUE(ranks_run()) << log();
   const pid_t rank = coordinator_->rank_pid(0);
-  coordinator_->acknowledge = false;
-  coordinator_->reports.clear();  // what the old coordinator never stored
-  wire::Envelope message;
-  message.mutable_agent_checkpoint_now()->set_job("demo-1");
-  message.mutable_agent_checkpoint_now()->set_attempt(1);
-  coordinator_->send(message);
-  ASSERT_TRUE(coordinator_->pump([&] { return !coordinator_->messages(RankMessage::kCheckpointDone).empty(); }));
-  const wire::Report unacknowledged = coordinator_->reports.back();
-  coordinator_->die();
+  const auto num_steps = [this] { return coordinator_->messages(RankMessage::kStep).size(); };
+  for (const bool same_port : {false, true}) {
+    // Some reports reach a coordinator that dies before it takes them, and more are made while
+    // there is none.
+    coordinator_->deaf = true;
+    const int64_t lost = coordinator_->num_lost;
+    ASSERT_TRUE(coordinator_->pump([&] { return coordinator_->num_lost > lost; }));
+    coordinator_->die();
+    const auto back = std::chrono::steady_clock::now() + std::chrono::milliseconds(150);
+    ASSERT_TRUE(coordinator_->pump([&] { return std::chrono::steady_clock::now() > back; }));
+    EXPECT_TRUE(process_alive(rank));
+    coordinator_->deaf = false;
+    coordinator_->hellos.clear();
+    const size_t before = num_steps();
+    coordinator_->restart(same_port);
+    const auto returned = std::chrono::steady_clock::now();
+    ASSERT_TRUE(coordinator_->pump([&] {
+      return num_steps() > before + 20 && !coordinator_->hellos.empty();
+    })) << log();
+    EXPECT_LT(std::chrono::steady_clock::now() - returned, std::chrono::seconds(8))
+        << "same port " << same_port;
+    EXPECT_TRUE(coordinator_->hellos.back().ranks_started());
+  }
   EXPECT_TRUE(process_alive(rank));
-  coordinator_->reports.clear();
-  coordinator_->hellos.clear();
-  coordinator_->acknowledge = true;
-  coordinator_->restart();
-  ASSERT_TRUE(coordinator_->pump([&] { return !coordinator_->reports.empty(); })) << log();
-  ASSERT_FALSE(coordinator_->hellos.empty());
-  EXPECT_TRUE(coordinator_->hellos.back().ranks_started());
-  EXPECT_EQ(coordinator_->reports.front().SerializeAsString(), unacknowledged.SerializeAsString());
-  EXPECT_TRUE(process_alive(rank));
-  EXPECT_EQ(coordinator_->rank_pid(0), 0);  // not started again
+  int64_t step = 0;
+  for (const RankMessage& message : coordinator_->messages(RankMessage::kStep))
+    EXPECT_EQ(message.step().step(), ++step);
+}
+
+TEST_F(AgentTest, LostReportIsSentAgain) {
+  order("steps=50");
+  coordinator_->deaf = true;
+  start_agent();
+  ASSERT_TRUE(coordinator_->pump([&] { return coordinator_->num_lost >= 1; }));
+  coordinator_->deaf = false;
+  ASSERT_TRUE(agent_ends()) << log();
+  EXPECT_EQ(coordinator_->messages(RankMessage::kStep).size(), 50u);
+  EXPECT_TRUE(coordinator_->done().has_value());
 }
 
 TEST_F(AgentTest, WithoutACoordinatorForTooLongTheRanksAreEnded) {
@@ -255,9 +281,10 @@ TEST(AgentOptions, FaultsAreNamed) {
   const Words good{"--state-dir", "/s", "--job", "j", "--attempt", "2", "--node", "n"};
   ASSERT_TRUE(parse_options(good).ok());
   EXPECT_EQ(parse_options(good)->attempt, 2u);
-  for (const Words& bad : {Words{}, Words{"--job"}, Words{"--unknown", "x"},
-                           Words{"--state-dir", "/s", "--job", "j", "--node", "n", "--attempt", "-1"},
-                           Words{"--state-dir", "/s", "--job", "j", "--node", "n", "--attempt", "2x"}}) {
+  for (const Words& bad :
+       {Words{}, Words{"--job"}, Words{"--unknown", "x"},
+        Words{"--state-dir", "/s", "--job", "j", "--node", "n", "--attempt", "-1"},
+        Words{"--state-dir", "/s", "--job", "j", "--node", "n", "--attempt", "2x"}}) {
     EXPECT_EQ(parse_options(bad).status().code(), Code::kInvalid);
   }
 }

@@ -16,12 +16,14 @@ FakeCoordinator::FakeCoordinator(std::string state_dir) : state_dir_(std::move(s
   restart();
 }
 
-void FakeCoordinator::restart() {
+void FakeCoordinator::restart(bool same_port) {
   server_.reset();
   agent_.reset();
-  auto server = transport::Server::bind(state_dir_, "");
+  auto server = transport::Server::bind(state_dir_, same_port ? endpoint_ : "");
   DSV3_CHECK(server.ok());
   server_.emplace(std::move(server).value());
+  DSV3_CHECK(!same_port || server_->endpoint() == endpoint_);
+  endpoint_ = server_->endpoint();
   transport::CoordinatorFile file;
   file.endpoint = server_->endpoint();
   file.server_public_key = server_->public_key();
@@ -68,6 +70,7 @@ void FakeCoordinator::on_message(const transport::Peer& peer, const wire::Envelo
     hellos.push_back(message.agent_hello());
     if (message.agent_hello().ranks_started()) {
       answer.mutable_heartbeat_ack()->set_heartbeat_ms(20);
+      answer.mutable_heartbeat_ack()->set_instance("instance-" + std::to_string(instance_));
     } else {
       *answer.mutable_launch_ranks() = launch;
     }
@@ -75,16 +78,18 @@ void FakeCoordinator::on_message(const transport::Peer& peer, const wire::Envelo
     ++num_heartbeats;
     answer.mutable_heartbeat_ack()->set_heartbeat_ms(20);
     answer.mutable_heartbeat_ack()->set_silence_ms(100);
+    answer.mutable_heartbeat_ack()->set_instance("instance-" + std::to_string(instance_));
   } else if (message.has_agent_reports()) {
-    uint64_t last = 0;
-    for (const wire::Report& report : message.agent_reports().reports()) {
-      last = report.seq();
-      bool known = false;
-      for (const wire::Report& seen : reports) known |= seen.seq() == last;
-      num_repeated += known ? 1 : 0;
-      if (!known) reports.push_back(report);
+    if (deaf) {
+      num_lost += message.agent_reports().reports_size();
+      return;
     }
-    if (!acknowledge) return;
+    uint64_t last = reports.empty() ? 0 : reports.back().seq();
+    for (const wire::Report& report : message.agent_reports().reports()) {
+      if (report.seq() != last + 1) continue;
+      reports.push_back(report);
+      last = report.seq();
+    }
     answer.mutable_report_ack()->set_seq(last);
   } else {
     return;
@@ -95,7 +100,8 @@ void FakeCoordinator::on_message(const transport::Peer& peer, const wire::Envelo
 std::vector<wire::RankMessage> FakeCoordinator::messages(wire::RankMessage::BodyCase kind) const {
   std::vector<wire::RankMessage> found;
   for (const wire::Report& report : reports) {
-    if (report.has_message() && report.message().body_case() == kind) found.push_back(report.message());
+    if (report.has_message() && report.message().body_case() == kind)
+      found.push_back(report.message());
   }
   return found;
 }

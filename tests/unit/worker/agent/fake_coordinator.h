@@ -17,23 +17,25 @@ class FakeCoordinator {
  public:
   explicit FakeCoordinator(std::string state_dir);
 
-  // Binds anew under another instance's name, as a restarted coordinator does. Whoever was connected is forgotten.
-  void restart();
+  // Binds anew under another instance's name, as a restarted coordinator does: on another port, or
+  // on the same. Whoever was connected is forgotten; the number of the last report taken is not.
+  void restart(bool same_port = false);
   // Gone: nothing answers, and coordinator.json has no living process.
   void die();
 
-  // Receives and answers until `done` or 20 s; false when they have passed. Heartbeats are always answered; the hello with
-  // `launch` (or an ack when ranks run), reports with an ack while acknowledge is true.
+  // Receives and answers until `done` or 20 s; false when they have passed. Heartbeats are always
+  // answered; the hello with `launch` (or an ack when ranks run), reports with an ack of the last
+  // one taken; a report that comes before its predecessor is left for later.
   bool pump(const std::function<bool()>& done);
   void send(const wire::Envelope& message);
 
   wire::LaunchRanks launch;
-  bool acknowledge = true;
+  bool deaf = false;  // reports get lost before they are taken
 
   std::vector<wire::AgentHello> hellos;
-  std::vector<wire::Report> reports;  // each seq once, in the order of arrival
+  std::vector<wire::Report> reports;  // taken: in order, each seq once
   int64_t num_heartbeats = 0;
-  int64_t num_repeated = 0;  // reports whose seq was known
+  int64_t num_lost = 0;  // while deaf
 
   // Messages of ranks among the reports, of one kind.
   std::vector<wire::RankMessage> messages(wire::RankMessage::BodyCase kind) const;
@@ -48,6 +50,7 @@ class FakeCoordinator {
   std::string state_dir_;
   std::optional<transport::Server> server_;
   std::optional<transport::Peer> agent_;
+  std::string endpoint_;
   int instance_ = 0;
 };
 

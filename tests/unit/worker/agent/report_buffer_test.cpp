@@ -17,7 +17,8 @@ void push(ReportBuffer& buffer, uint32_t rank, size_t padding = 0) {
   buffer.push(std::move(report));
 }
 
-std::vector<uint64_t> send(ReportBuffer& buffer, int64_t count_max = 100, int64_t bytes_max = 1 << 20) {
+std::vector<uint64_t> send(ReportBuffer& buffer, int64_t count_max = 100,
+                           int64_t bytes_max = 1 << 20) {
   wire::AgentReports batch;
   buffer.mark_sent(buffer.fill(&batch, count_max, bytes_max));
   std::vector<uint64_t> seqs;
@@ -47,7 +48,7 @@ TEST(ReportBuffer, KeepsWhatIsNotAcknowledgedAndSendsItAgain) {
   EXPECT_EQ(send(buffer), Seqs{5});
   buffer.resend_all();
   EXPECT_EQ(send(buffer), (Seqs{3, 4, 5}));
-  buffer.acknowledge(1);  // an old one again
+  buffer.acknowledge(1);   // an old one again
   buffer.acknowledge(99);  // a number never given: everything that is kept
   EXPECT_TRUE(buffer.empty());
   EXPECT_EQ(buffer.kept_bytes(), 0);

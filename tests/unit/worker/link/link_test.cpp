@@ -195,7 +195,8 @@ TEST(Reporter, SlowAgentBlocksNothingAndLosesNothing) {
   }));
   EXPECT_TRUE(talk.reporter->drain(20'000));
   EXPECT_EQ(talk.reporter->dropped(), 1);
-  for (int64_t i = 0; i < 400; ++i) EXPECT_EQ(talk.seen[static_cast<size_t>(i)].experts().step(), i + 1);
+  for (int64_t i = 0; i < 400; ++i)
+    EXPECT_EQ(talk.seen[static_cast<size_t>(i)].experts().step(), i + 1);
 }
 
 TEST(Reporter, BringsBackWhatTheAgentAsks) {

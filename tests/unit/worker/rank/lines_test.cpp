@@ -1,4 +1,5 @@
-// What a rank prints and reports: lines, the memory join, the observer over a real link, the command line.
+// What a rank prints and reports: lines, the memory join, the observer over a real link, the
+// command line.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -73,12 +74,19 @@ TEST(StepLines, BannerAndValidationNameTheirReference) {
 }
 
 TEST(MemoryReport, JoinsPredictedAndMeasuredByTheirFirstPart) {
-  const auto lines = join_memory({{"weights", 100}, {"activations", 50}, {"runtime", 7}},
-                                 {{"weights", 90}, {"activations/q", 20}, {"activations/k", 21}, {"logits", 3}});
-  EXPECT_EQ(lines, (std::vector<MemoryLine>{{"weights", 100, 90},
-                                            {"activations", 50, 41},
-                                            {"runtime", 7, 0},
-                                            {"logits", 0, 3}}));
+  const auto lines =
+      join_memory({{"weights", 100}, {"activations", 50}, {"runtime", 7}},
+                  {{"weights", 90}, {"activations/q", 20}, {"activations/k", 21}, {"logits", 3}});
+  EXPECT_EQ(
+      lines,
+      (std::vector<MemoryLine>{
+          {"weights", 100, 90}, {"activations", 50, 41}, {"runtime", 7, 0}, {"logits", 0, 3}}));
+}
+
+TEST(MemoryReport, TransientIsWhatTheOthersLeaveOfThePeak) {
+  const auto lines =
+      join_memory({}, {{"weights", 90}, {"transient/a", 20}, {"transient/b", 21}}, 115);
+  EXPECT_EQ(lines, (std::vector<MemoryLine>{{"weights", 0, 90}, {"transient", 0, 25}}));
 }
 
 struct Observed {
@@ -93,12 +101,14 @@ struct Observed {
   }
   void read() {
     EXPECT_TRUE(reporter->drain(20'000));
-    EXPECT_TRUE(agent.receive([this](const std::string& bytes) -> Status {
-                  wire::RankFrame frame;
-                  DSV3_RETURN_IF_ERROR(protocol::decode(bytes, &frame));
-                  seen.push_back(frame.message());
-                  return {};
-                }).ok());
+    EXPECT_TRUE(agent
+                    .receive([this](const std::string& bytes) -> Status {
+                      wire::RankFrame frame;
+                      DSV3_RETURN_IF_ERROR(protocol::decode(bytes, &frame));
+                      seen.push_back(frame.message());
+                      return {};
+                    })
+                    .ok());
   }
 };
 
@@ -106,7 +116,8 @@ TEST(RankObserver, ReportsStepsAndCountsExactly) {
   Observed observed;
   volatile std::sig_atomic_t signal = 0;
   {
-    RankObserver observer({.log_interval_steps = 0, .num_moe_layers = 2}, observed.reporter.get(), &signal);
+    RankObserver observer({.log_interval_steps = 0, .num_moe_layers = 2}, observed.reporter.get(),
+                          &signal);
     train::StepReport report = demo_step();
     report.loss = 0.1 + 0.2;
     observer.on_step(report);
@@ -153,9 +164,10 @@ TEST(RankObserver, SignalStopsAlsoWithoutALink) {
 
 TEST(TrainWords, AreParsedAndChecked) {
   bool help = false;
-  const auto words = parse_train_words({"--spec", "demo", "--set", "a=1", "--set", "b=2", "--rank", "1",
-                                        "--world", "2", "--link-fd", "3", "--job", "j-1", "--attempt", "4"},
-                                       &help);
+  const auto words =
+      parse_train_words({"--spec", "demo", "--set", "a=1", "--set", "b=2", "--rank", "1", "--world",
+                         "2", "--link-fd", "3", "--job", "j-1", "--attempt", "4"},
+                        &help);
   ASSERT_TRUE(words.ok()) << words.status().to_string();
   EXPECT_EQ(words->overrides, (std::vector<std::string>{"a=1", "b=2"}));
   EXPECT_EQ(words->rank, 1);
@@ -163,8 +175,9 @@ TEST(TrainWords, AreParsedAndChecked) {
   EXPECT_EQ(words->attempt, 4);
   EXPECT_TRUE(words->resume);
   using Words = std::vector<std::string>;
-  for (const Words& bad : {Words{}, Words{"--spec"}, Words{"--spec", "x", "--rank", "2", "--world", "2"},
-                           Words{"--spec", "x", "--nonsense"}, Words{"--spec", "x", "--rank", "-1"}}) {
+  for (const Words& bad :
+       {Words{}, Words{"--spec"}, Words{"--spec", "x", "--rank", "2", "--world", "2"},
+        Words{"--spec", "x", "--nonsense"}, Words{"--spec", "x", "--rank", "-1"}}) {
     EXPECT_EQ(parse_train_words(bad, &help).status().code(), Code::kInvalid);
   }
   EXPECT_FALSE(help);

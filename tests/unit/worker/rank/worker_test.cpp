@@ -1,4 +1,5 @@
-// dsv3-worker as a real process: prepares bytes, trains a tiny model, stops on a signal, resumes, refuses with frozen codes.
+// dsv3-worker as a real process: prepares bytes, trains a tiny model, stops on a signal, resumes,
+// refuses with frozen codes.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -40,8 +41,11 @@ class WorkerTest : public ::testing::Test {
     for (int i = 0; i < 400; ++i) text += "line " + std::to_string(i * 7 % 13) + " of a text\n\n";
     ASSERT_TRUE(write_file(*dir_ + "/text.txt", text).ok());
     ASSERT_TRUE(write_file(*dir_ + "/tiny.yaml", std::string(kTiny) + "data: {path: " + *dir_ +
-                                                     "/data, split: [0.8, 0.2], tokenizer: byte}\n").ok());
-    ASSERT_EQ(run({"data-prepare", "--input", *dir_ + "/text.txt", "--tokenizer", "byte", "--out", *dir_ + "/data"}), 0);
+                                                     "/data, split: [0.8, 0.2], tokenizer: byte}\n")
+                    .ok());
+    ASSERT_EQ(run({"data-prepare", "--input", *dir_ + "/text.txt", "--tokenizer", "byte", "--out",
+                   *dir_ + "/data"}),
+              0);
   }
   static void TearDownTestSuite() {
     std::filesystem::remove_all(*dir_);
@@ -89,7 +93,8 @@ std::string* WorkerTest::dir_ = nullptr;
 TEST_F(WorkerTest, TrainsStandaloneAndPrintsEveryStep) {
   ASSERT_EQ(run({"--spec", spec()}), 0) << text_of("err");
   const std::string out = text_of("out");
-  for (const char* part : {"step 1/4 loss ", "step 4/4 loss ", "validation at step 4 loss ", "tok/s"}) {
+  for (const char* part :
+       {"step 1/4 loss ", "step 4/4 loss ", "validation at step 4 loss ", "tok/s"}) {
     EXPECT_NE(out.find(part), std::string::npos) << part << " in " << out;
   }
 }
@@ -105,7 +110,8 @@ TEST_F(WorkerTest, ResumesWhereItStopped) {
 TEST_F(WorkerTest, SignalEndsItWithACheckpointAndCodeZero) {
   const std::string job_dir = *dir_ + "/signalled";
   std::filesystem::remove(*dir_ + "/out");
-  const pid_t pid = start({"--spec", spec(), "--set", "training.max_steps=1000000", "--job-dir", job_dir});
+  const pid_t pid =
+      start({"--spec", spec(), "--set", "training.max_steps=1000000", "--job-dir", job_dir});
   while (text_of("out").find("step 2/") == std::string::npos && process_alive(pid)) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
@@ -136,12 +142,14 @@ TEST_F(WorkerTest, TellsItsAgentEverythingInOrder) {
   std::vector<wire::RankMessage> seen;
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (agent.open() && std::chrono::steady_clock::now() < deadline) {
-    ASSERT_TRUE(agent.receive([&](const std::string& bytes) -> Status {
-                       wire::RankFrame frame;
-                       DSV3_RETURN_IF_ERROR(protocol::decode(bytes, &frame));
-                       seen.push_back(frame.message());
-                       return {};
-                     }).ok());
+    ASSERT_TRUE(agent
+                    .receive([&](const std::string& bytes) -> Status {
+                      wire::RankFrame frame;
+                      DSV3_RETURN_IF_ERROR(protocol::decode(bytes, &frame));
+                      seen.push_back(frame.message());
+                      return {};
+                    })
+                    .ok());
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   EXPECT_EQ(wait_for(pid), 0) << text_of("err");

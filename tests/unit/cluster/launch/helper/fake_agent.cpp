@@ -1,5 +1,5 @@
-// A stand-in for dsv3-agent. Prints "up <variable FAKE_NOTE>", then waits; with --job ending in "exits-7" it exits with 7 at
-// once, in "stubborn" it ignores SIGTERM.
+// A stand-in for dsv3-agent. Prints "up <variable FAKE_NOTE>", then waits; with --job ending in
+// "exits-7" it exits with 7 at once, in "stubborn" it ignores SIGTERM.
 #include <signal.h>
 #include <unistd.h>
 

@@ -1,6 +1,7 @@
 // A stand-in for dsv3-worker. FAKE_RANK says what it does after its hello:
-//   steps=N      reports N steps, then ends well          fail=N  says a failure with code N and ends with it
-//   wait         waits for RankStop, says it, ends well   stubborn  never ends
+//   steps=N      reports N steps, then ends well          fail=N  says a failure with code N and
+//   ends with it ticks        reports a step every millisecond until RankStop wait         waits
+//   for RankStop, says it, ends well   stubborn  never ends
 // FAKE_RANK_<rank> wins over FAKE_RANK.
 #include <signal.h>
 #include <unistd.h>
@@ -24,8 +25,16 @@ void say_exit(Reporter& reporter, int code, const std::string& text) {
   (void)reporter.drain(20'000);
 }
 
-int wait_for_stop(Reporter& reporter) {
-  while (!reporter.stop_requested()) {
+void say_step(Reporter& reporter, int64_t step) {
+  dsv3::wire::RankMessage message;
+  message.mutable_step()->set_step(step);
+  message.mutable_step()->set_loss(1.0 / static_cast<double>(step));
+  reporter.send(message);
+}
+
+int wait_for_stop(Reporter& reporter, bool ticks) {
+  for (int64_t step = 1; !reporter.stop_requested(); ++step) {
+    if (ticks) say_step(reporter, step);
     if (reporter.take_checkpoint_request()) {
       dsv3::wire::RankMessage message;
       message.mutable_checkpoint_done()->set_step(5);
@@ -33,7 +42,8 @@ int wait_for_stop(Reporter& reporter) {
     }
     ::usleep(1000);
   }
-  say_exit(reporter, 0, reporter.stop_without_checkpoint() ? "stopped, no checkpoint" : "stopped, checkpoint");
+  say_exit(reporter, 0,
+           reporter.stop_without_checkpoint() ? "stopped, no checkpoint" : "stopped, checkpoint");
   return 0;
 }
 
@@ -50,7 +60,8 @@ int main(int argc, char** argv) {
   const char* common = std::getenv("FAKE_RANK");
   const std::string what = own != nullptr ? own : common != nullptr ? common : "wait";
   char folder[512] = {};
-  std::printf("rank %s does %s in %s\n", rank.c_str(), what.c_str(), ::getcwd(folder, sizeof folder - 1));
+  std::printf("rank %s does %s in %s\n", rank.c_str(), what.c_str(),
+              ::getcwd(folder, sizeof folder - 1));
   std::fflush(stdout);
   auto started = Reporter::start(fd);
   if (!started.ok()) return 2;
@@ -62,18 +73,13 @@ int main(int argc, char** argv) {
     ::signal(SIGTERM, SIG_IGN);
     while (true) ::pause();
   }
-  if (what == "wait") return wait_for_stop(reporter);
+  if (what == "wait" || what == "ticks") return wait_for_stop(reporter, what == "ticks");
   const int number = std::atoi(what.substr(what.find('=') + 1).c_str());
   if (what.starts_with("fail=")) {
     say_exit(reporter, number, "the loss is not finite");
     return number;
   }
-  for (int step = 1; step <= number; ++step) {
-    dsv3::wire::RankMessage message;
-    message.mutable_step()->set_step(step);
-    message.mutable_step()->set_loss(1.0 / step);
-    reporter.send(message);
-  }
+  for (int step = 1; step <= number; ++step) say_step(reporter, step);
   say_exit(reporter, 0, "all steps are done");
   return 0;
 }
