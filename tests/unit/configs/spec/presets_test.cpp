@@ -67,11 +67,11 @@ TEST(Presets, TheCountsInTheirCommentsAreTheComputedOnes) {
 TEST(Presets, TheDemoDividesByTheLayoutsItIsRehearsedWith) {
   for (const std::vector<std::string>& sets : std::vector<std::vector<std::string>>{
            {"parallel.tensor_parallel_size=2", "parallel.expert_parallel_size=2",
-            "training.micro_batch_size=4"},
-           {"parallel.pipeline_parallel_size=4", "training.micro_batch_size=4"},
-           {"parallel.expert_parallel_size=4", "training.micro_batch_size=4"},
+            "training.micro_batch_size=2"},
+           {"parallel.pipeline_parallel_size=4", "training.micro_batch_size=2"},
+           {"parallel.expert_parallel_size=4", "training.micro_batch_size=2"},
            {"parallel.tensor_parallel_size=2", "parallel.pipeline_parallel_size=2",
-            "training.micro_batch_size=4"}}) {
+            "training.micro_batch_size=2"}}) {
     Result<Parsed> parsed = load("demo", sets);
     ASSERT_TRUE(parsed.ok() && parsed->ok());
     parsed->job.parallel.data_parallel_size = -1;
