@@ -19,7 +19,8 @@ const Clock& system_clock();
 // A clock that moves only when told to; both clocks move together.
 class FakeClock final : public Clock {
  public:
-  explicit FakeClock(int64_t wall_start_ns = 1'700'000'000'000'000'000) : wall_start_ns_(wall_start_ns) {}
+  explicit FakeClock(int64_t wall_start_ns = 1'700'000'000'000'000'000)
+      : wall_start_ns_(wall_start_ns) {}
   void advance_ns(int64_t ns) { now_ns_ += ns; }
   int64_t steady_ns() const override { return now_ns_; }
   int64_t wall_ns() const override { return wall_start_ns_ + now_ns_; }

@@ -46,7 +46,8 @@ Result<std::string> read_file(const std::string& path, int64_t limit_bytes) {
   if (file.fd < 0) return system_error("cannot read", path);
   struct stat info {};
   if (::fstat(file.fd, &info) != 0) return system_error("cannot read", path);
-  if (S_ISDIR(info.st_mode)) return Status(Code::kInvalid, fmt::format("'{}' is a directory, not a file", path));
+  if (S_ISDIR(info.st_mode))
+    return Status(Code::kInvalid, fmt::format("'{}' is a directory, not a file", path));
   std::string bytes;
   char buffer[1 << 16];
   while (true) {
@@ -87,7 +88,8 @@ Status make_dirs(const std::string& path, mode_t mode) {
   if (std::filesystem::is_directory(path, error)) return {};
   const std::string parent = std::filesystem::path(path).parent_path().string();
   if (!parent.empty() && parent != path) DSV3_RETURN_IF_ERROR(make_dirs(parent, mode));
-  if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST) return system_error("cannot create folder", path);
+  if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST)
+    return system_error("cannot create folder", path);
   return {};
 }
 
@@ -121,7 +123,8 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
   if (file.fd < 0) return system_error("cannot read", path);
   struct stat info {};
   if (::fstat(file.fd, &info) != 0) return system_error("cannot read", path);
-  if (!S_ISREG(info.st_mode)) return Status(Code::kInvalid, fmt::format("'{}' is not a regular file", path));
+  if (!S_ISREG(info.st_mode))
+    return Status(Code::kInvalid, fmt::format("'{}' is not a regular file", path));
   MappedFile mapped;
   mapped.size_ = static_cast<size_t>(info.st_size);
   if (mapped.size_ == 0) return mapped;

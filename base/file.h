@@ -1,7 +1,8 @@
 // Files: whole reads with a limit, atomic writes, read-only maps.
 //
-// Law: a file written here is either the old one or the whole new one, also after a crash (temporary file, fsync,
-// rename, fsync of the folder). Every error names the path and the system's reason.
+// Law: a file written here is either the old one or the whole new one, also after a crash
+// (temporary file, fsync, rename, fsync of the folder). Every error names the path and the system's
+// reason.
 #pragma once
 
 #include <sys/types.h>
@@ -16,9 +17,11 @@
 
 namespace dsv3 {
 
-// The whole file; kInvalid when it is larger than limit_bytes or not a regular file, kNotFound when absent.
+// The whole file; kInvalid when it is larger than limit_bytes or not a regular file, kNotFound when
+// absent.
 Result<std::string> read_file(const std::string& path, int64_t limit_bytes = int64_t{64} << 20);
-// Replaces `path` atomically and durably. kFailed (disk full, permission) leaves the old file as it was.
+// Replaces `path` atomically and durably. kFailed (disk full, permission) leaves the old file as it
+// was.
 Status write_file(const std::string& path, std::string_view bytes, mode_t mode = 0644);
 // Creates the folder and its parents; ok when it is there already.
 Status make_dirs(const std::string& path, mode_t mode = 0755);

@@ -11,10 +11,14 @@ namespace {
 
 spdlog::level::level_enum to_spdlog(Level level) {
   switch (level) {
-    case Level::kDebug: return spdlog::level::debug;
-    case Level::kInfo: return spdlog::level::info;
-    case Level::kWarning: return spdlog::level::warn;
-    case Level::kError: return spdlog::level::err;
+    case Level::kDebug:
+      return spdlog::level::debug;
+    case Level::kInfo:
+      return spdlog::level::info;
+    case Level::kWarning:
+      return spdlog::level::warn;
+    case Level::kError:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -39,8 +43,12 @@ std::shared_ptr<spdlog::logger>& logger() {
 
 }  // namespace
 
-void init(std::string_view process) { logger() = make_logger(std::string(process)); }
+void init(std::string_view process) {
+  logger() = make_logger(std::string(process));
+}
 
-void write(Level level, std::string_view line) { logger()->log(to_spdlog(level), "{}", line); }
+void write(Level level, std::string_view line) {
+  logger()->log(to_spdlog(level), "{}", line);
+}
 
 }  // namespace dsv3::log

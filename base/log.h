@@ -12,8 +12,8 @@ namespace dsv3::log {
 
 enum class Level { kDebug, kInfo, kWarning, kError };
 
-// Names the process in every line ("dsv3d", "agent", "rank 0"). Call once, early; the level comes from
-// DSV3CTL_LOG (debug|info|warning|error), default info.
+// Names the process in every line ("dsv3d", "agent", "rank 0"). Call once, early; the level comes
+// from DSV3CTL_LOG (debug|info|warning|error), default info.
 void init(std::string_view process);
 // Writes one line; thread-safe.
 void write(Level level, std::string_view line);

@@ -84,7 +84,8 @@ void place_fds(const SpawnOptions& options, int error_fd) {
   if (p.stdout_fd >= 0 && ::dup2(p.stdout_fd, 1) < 0) child_fail(error_fd);
   if (p.stderr_fd >= 0 && ::dup2(p.stderr_fd, 2) < 0) child_fail(error_fd);
   place_fds(options, error_fd);
-  if (!options.working_dir.empty() && ::chdir(options.working_dir.c_str()) != 0) child_fail(error_fd);
+  if (!options.working_dir.empty() && ::chdir(options.working_dir.c_str()) != 0)
+    child_fail(error_fd);
   ::execve(p.argv[0], p.argv.data(), p.env.data());
   child_fail(error_fd);
 }
@@ -122,7 +123,8 @@ Result<pid_t> spawn(const SpawnOptions& options) {
   ::close(error_pipe[0]);
   if (n == static_cast<ssize_t>(sizeof child_error)) {
     ::waitpid(pid, nullptr, 0);
-    return Status(Code::kFailed, fmt::format("cannot start '{}': {}", options.argv[0], std::strerror(child_error)));
+    return Status(Code::kFailed, fmt::format("cannot start '{}': {}", options.argv[0],
+                                             std::strerror(child_error)));
   }
   return pid;
 }

@@ -15,19 +15,22 @@
 namespace dsv3 {
 
 struct SpawnOptions {
-  std::vector<std::string> argv;                              // argv[0] is the path of the program
-  std::vector<std::pair<std::string, std::string>> extra_env;  // added to this process's environment
-  std::string stdout_path;                                    // appended to; "" inherits
-  std::string stderr_path;                                    // appended to; "" inherits; may equal stdout_path
-  std::string working_dir;                                    // "": this process's
-  std::vector<std::pair<int, int>> fds;                       // (fd here, fd in the child); all others are closed on exec
-  bool new_session = false;                                   // setsid: survives the terminal and leads a process group
-  bool die_with_parent = false;                               // SIGKILL when the parent dies (Linux)
+  std::vector<std::string> argv;  // argv[0] is the path of the program
+  std::vector<std::pair<std::string, std::string>>
+      extra_env;            // added to this process's environment
+  std::string stdout_path;  // appended to; "" inherits
+  std::string stderr_path;  // appended to; "" inherits; may equal stdout_path
+  std::string working_dir;  // "": this process's
+  std::vector<std::pair<int, int>>
+      fds;                       // (fd here, fd in the child); all others are closed on exec
+  bool new_session = false;      // setsid: survives the terminal and leads a process group
+  bool die_with_parent = false;  // SIGKILL when the parent dies (Linux)
 };
 
 // Starts a child; kFailed with the program's name when it cannot be executed.
 Result<pid_t> spawn(const SpawnOptions& options);
-// Exit status if the child has ended (reaped): the code, or 128 + signal; nullopt while it runs. `pid` must be a child.
+// Exit status if the child has ended (reaped): the code, or 128 + signal; nullopt while it runs.
+// `pid` must be a child.
 std::optional<int> try_reap(pid_t pid);
 // True while the process exists and is not a zombie.
 bool process_alive(pid_t pid);

@@ -1,7 +1,8 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., SC'11).
 //
-// Law: a number is a function of (seed, key, index) alone, so the same seed gives the same model and the same order
-// of samples on any number of ranks, threads or restarts. Checked against the paper's published test vectors.
+// Law: a number is a function of (seed, key, index) alone, so the same seed gives the same model
+// and the same order of samples on any number of ranks, threads or restarts. Checked against the
+// paper's published test vectors.
 #pragma once
 
 #include <array>

@@ -1,7 +1,7 @@
 // Operating errors travel as values: Status and Result<T>. No exception crosses a module's edge.
 //
-// Law: the codes are frozen. The same number is the process's exit code, the code on the wire and the
-// code in SQLite, so a number seen anywhere can be looked up here (DESIGN.md, "Command line").
+// Law: the codes are frozen. The same number is the process's exit code, the code on the wire and
+// the code in SQLite, so a number seen anywhere can be looked up here (DESIGN.md, "Command line").
 // An error is one sentence: what, where, and what to do.
 #pragma once
 
@@ -13,7 +13,8 @@
 
 namespace dsv3 {
 
-// Frozen: never renumber. 1–7, 124, 130, 143 are exit codes of dsv3ctl; 10–15, 75, 93 of dsv3-worker and dsv3-agent.
+// Frozen: never renumber. 1–7, 124, 130, 143 are exit codes of dsv3ctl; 10–15, 75, 93 of
+// dsv3-worker and dsv3-agent.
 enum class Code : int {
   kOk = 0,
   kFailed = 1,
@@ -44,7 +45,10 @@ class [[nodiscard]] Status {
  public:
   Status() = default;
   Status(Code code, std::string message, std::string hint = {}, std::string where = {})
-      : code_(code), message_(std::move(message)), hint_(std::move(hint)), where_(std::move(where)) {}
+      : code_(code),
+        message_(std::move(message)),
+        hint_(std::move(hint)),
+        where_(std::move(where)) {}
 
   bool ok() const { return code_ == Code::kOk; }
   Code code() const { return code_; }
@@ -100,8 +104,8 @@ class [[nodiscard]] Result {
 #define DSV3_CONCAT(a, b) DSV3_CONCAT_INNER(a, b)
 
 // Returns the Status of `expr` from the enclosing function unless it is ok.
-#define DSV3_RETURN_IF_ERROR(expr)                                      \
-  do {                                                                  \
+#define DSV3_RETURN_IF_ERROR(expr)                                                  \
+  do {                                                                              \
     if (::dsv3::Status dsv3_status = (expr); !dsv3_status.ok()) return dsv3_status; \
   } while (false)
 

@@ -1,7 +1,7 @@
 // dsv3ctl completion and the hidden __complete: what the shells ask while a person types.
 //
-// Law: candidates come from the verbs' own table, the presets, the field table and the live jobs; a failure completes nothing
-// and is silent.
+// Law: candidates come from the verbs' own table, the presets, the field table and the live jobs; a
+// failure completes nothing and is silent.
 #include <fmt/format.h>
 
 #include <memory>
@@ -88,7 +88,12 @@ Verb make_completion() {
       "Examples:\n"
       "  source <(dsv3ctl completion bash)\n"
       "  dsv3ctl completion fish > ~/.config/fish/completions/dsv3ctl.fish";
-  verb.options = {{"SHELL", shell.get(), "bash, zsh or fish", true, Completes::kNothing, {"bash", "zsh", "fish"}}};
+  verb.options = {{"SHELL",
+                   shell.get(),
+                   "bash, zsh or fish",
+                   true,
+                   Completes::kNothing,
+                   {"bash", "zsh", "fish"}}};
   verb.run = [shell](const Globals&) {
     print(*shell == "bash" ? kBash : *shell == "zsh" ? kZsh : kFish);
     return 0;

@@ -11,13 +11,33 @@ namespace dsv3::cli {
 
 std::vector<Option> config_options(ConfigOptions* target, bool machine) {
   std::vector<Option> options = {
-      {"FILE", &target->file, "YAML file, preset name (15b) or Hugging Face config.json", true, Completes::kConfig, {}},
-      {"--set", &target->set, "Override one key: --set training.max_steps=50 (repeatable)", false, Completes::kKey, {}},
+      {"FILE",
+       &target->file,
+       "YAML file, preset name (15b) or Hugging Face config.json",
+       true,
+       Completes::kConfig,
+       {}},
+      {"--set",
+       &target->set,
+       "Override one key: --set training.max_steps=50 (repeatable)",
+       false,
+       Completes::kKey,
+       {}},
   };
   if (machine) {
     options.push_back({"--gpus", &target->gpus, "Number of GPUs", false, Completes::kNothing, {}});
-    options.push_back({"--gpu-memory", &target->gpu_memory_gb, "Memory of one GPU in GB, as on its label (80)", false, Completes::kNothing, {}});
-    options.push_back({"--gpu", &target->gpu, "Name of the GPU (h100, a100-80, rtx4090)", false, Completes::kNothing, {}});
+    options.push_back({"--gpu-memory",
+                       &target->gpu_memory_gb,
+                       "Memory of one GPU in GB, as on its label (80)",
+                       false,
+                       Completes::kNothing,
+                       {}});
+    options.push_back({"--gpu",
+                       &target->gpu,
+                       "Name of the GPU (h100, a100-80, rtx4090)",
+                       false,
+                       Completes::kNothing,
+                       {}});
   }
   return options;
 }

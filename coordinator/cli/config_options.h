@@ -6,20 +6,21 @@
 #include <string>
 #include <vector>
 
-#include "coordinator/cli/verb.h"
 #include "configs/spec/parse.h"
+#include "coordinator/cli/verb.h"
 
 namespace dsv3::cli {
 
 struct ConfigOptions {
-  std::string file;               // YAML file, preset name or Hugging Face config.json
-  std::vector<std::string> set;   // "a.b=c"
+  std::string file;              // YAML file, preset name or Hugging Face config.json
+  std::vector<std::string> set;  // "a.b=c"
   int64_t gpus = 0;
   double gpu_memory_gb = 0;
   std::string gpu;
 };
 
-// The options FILE and --set; with `machine`, --gpus, --gpu-memory and --gpu too. `target` must outlive the verb.
+// The options FILE and --set; with `machine`, --gpus, --gpu-memory and --gpu too. `target` must
+// outlive the verb.
 std::vector<Option> config_options(ConfigOptions* target, bool machine);
 
 // One DIAG object of CLI.md.
@@ -27,8 +28,8 @@ nlohmann::ordered_json to_json(const spec::Diagnostic& diagnostic);
 // Prints every diagnostic as a line on stderr.
 void print_diagnostics(const std::vector<spec::Diagnostic>& diagnostics);
 
-// A configuration that parsed and validated, with its warnings. On failure every error has been printed (as lines, or as the
-// error object with --json) and `exit_code` says how to end.
+// A configuration that parsed and validated, with its warnings. On failure every error has been
+// printed (as lines, or as the error object with --json) and `exit_code` says how to end.
 struct LoadedConfig {
   spec::Parsed parsed;
   std::vector<spec::Diagnostic> warnings;

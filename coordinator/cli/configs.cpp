@@ -20,7 +20,8 @@ int list(const Globals& globals) {
   auto presets = spec::list_presets();
   if (!presets.ok()) return fail(globals, presets.status());
   Json rows = Json::array();
-  Table table({"NAME", "TOTAL", "ACTIVE", "LAYERS", "WIDTH", "EXPERTS", "TOP-K", "CONTEXT", "NEEDS"});
+  Table table(
+      {"NAME", "TOTAL", "ACTIVE", "LAYERS", "WIDTH", "EXPERTS", "TOP-K", "CONTEXT", "NEEDS"});
   for (const spec::Preset& preset : *presets) {
     const spec::ModelSpec& model = preset.job.model;
     const spec::ParamCounts counts = spec::count_params(model);
@@ -36,10 +37,13 @@ int list(const Globals& globals) {
                     {"gpus_min", preset.gpus_min},
                     {"gpu_memory_gb", preset.gpu_memory_gb},
                     {"use_case", preset.use_case}});
-    table.add({preset.name, human_count(counts.total), human_count(counts.active), std::to_string(model.num_layers),
-               std::to_string(model.d_model), std::to_string(model.moe.num_experts), std::to_string(model.moe.num_experts_per_token),
-               with_commas(model.max_context_length),
-               preset.gpus_min == 0 ? "a CPU" : fmt::format("{} x {} GB", preset.gpus_min, preset.gpu_memory_gb)});
+    table.add(
+        {preset.name, human_count(counts.total), human_count(counts.active),
+         std::to_string(model.num_layers), std::to_string(model.d_model),
+         std::to_string(model.moe.num_experts), std::to_string(model.moe.num_experts_per_token),
+         with_commas(model.max_context_length),
+         preset.gpus_min == 0 ? "a CPU"
+                              : fmt::format("{} x {} GB", preset.gpus_min, preset.gpu_memory_gb)});
   }
   if (globals.json) {
     print_json({{"configs", rows}});
@@ -67,7 +71,8 @@ int show(const Globals& globals, const std::string& name) {
   }
   const std::string near = did_you_mean(name, names);
   return fail(globals, Status(Code::kNotFound, fmt::format("there is no preset '{}'", name),
-                              near.empty() ? "see 'dsv3ctl configs list'" : fmt::format("did you mean '{}'?", near)));
+                              near.empty() ? "see 'dsv3ctl configs list'"
+                                           : fmt::format("did you mean '{}'?", near)));
 }
 
 }  // namespace
@@ -86,11 +91,14 @@ Verb make_configs() {
       "Examples:\n"
       "  dsv3ctl configs list\n"
       "  dsv3ctl configs show 15b > mine.yaml";
-  verb.options = {{"ACTION", &options->action, "list or show", false, Completes::kNothing, {"list", "show"}},
-                  {"NAME", &options->name, "Preset to show", false, Completes::kConfig, {}}};
+  verb.options = {
+      {"ACTION", &options->action, "list or show", false, Completes::kNothing, {"list", "show"}},
+      {"NAME", &options->name, "Preset to show", false, Completes::kConfig, {}}};
   verb.run = [options](const Globals& globals) {
     if (options->action == "list") return list(globals);
-    if (options->name.empty()) return fail(globals, Status(Code::kInvalid, "configs show needs a preset's name", "see 'dsv3ctl configs list'"));
+    if (options->name.empty())
+      return fail(globals, Status(Code::kInvalid, "configs show needs a preset's name",
+                                  "see 'dsv3ctl configs list'"));
     return show(globals, options->name);
   };
   return verb;

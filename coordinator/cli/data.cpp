@@ -1,4 +1,5 @@
-// dsv3ctl data: text → token files. The work is the worker's (only it links the runtime); this verb hands its words over.
+// dsv3ctl data: text → token files. The work is the worker's (only it links the runtime); this verb
+// hands its words over.
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,18 +16,23 @@ namespace {
 
 int data(const Globals& globals, const std::vector<std::string>& words) {
   if (words.empty() || words[0] != "prepare") {
-    return fail(globals, Status(Code::kInvalid, words.empty() ? "data needs a command" : "unknown data command '" + words[0] + "'",
-                                "use 'dsv3ctl data prepare --input FILES --tokenizer SPEC --out PREFIX'"));
+    return fail(
+        globals,
+        Status(Code::kInvalid,
+               words.empty() ? "data needs a command" : "unknown data command '" + words[0] + "'",
+               "use 'dsv3ctl data prepare --input FILES --tokenizer SPEC --out PREFIX'"));
   }
   const std::string program = executable_dir() + "/dsv3-worker";
   std::vector<std::string> argv = {program, "data-prepare"};
   argv.insert(argv.end(), words.begin() + 1, words.end());
-  if (globals.json && std::find(argv.begin(), argv.end(), "--json") == argv.end()) argv.emplace_back("--json");
+  if (globals.json && std::find(argv.begin(), argv.end(), "--json") == argv.end())
+    argv.emplace_back("--json");
   std::vector<char*> raw;
   for (std::string& word : argv) raw.push_back(word.data());
   raw.push_back(nullptr);
   ::execv(program.c_str(), raw.data());
-  return fail(globals, Status(Code::kFailed, "cannot start '" + program + "': " + std::strerror(errno)));
+  return fail(globals,
+              Status(Code::kFailed, "cannot start '" + program + "': " + std::strerror(errno)));
 }
 
 }  // namespace
@@ -39,7 +45,8 @@ Verb make_data() {
   verb.summary = "prepare: text files into Megatron's indexed token format";
   verb.help =
       "Examples:\n"
-      "  dsv3ctl data prepare --input a.txt b.txt --tokenizer sentencepiece:bpe:8192 --out data/mine\n"
+      "  dsv3ctl data prepare --input a.txt b.txt --tokenizer sentencepiece:bpe:8192 --out "
+      "data/mine\n"
       "  dsv3ctl data prepare --input a.txt --tokenizer byte --out data/bytes\n"
       "  dsv3ctl data prepare --help\n"
       "Then train with 'data: {path: data/mine}'.";

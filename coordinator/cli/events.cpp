@@ -35,7 +35,8 @@ Json event_json(const wire::Event& event) {
 void print_event(const wire::Event& event) {
   const std::time_t when = event.time_unix_ns() / 1'000'000'000;
   print(fmt::format("{:>5}  {:%H:%M:%S}.{:03}  {:<20}  {}\n", event.seq(), fmt::localtime(when),
-                    event.time_unix_ns() / 1'000'000 % 1000, event.type(), payload_text(event.payload_json())));
+                    event.time_unix_ns() / 1'000'000 % 1000, event.type(),
+                    payload_text(event.payload_json())));
 }
 
 int events(const Globals& globals, const std::string& job) {
@@ -46,7 +47,8 @@ int events(const Globals& globals, const std::string& job) {
     wire::Envelope request, envelope;
     request.mutable_events()->set_job(job);
     request.mutable_events()->set_after_seq(after);
-    if (Status status = ask(*client, request, &envelope); !status.ok()) return fail(globals, status);
+    if (Status status = ask(*client, request, &envelope); !status.ok())
+      return fail(globals, status);
     const wire::EventsReply& reply = envelope.events_reply();
     for (const wire::Event& event : reply.events()) {
       if (globals.json) {

@@ -35,7 +35,8 @@ Json layer_json(const wire::LayerCounts& layer, const core::ExpertStats& stats) 
 
 std::vector<std::string> layer_row(const wire::LayerCounts& layer, const core::ExpertStats& stats) {
   std::string dead;
-  for (const int32_t expert : stats.dead) dead += (dead.empty() ? "" : ",") + std::to_string(expert);
+  for (const int32_t expert : stats.dead)
+    dead += (dead.empty() ? "" : ",") + std::to_string(expert);
   return {std::to_string(layer.layer()),
           fmt::format("{:.4f}", stats.usage_mean),
           fmt::format("{:.4f}", stats.usage_std),
@@ -66,8 +67,10 @@ int experts(const Globals& globals, const Options& options) {
   if (globals.json) {
     print_json({{"step", reply.counts().step()}, {"attempt", reply.attempt()}, {"layers", layers}});
   } else {
-    print(fmt::format("step {}: share of the tokens per expert; entropy is over ln E (1 is even), max violation is max/mean - 1\n",
-                      reply.counts().step()));
+    print(
+        fmt::format("step {}: share of the tokens per expert; entropy is over ln E (1 is even), "
+                    "max violation is max/mean - 1\n",
+                    reply.counts().step()));
     print(table.render(globals.color));
   }
   return 0;
@@ -86,8 +89,9 @@ Verb make_experts() {
       "Examples:\n"
       "  dsv3ctl experts demo-1\n"
       "  dsv3ctl experts demo-1 --step 100 --json";
-  verb.options = {{"JOB", &options->job, "Job id", true, Completes::kJob, {}},
-                  {"--step", &options->step, "Step (default: the newest)", false, Completes::kNothing, {}}};
+  verb.options = {
+      {"JOB", &options->job, "Job id", true, Completes::kJob, {}},
+      {"--step", &options->step, "Step (default: the newest)", false, Completes::kNothing, {}}};
   verb.run = [options](const Globals& globals) { return experts(globals, *options); };
   return verb;
 }

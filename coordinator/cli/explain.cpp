@@ -19,7 +19,12 @@ Verb make_explain() {
       "  dsv3ctl explain                            the sections\n"
       "  dsv3ctl explain model.moe                  the keys of a section\n"
       "  dsv3ctl explain model.mla.kv_lora_rank     one key";
-  verb.options = {{"KEY", key.get(), "Dotted key or section; left out: the sections", false, Completes::kKey, {}}};
+  verb.options = {{"KEY",
+                   key.get(),
+                   "Dotted key or section; left out: the sections",
+                   false,
+                   Completes::kKey,
+                   {}}};
   verb.run = [key](const Globals& globals) {
     auto text = spec::explain(*key);
     if (!text.ok()) return fail(globals, text.status());

@@ -8,7 +8,9 @@ namespace {
 
 volatile std::sig_atomic_t caught = 0;
 
-void remember(int signal) { caught = signal; }
+void remember(int signal) {
+  caught = signal;
+}
 
 }  // namespace
 
@@ -19,6 +21,8 @@ void catch_interrupts() {
   ::sigaction(SIGTERM, &action, nullptr);
 }
 
-int interrupted() { return caught; }
+int interrupted() {
+  return caught;
+}
 
 }  // namespace dsv3::cli

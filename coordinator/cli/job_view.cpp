@@ -13,7 +13,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-double seconds(int64_t unix_ns) { return static_cast<double>(unix_ns) / 1e9; }
+double seconds(int64_t unix_ns) {
+  return static_cast<double>(unix_ns) / 1e9;
+}
 
 Json parsed_or_null(const std::string& text) {
   Json value = Json::parse(text, nullptr, false);
@@ -40,16 +42,19 @@ Json job_json(const wire::JobStatus& job) {
   out["loss"] = job.has_loss() ? Json(job.loss()) : Json(nullptr);
   out["tokens_per_s"] = job.has_tokens_per_s() ? Json(job.tokens_per_s()) : Json(nullptr);
   out["mfu"] = job.has_mfu() ? Json(job.mfu()) : Json(nullptr);
-  out["effective_time_ratio"] = job.has_effective_time_ratio() ? Json(job.effective_time_ratio()) : Json(nullptr);
+  out["effective_time_ratio"] =
+      job.has_effective_time_ratio() ? Json(job.effective_time_ratio()) : Json(nullptr);
   out["lost_steps"] = job.lost_steps();
   out["layout"] = parsed_or_null(job.layout_json());
   out["ranks"] = job.num_ranks();
-  out["checkpoint"] = job.has_checkpoint()
-                          ? Json{{"step", job.checkpoint().step()}, {"path", job.checkpoint().path()}, {"bytes", job.checkpoint().bytes()}}
-                          : Json(nullptr);
-  out["validation"] = job.has_validation()
-                          ? Json{{"step", job.validation().step()}, {"loss", job.validation().loss()}, {"tokens", job.validation().tokens()}}
-                          : Json(nullptr);
+  out["checkpoint"] = job.has_checkpoint() ? Json{{"step", job.checkpoint().step()},
+                                                  {"path", job.checkpoint().path()},
+                                                  {"bytes", job.checkpoint().bytes()}}
+                                           : Json(nullptr);
+  out["validation"] = job.has_validation() ? Json{{"step", job.validation().step()},
+                                                  {"loss", job.validation().loss()},
+                                                  {"tokens", job.validation().tokens()}}
+                                           : Json(nullptr);
   out["submitted"] = seconds(job.submitted_unix_ns());
   out["ended"] = job.has_ended_unix_ns() ? Json(seconds(job.ended_unix_ns())) : Json(nullptr);
   out["exit_code"] = job.has_ended_unix_ns() ? Json(job.exit_code()) : Json(nullptr);
@@ -76,13 +81,19 @@ std::string next_action(const wire::JobStatus& job) {
   switch (static_cast<protocol::JobState>(job.state())) {
     case protocol::JobState::kQueued:
     case protocol::JobState::kPlanning:
-    case protocol::JobState::kLaunching: return fmt::format("dsv3ctl wait {}", id);
+    case protocol::JobState::kLaunching:
+      return fmt::format("dsv3ctl wait {}", id);
     case protocol::JobState::kRunning:
-    case protocol::JobState::kRestarting: return fmt::format("dsv3ctl logs {} -f", id);
-    case protocol::JobState::kStopping: return fmt::format("dsv3ctl wait {}", id);
-    case protocol::JobState::kCompleted: return fmt::format("dsv3ctl experts {}", id);
-    case protocol::JobState::kFailed: return fmt::format("dsv3ctl logs {}", id);
-    case protocol::JobState::kCancelled: return fmt::format("dsv3ctl events {}", id);
+    case protocol::JobState::kRestarting:
+      return fmt::format("dsv3ctl logs {} -f", id);
+    case protocol::JobState::kStopping:
+      return fmt::format("dsv3ctl wait {}", id);
+    case protocol::JobState::kCompleted:
+      return fmt::format("dsv3ctl experts {}", id);
+    case protocol::JobState::kFailed:
+      return fmt::format("dsv3ctl logs {}", id);
+    case protocol::JobState::kCancelled:
+      return fmt::format("dsv3ctl events {}", id);
   }
   return fmt::format("dsv3ctl status {}", id);
 }

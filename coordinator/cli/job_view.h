@@ -1,4 +1,5 @@
-// One JobStatus as the JOB object of CLI.md and as words for people; shared by status, submit, wait and cancel.
+// One JobStatus as the JOB object of CLI.md and as words for people; shared by status, submit, wait
+// and cancel.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>

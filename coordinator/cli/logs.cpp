@@ -3,12 +3,12 @@
 
 #include <memory>
 
+#include <nlohmann/json.hpp>
 #include "coordinator/cli/interrupt.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/cli/verbs.h"
 #include "coordinator/protocol/dsv3.pb.h"
-#include <nlohmann/json.hpp>
 
 namespace dsv3::cli {
 namespace {
@@ -49,10 +49,15 @@ int logs(const Globals& globals, const Options& options) {
     wanted.set_job(options.job);
     wanted.set_rank(options.agent ? -1 : static_cast<int32_t>(options.rank));
     wanted.set_offset(offset);
-    if (Status status = ask(*client, request, &envelope); !status.ok()) return fail(globals, status);
+    if (Status status = ask(*client, request, &envelope); !status.ok())
+      return fail(globals, status);
     const wire::LogsReply& reply = envelope.logs_reply();
     if (globals.json) {
-      if (!reply.data().empty()) print_json_line({{"offset", reply.offset()}, {"size", reply.size()}, {"ended", reply.ended()}, {"text", reply.data()}});
+      if (!reply.data().empty())
+        print_json_line({{"offset", reply.offset()},
+                         {"size", reply.size()},
+                         {"ended", reply.ended()},
+                         {"text", reply.data()}});
     } else {
       print(reply.data());
     }
@@ -60,10 +65,12 @@ int logs(const Globals& globals, const Options& options) {
     if (offset < reply.size()) continue;
     if (!options.follow || reply.ended()) return 0;
     if (interrupted() != 0) {
-      note(fmt::format("detached; job {} goes on (dsv3ctl logs {} -f to follow again)", options.job, options.job));
+      note(fmt::format("detached; job {} goes on (dsv3ctl logs {} -f to follow again)", options.job,
+                       options.job));
       return static_cast<int>(Code::kInterrupted);
     }
-    if (Status status = wait_for_change(*client, options.job, &seen); !status.ok()) return fail(globals, status);
+    if (Status status = wait_for_change(*client, options.job, &seen); !status.ok())
+      return fail(globals, status);
   }
 }
 
@@ -75,11 +82,24 @@ Verb make_logs() {
   verb.name = "logs";
   verb.group = "Look";
   verb.summary = "What a rank wrote; -f follows";
-  verb.help = "Examples:\n  dsv3ctl logs demo-1\n  dsv3ctl logs demo-1 -f --rank 0\n  dsv3ctl logs demo-1 --agent";
-  verb.options = {{"JOB", &options->job, "Job id", true, Completes::kJob, {}},
-                  {"--rank", &options->rank, "Global rank (default 0)", false, Completes::kNothing, {}},
-                  {"--agent", &options->agent, "The agent's log instead of a rank's", false, Completes::kNothing, {}},
-                  {"-f,--follow", &options->follow, "Go on until the job ends; Ctrl-C detaches", false, Completes::kNothing, {}}};
+  verb.help =
+      "Examples:\n  dsv3ctl logs demo-1\n  dsv3ctl logs demo-1 -f --rank 0\n  dsv3ctl logs demo-1 "
+      "--agent";
+  verb.options = {
+      {"JOB", &options->job, "Job id", true, Completes::kJob, {}},
+      {"--rank", &options->rank, "Global rank (default 0)", false, Completes::kNothing, {}},
+      {"--agent",
+       &options->agent,
+       "The agent's log instead of a rank's",
+       false,
+       Completes::kNothing,
+       {}},
+      {"-f,--follow",
+       &options->follow,
+       "Go on until the job ends; Ctrl-C detaches",
+       false,
+       Completes::kNothing,
+       {}}};
   verb.run = [options](const Globals& globals) { return logs(globals, *options); };
   return verb;
 }

@@ -1,4 +1,5 @@
-// dsv3ctl metrics: one JSON object a line (with --json), or a table of the last steps. Losses read back exactly.
+// dsv3ctl metrics: one JSON object a line (with --json), or a table of the last steps. Losses read
+// back exactly.
 #include <fmt/format.h>
 
 #include <memory>
@@ -23,11 +24,20 @@ struct Options {
 
 Json row_json(const wire::MetricRow& row) {
   const wire::StepMetrics& m = row.metrics();
-  return {{"attempt", row.attempt()},  {"step", m.step()},          {"loss", m.loss()},
-          {"lm_loss", m.lm_loss()},    {"mtp_loss", m.mtp_loss()},  {"aux_loss", m.aux_loss()},
-          {"z_loss", m.z_loss()},      {"grad_norm", m.grad_norm()}, {"lr", m.lr()},
-          {"tokens", m.tokens()},      {"tokens_per_s", m.tokens_per_s()}, {"mfu", m.mfu()},
-          {"step_s", m.step_s()},      {"memory_bytes", m.memory_bytes()}};
+  return {{"attempt", row.attempt()},
+          {"step", m.step()},
+          {"loss", m.loss()},
+          {"lm_loss", m.lm_loss()},
+          {"mtp_loss", m.mtp_loss()},
+          {"aux_loss", m.aux_loss()},
+          {"z_loss", m.z_loss()},
+          {"grad_norm", m.grad_norm()},
+          {"lr", m.lr()},
+          {"tokens", m.tokens()},
+          {"tokens_per_s", m.tokens_per_s()},
+          {"mfu", m.mfu()},
+          {"step_s", m.step_s()},
+          {"memory_bytes", m.memory_bytes()}};
 }
 
 // All rows after a step, in pages.
@@ -48,20 +58,22 @@ Result<std::vector<wire::MetricRow>> fetch(transport::Client& client, const Opti
   }
 }
 
-void print_table(const Globals& globals, const std::vector<wire::MetricRow>& rows, const Options& options,
-                 const std::vector<wire::ValidationRow>& validations) {
+void print_table(const Globals& globals, const std::vector<wire::MetricRow>& rows,
+                 const Options& options, const std::vector<wire::ValidationRow>& validations) {
   Table table({"STEP", "LOSS", "AUX", "GRAD NORM", "LR", "TOK/S", "MFU", "STEP S"});
-  const size_t shown = std::min(rows.size(), static_cast<size_t>(std::max<int64_t>(options.last, 1)));
+  const size_t shown =
+      std::min(rows.size(), static_cast<size_t>(std::max<int64_t>(options.last, 1)));
   for (size_t i = rows.size() - shown; i < rows.size(); ++i) {
     const wire::StepMetrics& m = rows[i].metrics();
-    table.add({std::to_string(m.step()), fmt::format("{:.4f}", m.loss()), fmt::format("{:.2e}", m.aux_loss()),
-               fmt::format("{:.3f}", m.grad_norm()), fmt::format("{:.2e}", m.lr()),
-               with_commas(static_cast<int64_t>(m.tokens_per_s())), fmt::format("{:.1f} %", 100 * m.mfu()),
-               fmt::format("{:.3f}", m.step_s())});
+    table.add({std::to_string(m.step()), fmt::format("{:.4f}", m.loss()),
+               fmt::format("{:.2e}", m.aux_loss()), fmt::format("{:.3f}", m.grad_norm()),
+               fmt::format("{:.2e}", m.lr()), with_commas(static_cast<int64_t>(m.tokens_per_s())),
+               fmt::format("{:.1f} %", 100 * m.mfu()), fmt::format("{:.3f}", m.step_s())});
   }
   print(table.render(globals.color));
   for (const wire::ValidationRow& row : validations) {
-    print(fmt::format("validation at step {}: {:.4f}\n", row.validation().step(), row.validation().loss()));
+    print(fmt::format("validation at step {}: {:.4f}\n", row.validation().step(),
+                      row.validation().loss()));
   }
 }
 
@@ -94,9 +106,15 @@ Verb make_metrics() {
       "Examples:\n"
       "  dsv3ctl metrics demo-1\n"
       "  dsv3ctl metrics demo-1 --json | tail -1";
-  verb.options = {{"JOB", &options->job, "Job id", true, Completes::kJob, {}},
-                  {"--after-step", &options->after_step, "Only steps after this one", false, Completes::kNothing, {}},
-                  {"--last", &options->last, "Rows of the table (default 20)", false, Completes::kNothing, {}}};
+  verb.options = {
+      {"JOB", &options->job, "Job id", true, Completes::kJob, {}},
+      {"--after-step",
+       &options->after_step,
+       "Only steps after this one",
+       false,
+       Completes::kNothing,
+       {}},
+      {"--last", &options->last, "Rows of the table (default 20)", false, Completes::kNothing, {}}};
   verb.run = [options](const Globals& globals) { return metrics(globals, *options); };
   return verb;
 }

@@ -23,7 +23,10 @@ std::string state_of(const wire::NodeStatus& node) {
 Json node_json(const wire::NodeStatus& node) {
   Json devices = Json::array();
   for (const wire::Device& device : node.devices()) {
-    devices.push_back({{"kind", device.kind()}, {"name", device.name()}, {"uuid", device.uuid()}, {"memory_bytes", device.memory_bytes()}});
+    devices.push_back({{"kind", device.kind()},
+                       {"name", device.name()},
+                       {"uuid", device.uuid()},
+                       {"memory_bytes", device.memory_bytes()}});
   }
   return {{"name", node.name()},
           {"state", state_of(node)},
@@ -43,10 +46,13 @@ int nodes(const Globals& globals) {
   Table table({"NODE", "STATE", "HEARD", "DEVICE", "MEMORY", "REASON"});
   for (const wire::NodeStatus& node : envelope.nodes_reply().nodes()) {
     rows.push_back(node_json(node));
-    const std::string heard = node.has_last_heard_s() ? fmt::format("{:.1f}s ago", node.last_heard_s()) : "–";
-    if (node.devices().empty()) table.add({node.name(), state_of(node), heard, "–", "–", node.reason()});
+    const std::string heard =
+        node.has_last_heard_s() ? fmt::format("{:.1f}s ago", node.last_heard_s()) : "–";
+    if (node.devices().empty())
+      table.add({node.name(), state_of(node), heard, "–", "–", node.reason()});
     for (const wire::Device& device : node.devices()) {
-      table.add({node.name(), state_of(node), heard, device.name(), human_bytes(device.memory_bytes()), node.reason()});
+      table.add({node.name(), state_of(node), heard, device.name(),
+                 human_bytes(device.memory_bytes()), node.reason()});
     }
   }
   if (globals.json) {

@@ -21,13 +21,15 @@ Json with_version(const Json& object) {
 
 // Cells that read as numbers line up at the right.
 bool is_number(const std::string& cell) {
-  return !cell.empty() && (std::isdigit(static_cast<unsigned char>(cell[0])) != 0 ||
-                           (cell.size() > 1 && (cell[0] == '-' || cell[0] == '+' || cell[0] == '.')));
+  return !cell.empty() &&
+         (std::isdigit(static_cast<unsigned char>(cell[0])) != 0 ||
+          (cell.size() > 1 && (cell[0] == '-' || cell[0] == '+' || cell[0] == '.')));
 }
 
 // Characters on the screen: UTF-8 continuation bytes take no column.
 size_t width_of(const std::string& text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
 }  // namespace
@@ -42,9 +44,13 @@ void note(std::string_view line) {
   std::fputc('\n', stderr);
 }
 
-void print_json(const Json& object) { print(with_version(object).dump(2, ' ', false, Json::error_handler_t::replace) + "\n"); }
+void print_json(const Json& object) {
+  print(with_version(object).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
 
-void print_json_line(const Json& object) { print(object.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"); }
+void print_json_line(const Json& object) {
+  print(object.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+}
 
 int fail(const Globals& globals, const Status& status) {
   if (globals.json) {
@@ -64,12 +70,23 @@ std::string paint(std::string_view text, Color color, bool enabled) {
   if (!enabled || color == Color::kNone) return std::string(text);
   const char* code = "0";
   switch (color) {
-    case Color::kNone: break;
-    case Color::kBold: code = "1"; break;
-    case Color::kDim: code = "2"; break;
-    case Color::kRed: code = "31"; break;
-    case Color::kGreen: code = "32"; break;
-    case Color::kYellow: code = "33"; break;
+    case Color::kNone:
+      break;
+    case Color::kBold:
+      code = "1";
+      break;
+    case Color::kDim:
+      code = "2";
+      break;
+    case Color::kRed:
+      code = "31";
+      break;
+    case Color::kGreen:
+      code = "32";
+      break;
+    case Color::kYellow:
+      code = "33";
+      break;
   }
   return fmt::format("\033[{}m{}\033[0m", code, text);
 }
@@ -93,7 +110,10 @@ std::string Table::render(bool color) const {
     }
     return text + "\n";
   };
-  std::string out = header_.empty() ? "" : paint(line(header_).substr(0, line(header_).size() - 1), Color::kBold, color) + "\n";
+  std::string out =
+      header_.empty()
+          ? ""
+          : paint(line(header_).substr(0, line(header_).size() - 1), Color::kBold, color) + "\n";
   for (const auto& row : rows_) out += line(row);
   return out;
 }

@@ -1,6 +1,8 @@
-// How dsv3ctl prints: JSON objects, aligned tables, one-sentence errors, colours only on a terminal.
+// How dsv3ctl prints: JSON objects, aligned tables, one-sentence errors, colours only on a
+// terminal.
 //
-// Law: data on stdout, the rest on stderr; an error is never an empty list; exit codes are those of base/status.h.
+// Law: data on stdout, the rest on stderr; an error is never an empty list; exit codes are those of
+// base/status.h.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -17,21 +19,24 @@ namespace dsv3::cli {
 void print_json(const nlohmann::ordered_json& object);
 // Prints one object on one line (metrics, events).
 void print_json_line(const nlohmann::ordered_json& object);
-// The error of `status` on stderr, as a sentence or as {"error": …} with --json; returns its exit code.
+// The error of `status` on stderr, as a sentence or as {"error": …} with --json; returns its exit
+// code.
 int fail(const Globals& globals, const Status& status);
 // Text on stdout, as it is.
 void print(std::string_view text);
 // A line for people on stderr.
 void note(std::string_view line);
 
-// "key=value key=value": what a person reads of an event's payload (a JSON object); long texts are cut, empty ones left out.
+// "key=value key=value": what a person reads of an event's payload (a JSON object); long texts are
+// cut, empty ones left out.
 std::string payload_text(const std::string& payload_json);
 
 enum class Color { kNone, kBold, kDim, kRed, kGreen, kYellow };
 // `text` in a colour when `enabled`.
 std::string paint(std::string_view text, Color color, bool enabled);
 
-// Columns as wide as their widest cell, two spaces between; numbers (cells of digits, signs, points, units) to the right.
+// Columns as wide as their widest cell, two spaces between; numbers (cells of digits, signs,
+// points, units) to the right.
 class Table {
  public:
   explicit Table(std::vector<std::string> header) : header_(std::move(header)) {}

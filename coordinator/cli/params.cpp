@@ -1,4 +1,5 @@
-// dsv3ctl params: exact parameter counts by part, active counts in each convention, and FLOPs per token.
+// dsv3ctl params: exact parameter counts by part, active counts in each convention, and FLOPs per
+// token.
 #include <fmt/format.h>
 
 #include <memory>
@@ -17,7 +18,8 @@ using Json = nlohmann::ordered_json;
 
 Json counts_json(const spec::ParamCounts& counts, const spec::FlopsPerToken& flops) {
   Json parts;
-  for (int p = 0; p < spec::kNumParts; ++p) parts[spec::part_name(static_cast<spec::Part>(p))] = counts.by_part[static_cast<size_t>(p)];
+  for (int p = 0; p < spec::kNumParts; ++p)
+    parts[spec::part_name(static_cast<spec::Part>(p))] = counts.by_part[static_cast<size_t>(p)];
   return {{"total", counts.total},
           {"active", counts.active},
           {"active_with_embedding", counts.active_with_embedding},
@@ -39,7 +41,8 @@ std::string counts_text(const spec::ParamCounts& counts, const spec::FlopsPerTok
     out += fmt::format("{:<24}{:>20}  {}\n", name, with_commas(value), remark);
   };
   line("total", counts.total, "(without MTP)");
-  line("active per token", counts.active, "without the embedding table, with the head: DeepSeek's convention");
+  line("active per token", counts.active,
+       "without the embedding table, with the head: DeepSeek's convention");
   line("  with the table", counts.active_with_embedding, "Mistral's convention");
   line("  without both", counts.active_non_embedding, "neither embedding nor head");
   out += "by part\n";
@@ -48,11 +51,15 @@ std::string counts_text(const spec::ParamCounts& counts, const spec::FlopsPerTok
     if (count == 0) continue;
     const auto part = static_cast<spec::Part>(p);
     line(fmt::format("  {}", spec::part_name(part)), count,
-         part == spec::Part::kMtp ? "not in the total" : fmt::format("{:.1f} %", 100.0 * static_cast<double>(count) / static_cast<double>(counts.total)));
+         part == spec::Part::kMtp ? "not in the total"
+                                  : fmt::format("{:.1f} %", 100.0 * static_cast<double>(count) /
+                                                                static_cast<double>(counts.total)));
   }
-  if (counts.router_bias_buffer > 0) line("router bias (buffer)", counts.router_bias_buffer, "not trained by the optimizer");
+  if (counts.router_bias_buffer > 0)
+    line("router bias (buffer)", counts.router_bias_buffer, "not trained by the optimizer");
   out += fmt::format("training FLOPs per token at sequence {}\n", flops.sequence);
-  out += fmt::format("  causal                {:>18.3f} GF  attention core {:.1f} %\n", flops.total / 1e9, 100 * flops.attention / flops.total);
+  out += fmt::format("  causal                {:>18.3f} GF  attention core {:.1f} %\n",
+                     flops.total / 1e9, 100 * flops.attention / flops.total);
   out += fmt::format("  not causal            {:>18.3f} GF\n", flops.non_causal / 1e9);
   out += fmt::format("  Megatron's convention {:>18.3f} GF\n", flops.megatron_convention / 1e9);
   return out;
@@ -75,13 +82,19 @@ Verb make_params() {
       "  dsv3ctl params 671b\n"
       "  dsv3ctl params model/config.json --sequence 8192 --json";
   verb.options = config_options(&options->config, false);
-  verb.options.push_back({"--sequence", &options->sequence, "Tokens of a sequence for the FLOPs (default 4096)", false, Completes::kNothing, {}});
+  verb.options.push_back({"--sequence",
+                          &options->sequence,
+                          "Tokens of a sequence for the FLOPs (default 4096)",
+                          false,
+                          Completes::kNothing,
+                          {}});
   verb.run = [options](const Globals& globals) {
     const LoadedConfig loaded = load_config(globals, options->config, false);
     if (!loaded.ok()) return loaded.exit_code;
     const spec::ModelSpec& model = loaded.parsed.job.model;
     const spec::ParamCounts counts = spec::count_params(model);
-    const spec::FlopsPerToken flops = spec::flops_per_token(model, options->sequence > 0 ? options->sequence : 4096);
+    const spec::FlopsPerToken flops =
+        spec::flops_per_token(model, options->sequence > 0 ? options->sequence : 4096);
     if (globals.json) {
       print_json(counts_json(counts, flops));
     } else {

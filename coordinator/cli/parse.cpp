@@ -1,6 +1,7 @@
-// From argv to one verb: the only home of CLI11. Its own exit codes (100–127) never leave this file.
-#include <CLI/CLI.hpp>
+// From argv to one verb: the only home of CLI11. Its own exit codes (100–127) never leave this
+// file.
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdlib>
 #include <filesystem>
@@ -34,17 +35,20 @@ void add_option(CLI::App& app, const Option& option) {
       option.target);
   if (option.required) added->required();
   if (!option.choices.empty()) added->check(CLI::IsMember(option.choices));
-  if (std::holds_alternative<std::vector<std::string>*>(option.target) && !positional) added->allow_extra_args(false);
+  if (std::holds_alternative<std::vector<std::string>*>(option.target) && !positional)
+    added->allow_extra_args(false);
   if (positional) added->type_name("");
 }
 
 void add_globals(CLI::App& app, Globals& globals) {
-  app.add_option("--state-dir", globals.state_dir, "Where the coordinator keeps everything (default: $XDG_STATE_HOME/dsv3ctl)");
+  app.add_option("--state-dir", globals.state_dir,
+                 "Where the coordinator keeps everything (default: $XDG_STATE_HOME/dsv3ctl)");
   app.add_flag("--json", globals.json, "Print one JSON object with every field");
 }
 
 // CLI11's sentence, with the verb that was meant when the word is unknown.
-Status usage_error(const CLI::ParseError& error, const std::vector<Verb>& verbs, int argc, const char* const* argv) {
+Status usage_error(const CLI::ParseError& error, const std::vector<Verb>& verbs, int argc,
+                   const char* const* argv) {
   std::string hint = "see 'dsv3ctl --help'";
   if (argc > 1 && argv[1][0] != '-') {
     std::vector<std::string_view> names;
@@ -71,8 +75,9 @@ bool wants_color() {
   return ::isatty(STDOUT_FILENO) != 0 && (term == nullptr || std::string_view(term) != "dumb");
 }
 
-// How many words of argv are ours: a verb that hands its words on ends them, and CLI11 never sees what follows ("--" and options
-// of another program would confuse it). A help word right behind the verb is ours.
+// How many words of argv are ours: a verb that hands its words on ends them, and CLI11 never sees
+// what follows ("--" and options of another program would confuse it). A help word right behind the
+// verb is ours.
 int own_words(int argc, const char* const* argv, const std::vector<Verb>& verbs) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view word = argv[i];
@@ -111,7 +116,8 @@ int run(int argc, const char* const* argv) {
     commands.push_back(command);
   }
   for (const char* const* word = argv + 1; word < argv + argc; ++word) {
-    if (std::string_view(*word) == "--json") globals.json = true;  // so that a usage error is JSON too
+    if (std::string_view(*word) == "--json")
+      globals.json = true;  // so that a usage error is JSON too
   }
   const int own = own_words(argc, argv, verbs);
   try {
@@ -121,7 +127,8 @@ int run(int argc, const char* const* argv) {
     return fail(globals, usage_error(error, verbs, argc, argv));
   }
   std::error_code error;
-  globals.state_dir = std::filesystem::absolute(globals.state_dir, error).lexically_normal().string();
+  globals.state_dir =
+      std::filesystem::absolute(globals.state_dir, error).lexically_normal().string();
   for (size_t i = 0; i < verbs.size(); ++i) {
     if (!commands[i]->parsed()) continue;
     if (verbs[i].pass_through) verbs[i].words->assign(argv + own, argv + argc);

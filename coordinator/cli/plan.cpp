@@ -1,4 +1,5 @@
-// dsv3ctl plan: does a job fit N GPUs, in which layout, with what memory ledger; nothing is started.
+// dsv3ctl plan: does a job fit N GPUs, in which layout, with what memory ledger; nothing is
+// started.
 #include "cluster/plan/plan.h"
 
 #include <fmt/format.h>
@@ -22,9 +23,11 @@ std::string plan_text(const plan::Plan& plan) {
     out += fmt::format("would need   {} x {} GB GPUs\n", *plan.gpus_needed, plan.gpu_label_gb);
   }
   out += fmt::format("runs today   {}\n", plan.runnable ? "yes" : "no");
-  for (const std::string& reason : plan.not_runnable) out += fmt::format("             {}\n", reason);
-  out += fmt::format("memory       {} of {} on rank {}\n", human_bytes(plan.predicted.peak_memory_bytes),
-                     human_bytes(plan.memory_bytes), plan.worst_rank);
+  for (const std::string& reason : plan.not_runnable)
+    out += fmt::format("             {}\n", reason);
+  out += fmt::format("memory       {} of {} on rank {}\n",
+                     human_bytes(plan.predicted.peak_memory_bytes), human_bytes(plan.memory_bytes),
+                     plan.worst_rank);
   for (const plan::LedgerLine& line : plan.ledger) {
     if (line.bytes > 0) out += fmt::format("  {:<34}{:>12}\n", line.name, human_bytes(line.bytes));
   }
@@ -51,8 +54,11 @@ Verb make_plan() {
     if (!loaded.ok()) return loaded.exit_code;
     if (!globals.json) print_diagnostics(loaded.warnings);
     const plan::ClusterSpec cluster =
-        options->gpus > 0 ? plan::cluster_of_gpus(options->gpus, options->gpu_memory_gb > 0 ? options->gpu_memory_gb : 80, options->gpu)
-                          : inventory::local_cluster();
+        options->gpus > 0
+            ? plan::cluster_of_gpus(options->gpus,
+                                    options->gpu_memory_gb > 0 ? options->gpu_memory_gb : 80,
+                                    options->gpu)
+            : inventory::local_cluster();
     const plan::Plan plan = plan::plan(loaded.parsed.job, cluster);
     if (globals.json) {
       print(plan::plan_json(plan) + "\n");

@@ -27,7 +27,8 @@ std::string last_line(const std::string& path) {
   return text->substr(text->rfind('\n') + 1);
 }
 
-Result<transport::Client> wait_until_it_answers(const Globals& globals, pid_t pid, const std::string& log_path) {
+Result<transport::Client> wait_until_it_answers(const Globals& globals, pid_t pid,
+                                                const std::string& log_path) {
   const Clock& clock = system_clock();
   const int64_t deadline_ns = clock.steady_ns() + int64_t{kStartTimeoutMs} * 1'000'000;
   while (clock.steady_ns() < deadline_ns) {
@@ -35,13 +36,16 @@ Result<transport::Client> wait_until_it_answers(const Globals& globals, pid_t pi
       if (ping(*client, 2000).ok()) return client;
     }
     if (const auto code = try_reap(pid)) {
-      return Status(*code < 128 ? static_cast<Code>(*code) : Code::kFailed,
-                    fmt::format("the coordinator ended at once (code {}): {}", *code, last_line(log_path)),
-                    fmt::format("its log is {}", log_path));
+      return Status(
+          *code < 128 ? static_cast<Code>(*code) : Code::kFailed,
+          fmt::format("the coordinator ended at once (code {}): {}", *code, last_line(log_path)),
+          fmt::format("its log is {}", log_path));
     }
     ::usleep(5000);
   }
-  return Status(Code::kTimeout, fmt::format("the coordinator (pid {}) did not answer within {} s", pid, kStartTimeoutMs / 1000),
+  return Status(Code::kTimeout,
+                fmt::format("the coordinator (pid {}) did not answer within {} s", pid,
+                            kStartTimeoutMs / 1000),
                 fmt::format("its log is {}", log_path));
 }
 
@@ -50,7 +54,8 @@ Result<transport::Client> wait_until_it_answers(const Globals& globals, pid_t pi
 Result<transport::Client> connect(const Globals& globals) {
   auto client = transport::Client::connect(globals.state_dir);
   if (client.ok() || client.status().code() != Code::kNoCoordinator) return client;
-  return Status(Code::kNoCoordinator, fmt::format("no coordinator is running for {}", globals.state_dir),
+  return Status(Code::kNoCoordinator,
+                fmt::format("no coordinator is running for {}", globals.state_dir),
                 "start one with 'dsv3ctl up' ('dsv3ctl submit' does it by itself)");
 }
 
@@ -60,16 +65,19 @@ Result<transport::Client> connect_or_start(const Globals& globals, bool* started
   if (client.ok() || client.status().code() != Code::kNoCoordinator) return client;
   DSV3_RETURN_IF_ERROR(make_dirs(globals.state_dir, 0700));
   const std::string log_path = globals.state_dir + "/dsv3d.log";
-  DSV3_ASSIGN_OR_RETURN(const pid_t pid, spawn({.argv = {executable_dir() + "/dsv3d", "--state-dir", globals.state_dir},
-                                                .stdout_path = log_path,
-                                                .stderr_path = log_path,
-                                                .new_session = true}));
+  DSV3_ASSIGN_OR_RETURN(
+      const pid_t pid,
+      spawn({.argv = {executable_dir() + "/dsv3d", "--state-dir", globals.state_dir},
+             .stdout_path = log_path,
+             .stderr_path = log_path,
+             .new_session = true}));
   DSV3_ASSIGN_OR_RETURN(transport::Client connected, wait_until_it_answers(globals, pid, log_path));
   if (started != nullptr) *started = true;
   return connected;
 }
 
-Status ask(transport::Client& client, const wire::Envelope& request, wire::Envelope* reply, int timeout_ms) {
+Status ask(transport::Client& client, const wire::Envelope& request, wire::Envelope* reply,
+           int timeout_ms) {
   return client.request(request, reply, timeout_ms);
 }
 

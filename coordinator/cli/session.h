@@ -15,11 +15,12 @@ namespace dsv3::cli {
 inline constexpr int kRequestTimeoutMs = 10'000;
 inline constexpr int kStartTimeoutMs = 15'000;
 
-// A connection to the running coordinator of globals.state_dir. kNoCoordinator says how to start one.
+// A connection to the running coordinator of globals.state_dir. kNoCoordinator says how to start
+// one.
 Result<transport::Client> connect(const Globals& globals);
 
-// As connect(), but starts dsv3d (found beside this program) when there is none, waits until it answers and says so on stderr.
-// `started`, if given, tells whether it did.
+// As connect(), but starts dsv3d (found beside this program) when there is none, waits until it
+// answers and says so on stderr. `started`, if given, tells whether it did.
 Result<transport::Client> connect_or_start(const Globals& globals, bool* started = nullptr);
 
 // One request and its reply, with the usual deadline.

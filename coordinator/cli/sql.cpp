@@ -23,22 +23,32 @@ std::string hex(const std::string& blob) {
 
 Json cell_json(const wire::SqlCell& cell) {
   switch (cell.value_case()) {
-    case wire::SqlCell::kInteger: return cell.integer();
-    case wire::SqlCell::kReal: return cell.real();
-    case wire::SqlCell::kText: return cell.text();
-    case wire::SqlCell::kBlob: return hex(cell.blob());
-    case wire::SqlCell::VALUE_NOT_SET: break;
+    case wire::SqlCell::kInteger:
+      return cell.integer();
+    case wire::SqlCell::kReal:
+      return cell.real();
+    case wire::SqlCell::kText:
+      return cell.text();
+    case wire::SqlCell::kBlob:
+      return hex(cell.blob());
+    case wire::SqlCell::VALUE_NOT_SET:
+      break;
   }
   return nullptr;
 }
 
 std::string cell_text(const wire::SqlCell& cell) {
   switch (cell.value_case()) {
-    case wire::SqlCell::kInteger: return std::to_string(cell.integer());
-    case wire::SqlCell::kReal: return exact_number(cell.real());
-    case wire::SqlCell::kText: return cell.text();
-    case wire::SqlCell::kBlob: return hex(cell.blob());
-    case wire::SqlCell::VALUE_NOT_SET: break;
+    case wire::SqlCell::kInteger:
+      return std::to_string(cell.integer());
+    case wire::SqlCell::kReal:
+      return exact_number(cell.real());
+    case wire::SqlCell::kText:
+      return cell.text();
+    case wire::SqlCell::kBlob:
+      return hex(cell.blob());
+    case wire::SqlCell::VALUE_NOT_SET:
+      break;
   }
   return "NULL";
 }
@@ -49,7 +59,8 @@ int sql(const Globals& globals, const std::string& statement, int64_t limit) {
   wire::Envelope request, envelope;
   request.mutable_sql()->set_statement(statement);
   request.mutable_sql()->set_limit(static_cast<uint32_t>(limit));
-  if (Status status = ask(*client, request, &envelope, 60'000); !status.ok()) return fail(globals, status);
+  if (Status status = ask(*client, request, &envelope, 60'000); !status.ok())
+    return fail(globals, status);
   const wire::SqlReply& reply = envelope.sql_reply();
   if (globals.json) {
     Json rows = Json::array();
@@ -58,7 +69,10 @@ int sql(const Globals& globals, const std::string& statement, int64_t limit) {
       for (int c = 0; c < row.cells_size(); ++c) object[reply.columns(c)] = cell_json(row.cells(c));
       rows.push_back(std::move(object));
     }
-    print_json({{"columns", std::vector<std::string>(reply.columns().begin(), reply.columns().end())}, {"rows", rows}, {"more", reply.more()}});
+    print_json(
+        {{"columns", std::vector<std::string>(reply.columns().begin(), reply.columns().end())},
+         {"rows", rows},
+         {"more", reply.more()}});
     return 0;
   }
   Table table({reply.columns().begin(), reply.columns().end()});
@@ -85,13 +99,19 @@ Verb make_sql() {
   verb.group = "Look";
   verb.summary = "A read-only SELECT over metrics, expert_usage, events and jobs";
   verb.help =
-      "Views: jobs, events, metrics, validations, expert_usage(job, attempt, step, layer, expert, tokens).\n"
+      "Views: jobs, events, metrics, validations, expert_usage(job, attempt, step, layer, expert, "
+      "tokens).\n"
       "Examples:\n"
-      "  dsv3ctl sql \"SELECT step, loss FROM metrics WHERE job = 'demo-1' ORDER BY step DESC LIMIT 5\"\n"
-      "  dsv3ctl sql \"SELECT layer, expert, sum(tokens) FROM expert_usage GROUP BY layer, expert\" --json";
-  verb.options = {{"STATEMENT", &options->statement, "One SELECT statement", true, Completes::kNothing, {}},
-                  {"--limit", &options->limit, "Rows at most", false, Completes::kNothing, {}}};
-  verb.run = [options](const Globals& globals) { return sql(globals, options->statement, options->limit); };
+      "  dsv3ctl sql \"SELECT step, loss FROM metrics WHERE job = 'demo-1' ORDER BY step DESC "
+      "LIMIT 5\"\n"
+      "  dsv3ctl sql \"SELECT layer, expert, sum(tokens) FROM expert_usage GROUP BY layer, "
+      "expert\" --json";
+  verb.options = {
+      {"STATEMENT", &options->statement, "One SELECT statement", true, Completes::kNothing, {}},
+      {"--limit", &options->limit, "Rows at most", false, Completes::kNothing, {}}};
+  verb.run = [options](const Globals& globals) {
+    return sql(globals, options->statement, options->limit);
+  };
   return verb;
 }
 

@@ -1,4 +1,5 @@
-// dsv3ctl status: every job in a table, or one job in full; each state with its reason, since when, and what to do next.
+// dsv3ctl status: every job in a table, or one job in full; each state with its reason, since when,
+// and what to do next.
 #include <fmt/format.h>
 
 #include <memory>
@@ -21,11 +22,15 @@ using Json = nlohmann::ordered_json;
 Color state_color(const wire::JobStatus& job) {
   switch (static_cast<protocol::JobState>(job.state())) {
     case protocol::JobState::kRunning:
-    case protocol::JobState::kCompleted: return Color::kGreen;
-    case protocol::JobState::kFailed: return Color::kRed;
+    case protocol::JobState::kCompleted:
+      return Color::kGreen;
+    case protocol::JobState::kFailed:
+      return Color::kRed;
     case protocol::JobState::kRestarting:
-    case protocol::JobState::kStopping: return Color::kYellow;
-    default: return Color::kNone;
+    case protocol::JobState::kStopping:
+      return Color::kYellow;
+    default:
+      return Color::kNone;
   }
 }
 
@@ -40,25 +45,34 @@ void print_table(const Globals& globals, const wire::StatusReply& reply) {
   }
   Table table({"JOB", "STATE", "FOR", "STEP", "LOSS", "TOK/S", "REASON"});
   for (const wire::JobStatus& job : reply.jobs()) {
-    table.add({job.id(), state_name(job), since_text(job, reply.coordinator().now_unix_ns()), step_text(job),
-               job.has_loss() ? fmt::format("{:.4f}", job.loss()) : "–",
-               job.has_tokens_per_s() ? with_commas(static_cast<int64_t>(job.tokens_per_s())) : "–", job.reason()});
+    table.add({job.id(), state_name(job), since_text(job, reply.coordinator().now_unix_ns()),
+               step_text(job), job.has_loss() ? fmt::format("{:.4f}", job.loss()) : "–",
+               job.has_tokens_per_s() ? with_commas(static_cast<int64_t>(job.tokens_per_s())) : "–",
+               job.reason()});
   }
   print(table.render(globals.color));
 }
 
 void print_job(const Globals& globals, const wire::JobStatus& job, int64_t now_ns) {
-  const auto line = [](std::string_view name, const std::string& value) { print(fmt::format("{:<12}{}\n", name, value)); };
+  const auto line = [](std::string_view name, const std::string& value) {
+    print(fmt::format("{:<12}{}\n", name, value));
+  };
   line("job", job.id());
-  line("state", paint(state_name(job), state_color(job), globals.color) + fmt::format(" for {}", since_text(job, now_ns)));
+  line("state", paint(state_name(job), state_color(job), globals.color) +
+                    fmt::format(" for {}", since_text(job, now_ns)));
   if (!job.reason().empty()) line("reason", job.reason());
   line("step", step_text(job));
   if (job.has_loss()) line("loss", fmt::format("{:.4f}", job.loss()));
-  if (job.has_validation()) line("validation", fmt::format("{:.4f} at step {}", job.validation().loss(), job.validation().step()));
+  if (job.has_validation())
+    line("validation",
+         fmt::format("{:.4f} at step {}", job.validation().loss(), job.validation().step()));
   if (job.has_tokens_per_s()) {
-    line("speed", fmt::format("{} tokens/s, mfu {:.1f} %", with_commas(static_cast<int64_t>(job.tokens_per_s())), 100 * job.mfu()));
+    line("speed",
+         fmt::format("{} tokens/s, mfu {:.1f} %",
+                     with_commas(static_cast<int64_t>(job.tokens_per_s())), 100 * job.mfu()));
   }
-  line("attempt", fmt::format("{} ({} restarts, {} steps lost)", job.attempt(), job.restarts(), job.lost_steps()));
+  line("attempt", fmt::format("{} ({} restarts, {} steps lost)", job.attempt(), job.restarts(),
+                              job.lost_steps()));
   line("ranks", fmt::format("{} by the {} launcher", job.num_ranks(), job.launcher()));
   if (job.has_checkpoint()) line("checkpoint", job.checkpoint().path());
   line("folder", job.job_dir());

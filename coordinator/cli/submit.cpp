@@ -1,4 +1,5 @@
-// dsv3ctl submit: parse, validate, plan, refuse what can't run, hand over to the coordinator; the job id alone on stdout.
+// dsv3ctl submit: parse, validate, plan, refuse what can't run, hand over to the coordinator; the
+// job id alone on stdout.
 #include "coordinator/cli/submit.h"
 
 #include <fmt/format.h>
@@ -36,7 +37,9 @@ struct Options {
   bool wait = false;
 };
 
-std::string demo_prefix(const Globals& globals) { return globals.state_dir + "/data/demo"; }
+std::string demo_prefix(const Globals& globals) {
+  return globals.state_dir + "/data/demo";
+}
 
 std::string absolute(const std::string& path) {
   std::error_code error;
@@ -52,7 +55,8 @@ std::string random_key() {
 }
 
 // kDoesNotFit with what would, or ok.
-Status check_fits(const spec::JobSpec& job, const plan::Plan& plan, const plan::ClusterSpec& cluster) {
+Status check_fits(const spec::JobSpec& job, const plan::Plan& plan,
+                  const plan::ClusterSpec& cluster) {
   if (plan.feasible && plan.runnable) return {};
   std::vector<plan::NamedJob> alternatives;
   if (auto presets = spec::list_presets(); presets.ok()) {
@@ -62,8 +66,9 @@ Status check_fits(const spec::JobSpec& job, const plan::Plan& plan, const plan::
 }
 
 int dry_run(const Globals& globals, const plan::Plan& plan, const std::string& launcher) {
-  const std::string script = fmt::format("{}/dsv3-agent --state-dir {}  # {} launcher, {} rank(s) here", executable_dir(),
-                                         globals.state_dir, launcher, plan.ranks.size());
+  const std::string script =
+      fmt::format("{}/dsv3-agent --state-dir {}  # {} launcher, {} rank(s) here", executable_dir(),
+                  globals.state_dir, launcher, plan.ranks.size());
   const auto plan_object = nlohmann::ordered_json::parse(plan::plan_json(plan));
   if (globals.json) {
     print_json({{"plan", plan_object}, {"launch_script", script}});
@@ -77,20 +82,27 @@ int wait_for_end(const Globals& globals, transport::Client& client, const std::s
   catch_interrupts();
   Progress progress;
   wire::FollowReply last;
-  const Status status = follow_to_end(client, job, 0, [&](const wire::FollowReply& reply) { progress.update(reply); }, &last);
+  const Status status = follow_to_end(
+      client, job, 0, [&](const wire::FollowReply& reply) { progress.update(reply); }, &last);
   progress.finish();
   if (!status.ok()) return fail(globals, status);
-  if (Status printed = print_summary(client, last.job()); !printed.ok()) return fail(globals, printed);
+  if (Status printed = print_summary(client, last.job()); !printed.ok())
+    return fail(globals, printed);
   return exit_code_of(last.job());
 }
 
-int hand_over(const Globals& globals, const spec::JobSpec& job, const plan::Plan& plan, const Options& options) {
+int hand_over(const Globals& globals, const spec::JobSpec& job, const plan::Plan& plan,
+              const Options& options) {
   bool started = false;
   auto client = connect_or_start(globals, &started);
   if (!client.ok()) return fail(globals, client.status());
-  if (started) note(fmt::format("started a coordinator for this user, state in {} (end it with 'dsv3ctl down')", globals.state_dir));
+  if (started)
+    note(
+        fmt::format("started a coordinator for this user, state in {} (end it with 'dsv3ctl down')",
+                    globals.state_dir));
   wire::Envelope reply;
-  if (Status status = ask(*client, submit_request(job, plan, options.launcher), &reply, 30'000); !status.ok()) {
+  if (Status status = ask(*client, submit_request(job, plan, options.launcher), &reply, 30'000);
+      !status.ok()) {
     return fail(globals, status);
   }
   const std::string id = reply.submit_reply().job();
@@ -109,7 +121,10 @@ int submit(const Globals& globals, Options options) {
   spec::JobSpec& job = loaded.parsed.job;
   if (options.launcher.empty()) options.launcher = job.cluster.launcher;
   if (options.launcher != "local") {
-    return fail(globals, Status(Code::kInvalid, fmt::format("launcher '{}' is not in this version", options.launcher), "use --launcher local"));
+    return fail(globals,
+                Status(Code::kInvalid,
+                       fmt::format("launcher '{}' is not in this version", options.launcher),
+                       "use --launcher local"));
   }
   const plan::ClusterSpec cluster = inventory::local_cluster();
   const plan::Plan plan = plan::plan(job, cluster);
@@ -126,31 +141,43 @@ int submit(const Globals& globals, Options options) {
 }  // namespace
 
 void settle_paths(const Globals& globals, spec::JobSpec* job) {
-  for (auto& [path, weight] : job->data.path) path = path == kDemoData ? demo_prefix(globals) : absolute(path);
+  for (auto& [path, weight] : job->data.path)
+    path = path == kDemoData ? demo_prefix(globals) : absolute(path);
   if (!job->checkpoint.path.empty()) job->checkpoint.path = absolute(job->checkpoint.path);
   if (!job->checkpoint.load.empty()) job->checkpoint.load = absolute(job->checkpoint.load);
 }
 
 Status prepare_demo_data(const Globals& globals, const spec::JobSpec& job) {
   const std::string prefix = demo_prefix(globals);
-  if (path_exists(prefix + ".json") && path_exists(prefix + ".idx") && path_exists(prefix + ".bin")) return {};
+  if (path_exists(prefix + ".json") && path_exists(prefix + ".idx") && path_exists(prefix + ".bin"))
+    return {};
   DSV3_RETURN_IF_ERROR(make_dirs(globals.state_dir + "/data", 0700));
   note("preparing the demo's text (the GNU English dictionary, once)");
-  const std::string tokenizer = job.data.tokenizer.empty() ? fmt::format("sentencepiece:bpe:{}", job.model.vocab_size) : job.data.tokenizer;
-  DSV3_ASSIGN_OR_RETURN(const pid_t pid, spawn({.argv = {executable_dir() + "/dsv3-worker", "data-prepare", "--demo", "--tokenizer", tokenizer, "--out", prefix}}));
+  const std::string tokenizer = job.data.tokenizer.empty()
+                                    ? fmt::format("sentencepiece:bpe:{}", job.model.vocab_size)
+                                    : job.data.tokenizer;
+  DSV3_ASSIGN_OR_RETURN(const pid_t pid,
+                        spawn({.argv = {executable_dir() + "/dsv3-worker", "data-prepare", "--demo",
+                                        "--tokenizer", tokenizer, "--out", prefix}}));
   const int64_t deadline_ns = system_clock().steady_ns() + int64_t{900} * 1'000'000'000;
   while (true) {
     if (const auto code = try_reap(pid)) {
       if (*code == 0) return {};
-      return Status(Code::kFailed, fmt::format("the demo's data could not be prepared (dsv3-worker ended with code {})", *code),
-                    "its message stands above; without a network give a text of your own to 'dsv3ctl data prepare'");
+      return Status(
+          Code::kFailed,
+          fmt::format("the demo's data could not be prepared (dsv3-worker ended with code {})",
+                      *code),
+          "its message stands above; without a network give a text of your own to 'dsv3ctl data "
+          "prepare'");
     }
-    if (system_clock().steady_ns() > deadline_ns) return Status(Code::kTimeout, "preparing the demo's data took more than 15 minutes");
+    if (system_clock().steady_ns() > deadline_ns)
+      return Status(Code::kTimeout, "preparing the demo's data took more than 15 minutes");
     ::usleep(20'000);
   }
 }
 
-wire::Envelope submit_request(const spec::JobSpec& job, const plan::Plan& plan, const std::string& launcher) {
+wire::Envelope submit_request(const spec::JobSpec& job, const plan::Plan& plan,
+                              const std::string& launcher) {
   wire::Envelope envelope;
   wire::SubmitRequest& request = *envelope.mutable_submit();
   request.set_name(job.model.name.empty() ? "job" : job.model.name);
@@ -163,7 +190,8 @@ wire::Envelope submit_request(const spec::JobSpec& job, const plan::Plan& plan, 
   std::error_code error;
   request.set_working_dir(std::filesystem::current_path(error).string());
   std::map<std::string, std::vector<uint32_t>> ranks_of_node;
-  for (const plan::RankPlacement& rank : plan.ranks) ranks_of_node[rank.node].push_back(static_cast<uint32_t>(rank.global_rank));
+  for (const plan::RankPlacement& rank : plan.ranks)
+    ranks_of_node[rank.node].push_back(static_cast<uint32_t>(rank.global_rank));
   for (const auto& [node, ranks] : ranks_of_node) {
     wire::NodePlacement& placement = *request.add_nodes();
     placement.set_node(node);
@@ -179,16 +207,32 @@ Verb make_submit() {
   verb.group = "Run";
   verb.summary = "Train: check, plan, hand over to the coordinator; prints the job id";
   verb.help =
-      "Starts a coordinator for this user when there is none. A job that can't fit here is refused with what it would need.\n"
+      "Starts a coordinator for this user when there is none. A job that can't fit here is refused "
+      "with what it would need.\n"
       "Examples:\n"
       "  dsv3ctl submit configs/demo.yaml --wait\n"
       "  dsv3ctl submit demo --set training.max_steps=50 --set training.seed=7\n"
       "  dsv3ctl submit mine.yaml --dry-run\n"
       "Exit code with --wait: 0 completed, 1 failed or cancelled; 2 invalid, 6 does not fit.";
   verb.options = config_options(&options->config, false);
-  verb.options.push_back({"--launcher", &options->launcher, "How workers are started (default: cluster.launcher)", false, Completes::kNothing, {"local", "ssh", "slurm"}});
-  verb.options.push_back({"--dry-run", &options->dry_run, "Print the plan and the launch command; start nothing", false, Completes::kNothing, {}});
-  verb.options.push_back({"--wait", &options->wait, "Show progress until the job ends, then a summary; Ctrl-C detaches", false, Completes::kNothing, {}});
+  verb.options.push_back({"--launcher",
+                          &options->launcher,
+                          "How workers are started (default: cluster.launcher)",
+                          false,
+                          Completes::kNothing,
+                          {"local", "ssh", "slurm"}});
+  verb.options.push_back({"--dry-run",
+                          &options->dry_run,
+                          "Print the plan and the launch command; start nothing",
+                          false,
+                          Completes::kNothing,
+                          {}});
+  verb.options.push_back({"--wait",
+                          &options->wait,
+                          "Show progress until the job ends, then a summary; Ctrl-C detaches",
+                          false,
+                          Completes::kNothing,
+                          {}});
   verb.run = [options](const Globals& globals) { return submit(globals, *options); };
   return verb;
 }

@@ -14,15 +14,16 @@ namespace dsv3::cli {
 // "@demo" in data.path: the demo's text, kept in the state dir and prepared where it is absent.
 inline constexpr const char* kDemoData = "@demo";
 
-// Relative paths of the job become absolute (from the current folder), "@demo" the prefix in the state dir. Pure but for the
-// current folder.
+// Relative paths of the job become absolute (from the current folder), "@demo" the prefix in the
+// state dir. Pure but for the current folder.
 void settle_paths(const Globals& globals, spec::JobSpec* job);
 
-// Prepares the demo's data at <state-dir>/data/demo when it is not there: runs `dsv3-worker data-prepare` with its progress on
-// stderr. kFailed says what to do without a network.
+// Prepares the demo's data at <state-dir>/data/demo when it is not there: runs `dsv3-worker
+// data-prepare` with its progress on stderr. kFailed says what to do without a network.
 Status prepare_demo_data(const Globals& globals, const spec::JobSpec& job);
 
 // The request for a planned job.
-wire::Envelope submit_request(const spec::JobSpec& job, const plan::Plan& plan, const std::string& launcher);
+wire::Envelope submit_request(const spec::JobSpec& job, const plan::Plan& plan,
+                              const std::string& launcher);
 
 }  // namespace dsv3::cli

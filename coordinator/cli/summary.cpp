@@ -17,9 +17,12 @@
 namespace dsv3::cli {
 namespace {
 
-void line(std::string_view name, const std::string& value) { note(fmt::format("  {:<14}{}", name, value)); }
+void line(std::string_view name, const std::string& value) {
+  note(fmt::format("  {:<14}{}", name, value));
+}
 
-Result<std::vector<wire::StepMetrics>> all_steps(transport::Client& client, const std::string& job) {
+Result<std::vector<wire::StepMetrics>> all_steps(transport::Client& client,
+                                                 const std::string& job) {
   std::vector<wire::StepMetrics> steps;
   int64_t after = -1;
   while (true) {
@@ -27,26 +30,34 @@ Result<std::vector<wire::StepMetrics>> all_steps(transport::Client& client, cons
     request.mutable_metrics()->set_job(job);
     request.mutable_metrics()->set_after_step(after);
     DSV3_RETURN_IF_ERROR(ask(client, request, &envelope));
-    for (const wire::MetricRow& row : envelope.metrics_reply().metrics()) steps.push_back(row.metrics());
+    for (const wire::MetricRow& row : envelope.metrics_reply().metrics())
+      steps.push_back(row.metrics());
     if (!envelope.metrics_reply().more() || steps.empty()) return steps;
     after = steps.back().step();
   }
 }
 
 void print_losses(const wire::JobStatus& job, const std::vector<wire::StepMetrics>& steps) {
-  line("loss", fmt::format("{:.4f} at step {} -> {:.4f} at step {}", steps.front().loss(), steps.front().step(),
-                           steps.back().loss(), steps.back().step()));
+  line("loss", fmt::format("{:.4f} at step {} -> {:.4f} at step {}", steps.front().loss(),
+                           steps.front().step(), steps.back().loss(), steps.back().step()));
   if (job.has_validation()) {
     const double entropy = job.start().unigram_entropy();
-    line("validation", fmt::format("{:.4f}{}", job.validation().loss(),
-                                   entropy > 0 ? fmt::format("  (the text's unigram entropy is {:.2f}: below it, context is used)", entropy) : ""));
+    line(
+        "validation",
+        fmt::format(
+            "{:.4f}{}", job.validation().loss(),
+            entropy > 0
+                ? fmt::format("  (the text's unigram entropy is {:.2f}: below it, context is used)",
+                              entropy)
+                : ""));
   }
   std::vector<double> speeds;
   for (const wire::StepMetrics& step : steps) speeds.push_back(step.tokens_per_s());
-  std::nth_element(speeds.begin(), speeds.begin() + static_cast<int64_t>(speeds.size() / 2), speeds.end());
+  std::nth_element(speeds.begin(), speeds.begin() + static_cast<int64_t>(speeds.size() / 2),
+                   speeds.end());
   line("speed", fmt::format("{} tokens/s (median of {} steps), mfu {:.1f} % of a measured {} GEMM",
-                            with_commas(static_cast<int64_t>(speeds[speeds.size() / 2])), steps.size(), 100 * steps.back().mfu(),
-                            job.start().compute_dtype()));
+                            with_commas(static_cast<int64_t>(speeds[speeds.size() / 2])),
+                            steps.size(), 100 * steps.back().mfu(), job.start().compute_dtype()));
 }
 
 Status print_experts(transport::Client& client, const std::string& job) {
@@ -66,8 +77,10 @@ Status print_experts(transport::Client& client, const std::string& job) {
     ++layers;
   }
   if (layers == 0) return {};
-  line("experts", fmt::format("entropy {:.3f} of 1 (mean of {} layers), busiest {:+.0f} % over the mean, {} dead",
-                              entropy / static_cast<double>(layers), layers, 100 * worst, dead));
+  line("experts",
+       fmt::format(
+           "entropy {:.3f} of 1 (mean of {} layers), busiest {:+.0f} % over the mean, {} dead",
+           entropy / static_cast<double>(layers), layers, 100 * worst, dead));
   return {};
 }
 
@@ -75,14 +88,16 @@ Status print_experts(transport::Client& client, const std::string& job) {
 
 Status print_summary(transport::Client& client, const wire::JobStatus& job) {
   note("");
-  note(fmt::format("{} {}{}", job.id(), state_name(job), job.reason().empty() ? "" : ": " + job.reason()));
+  note(fmt::format("{} {}{}", job.id(), state_name(job),
+                   job.reason().empty() ? "" : ": " + job.reason()));
   DSV3_ASSIGN_OR_RETURN(const auto steps, all_steps(client, job.id()));
   if (!steps.empty()) {
     print_losses(job, steps);
     DSV3_RETURN_IF_ERROR(print_experts(client, job.id()));
   }
   if (job.has_ended_unix_ns()) {
-    line("time", human_duration(static_cast<double>(job.ended_unix_ns() - job.submitted_unix_ns()) / 1e9));
+    line("time",
+         human_duration(static_cast<double>(job.ended_unix_ns() - job.submitted_unix_ns()) / 1e9));
   }
   if (job.has_checkpoint()) line("checkpoint", job.checkpoint().path());
   wire::Envelope request, envelope;
@@ -98,7 +113,10 @@ Status print_summary(transport::Client& client, const wire::JobStatus& job) {
   }
   note(fmt::format("  dsv3ctl experts {}", job.id()));
   note(fmt::format("  dsv3ctl metrics {} --last 5", job.id()));
-  note(fmt::format("  dsv3ctl sql \"SELECT layer, expert, sum(tokens) AS tokens FROM expert_usage WHERE job='{}' GROUP BY layer, expert LIMIT 8\"", job.id()));
+  note(
+      fmt::format("  dsv3ctl sql \"SELECT layer, expert, sum(tokens) AS tokens FROM expert_usage "
+                  "WHERE job='{}' GROUP BY layer, expert LIMIT 8\"",
+                  job.id()));
   return {};
 }
 

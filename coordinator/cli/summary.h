@@ -8,7 +8,8 @@
 
 namespace dsv3::cli {
 
-// Loss at start and end, validation beside the unigram entropy, speed, expert balance, where things are, three commands to try.
+// Loss at start and end, validation beside the unigram entropy, speed, expert balance, where things
+// are, three commands to try.
 Status print_summary(transport::Client& client, const wire::JobStatus& job);
 
 }  // namespace dsv3::cli

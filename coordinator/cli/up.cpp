@@ -32,9 +32,13 @@ int up(const Globals& globals, bool foreground) {
   if (Status status = ask(*client, request, &reply); !status.ok()) return fail(globals, status);
   const wire::CoordinatorInfo& info = reply.ping_reply().coordinator();
   if (globals.json) {
-    print_json({{"started", started}, {"pid", info.pid()}, {"state_dir", info.state_dir()}, {"version", info.version()}});
+    print_json({{"started", started},
+                {"pid", info.pid()},
+                {"state_dir", info.state_dir()},
+                {"version", info.version()}});
   } else {
-    note(fmt::format("{} coordinator (pid {}), state in {}", started ? "started a" : "there is already a", info.pid(), info.state_dir()));
+    note(fmt::format("{} coordinator (pid {}), state in {}",
+                     started ? "started a" : "there is already a", info.pid(), info.state_dir()));
   }
   return 0;
 }
@@ -51,13 +55,17 @@ int down(const Globals& globals) {
   const int64_t deadline_ns = system_clock().steady_ns() + int64_t{kDownTimeoutMs} * 1'000'000;
   while (process_alive(pid)) {
     if (system_clock().steady_ns() > deadline_ns) {
-      return fail(globals, Status(Code::kTimeout, fmt::format("the coordinator (pid {}) is still ending its jobs", pid),
-                                  "look at 'dsv3ctl status', or try again"));
+      return fail(globals,
+                  Status(Code::kTimeout,
+                         fmt::format("the coordinator (pid {}) is still ending its jobs", pid),
+                         "look at 'dsv3ctl status', or try again"));
     }
     ::usleep(5000);
   }
   if (globals.json) {
-    print_json({{"stopped", true}, {"jobs_ended", std::vector<std::string>(answer.jobs().begin(), answer.jobs().end())}});
+    print_json(
+        {{"stopped", true},
+         {"jobs_ended", std::vector<std::string>(answer.jobs().begin(), answer.jobs().end())}});
   } else {
     note(fmt::format("the coordinator (pid {}) has ended", pid));
   }
@@ -73,7 +81,12 @@ Verb make_up() {
   verb.group = "Run";
   verb.summary = "Start a coordinator here (submit does it by itself)";
   verb.help = "Example:\n  dsv3ctl up";
-  verb.options = {{"--foreground", foreground.get(), "Stay attached; log to the terminal", false, Completes::kNothing, {}}};
+  verb.options = {{"--foreground",
+                   foreground.get(),
+                   "Stay attached; log to the terminal",
+                   false,
+                   Completes::kNothing,
+                   {}}};
   verb.run = [foreground](const Globals& globals) { return up(globals, *foreground); };
   return verb;
 }

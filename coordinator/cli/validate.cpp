@@ -28,11 +28,14 @@ int validate(const Globals& globals, const ConfigOptions& options) {
   if (globals.json) {
     auto errors = nlohmann::ordered_json::array();
     auto warnings = nlohmann::ordered_json::array();
-    for (const auto& d : all) (d.severity == spec::Severity::kError ? errors : warnings).push_back(to_json(d));
+    for (const auto& d : all)
+      (d.severity == spec::Severity::kError ? errors : warnings).push_back(to_json(d));
     print_json({{"valid", valid}, {"errors", errors}, {"warnings", warnings}});
   } else {
     print_diagnostics(all);
-    if (valid) print(fmt::format("{}: valid{}\n", parsed->file, all.empty() ? "" : fmt::format(", {} warning(s)", all.size())));
+    if (valid)
+      print(fmt::format("{}: valid{}\n", parsed->file,
+                        all.empty() ? "" : fmt::format(", {} warning(s)", all.size())));
   }
   return static_cast<int>(valid ? Code::kOk : Code::kInvalid);
 }

@@ -1,7 +1,9 @@
-// A verb of dsv3ctl as data: its words, options and action. Parsing, help, completion and man pages read the same table.
+// A verb of dsv3ctl as data: its words, options and action. Parsing, help, completion and man pages
+// read the same table.
 //
-// Law: a verb decides nothing about printing style or exit codes by itself: Status becomes an exit code in output.h, and
-// results go to stdout, everything else to stderr. The only home of CLI11 is parse.cpp.
+// Law: a verb decides nothing about printing style or exit codes by itself: Status becomes an exit
+// code in output.h, and results go to stdout, everything else to stderr. The only home of CLI11 is
+// parse.cpp.
 #pragma once
 
 #include <cstdint>
@@ -15,20 +17,22 @@ namespace dsv3::cli {
 
 // Options that every verb takes.
 struct Globals {
-  std::string state_dir;  // where the coordinator keeps everything; default_state_dir() unless given
+  std::string
+      state_dir;  // where the coordinator keeps everything; default_state_dir() unless given
   bool json = false;
-  bool color = false;     // stdout is a terminal and NO_COLOR is not set
+  bool color = false;  // stdout is a terminal and NO_COLOR is not set
 };
 
 // Where a parsed value goes; the pointee belongs to the verb (kept alive by its run function).
-using Target = std::variant<bool*, int64_t*, double*, std::string*, std::optional<int64_t>*, std::optional<double>*,
-                            std::vector<std::string>*>;
+using Target = std::variant<bool*, int64_t*, double*, std::string*, std::optional<int64_t>*,
+                            std::optional<double>*, std::vector<std::string>*>;
 
-// What completes a value: nothing, files, presets and files, job ids, keys of the field table, verbs.
+// What completes a value: nothing, files, presets and files, job ids, keys of the field table,
+// verbs.
 enum class Completes { kNothing, kFile, kConfig, kJob, kKey, kVerb };
 
 struct Option {
-  std::string name;   // "--gpus"; "-f,--follow"; a positional has no dash: "FILE"
+  std::string name;  // "--gpus"; "-f,--follow"; a positional has no dash: "FILE"
   Target target;
   std::string help;
   bool required = false;
@@ -50,7 +54,8 @@ struct Verb {
 // Every verb, in the order of the overview.
 std::vector<Verb> all_verbs();
 
-// Parses argv and runs one verb; returns the process's exit code. Usage errors: one sentence on stderr, code 2.
+// Parses argv and runs one verb; returns the process's exit code. Usage errors: one sentence on
+// stderr, code 2.
 int run(int argc, const char* const* argv);
 
 }  // namespace dsv3::cli

@@ -26,7 +26,8 @@ void print_end(const Globals& globals, const wire::JobStatus& job) {
   if (globals.json) {
     print_json({{"job", job_json(job)}});
   } else {
-    note(fmt::format("job {} is {}{}", job.id(), state_name(job), job.reason().empty() ? "" : ": " + job.reason()));
+    note(fmt::format("job {} is {}{}", job.id(), state_name(job),
+                     job.reason().empty() ? "" : ": " + job.reason()));
   }
 }
 
@@ -35,7 +36,9 @@ int wait(const Globals& globals, const std::string& job, double timeout_s) {
   if (!client.ok()) return fail(globals, client.status());
   catch_interrupts();
   wire::FollowReply last;
-  if (Status status = follow_to_end(*client, job, timeout_s, [](const wire::FollowReply&) {}, &last); !status.ok()) {
+  if (Status status = follow_to_end(
+          *client, job, timeout_s, [](const wire::FollowReply&) {}, &last);
+      !status.ok()) {
     return fail(globals, status);
   }
   print_end(globals, last.job());
@@ -53,7 +56,9 @@ int cancel(const Globals& globals, const std::string& job, bool no_wait) {
   if (!no_wait) {
     catch_interrupts();
     wire::FollowReply last;
-    if (Status status = follow_to_end(*client, job, 120, [](const wire::FollowReply&) {}, &last); !status.ok()) {
+    if (Status status = follow_to_end(
+            *client, job, 120, [](const wire::FollowReply&) {}, &last);
+        !status.ok()) {
       return fail(globals, status);
     }
     ended = last.job();
@@ -71,7 +76,9 @@ int checkpoint(const Globals& globals, const std::string& job) {
   if (globals.json) {
     print_json({{"job", job_json(envelope.job_reply().job())}});
   } else {
-    note(fmt::format("asked job {} for a checkpoint; 'dsv3ctl status {}' shows it when it is complete", job, job));
+    note(fmt::format(
+        "asked job {} for a checkpoint; 'dsv3ctl status {}' shows it when it is complete", job,
+        job));
   }
   return 0;
 }
@@ -79,7 +86,8 @@ int checkpoint(const Globals& globals, const std::string& job) {
 }  // namespace
 
 Status follow_to_end(transport::Client& client, const std::string& job, double timeout_s,
-                     const std::function<void(const wire::FollowReply&)>& seen, wire::FollowReply* last) {
+                     const std::function<void(const wire::FollowReply&)>& seen,
+                     wire::FollowReply* last) {
   const int64_t started_ns = system_clock().steady_ns();
   while (true) {
     wire::Envelope request, envelope;
@@ -93,7 +101,8 @@ Status follow_to_end(transport::Client& client, const std::string& job, double t
     Status status = ask(client, request, &envelope);
     if (interrupted() != 0) {
       return Status(interrupted() == SIGINT ? Code::kInterrupted : Code::kTerminated,
-                    fmt::format("detached; job {} goes on", job), fmt::format("dsv3ctl wait {}", job));
+                    fmt::format("detached; job {} goes on", job),
+                    fmt::format("dsv3ctl wait {}", job));
     }
     DSV3_RETURN_IF_ERROR(status);
     *last = envelope.follow_reply();
@@ -102,14 +111,18 @@ Status follow_to_end(transport::Client& client, const std::string& job, double t
     if (protocol::is_terminal(state) && !last->more()) return {};
     const double waited_s = static_cast<double>(system_clock().steady_ns() - started_ns) / 1e9;
     if (timeout_s > 0 && waited_s > timeout_s) {
-      return Status(Code::kTimeout, fmt::format("job {} is still {} after {:.0f} s", job, state_name(last->job()), timeout_s),
-                    next_action(last->job()));
+      return Status(
+          Code::kTimeout,
+          fmt::format("job {} is still {} after {:.0f} s", job, state_name(last->job()), timeout_s),
+          next_action(last->job()));
     }
   }
 }
 
 int exit_code_of(const wire::JobStatus& job) {
-  return static_cast<protocol::JobState>(job.state()) == protocol::JobState::kCompleted ? 0 : static_cast<int>(Code::kFailed);
+  return static_cast<protocol::JobState>(job.state()) == protocol::JobState::kCompleted
+             ? 0
+             : static_cast<int>(Code::kFailed);
 }
 
 Verb make_wait() {
@@ -124,8 +137,15 @@ Verb make_wait() {
   verb.summary = "Until the job ends; exit code 0 when it completed, 1 when not";
   verb.help = "Examples:\n  dsv3ctl wait demo-1\n  dsv3ctl wait demo-1 --timeout 600";
   verb.options = {{"JOB", &options->job, "Job id", true, Completes::kJob, {}},
-                  {"--timeout", &options->timeout_s, "Seconds; exit code 124 when it takes longer", false, Completes::kNothing, {}}};
-  verb.run = [options](const Globals& globals) { return wait(globals, options->job, options->timeout_s); };
+                  {"--timeout",
+                   &options->timeout_s,
+                   "Seconds; exit code 124 when it takes longer",
+                   false,
+                   Completes::kNothing,
+                   {}}};
+  verb.run = [options](const Globals& globals) {
+    return wait(globals, options->job, options->timeout_s);
+  };
   return verb;
 }
 
@@ -140,9 +160,12 @@ Verb make_cancel() {
   verb.group = "Run";
   verb.summary = "End a job: every process of it, verified";
   verb.help = "Examples:\n  dsv3ctl cancel demo-1";
-  verb.options = {{"JOB", &options->job, "Job id", true, Completes::kJob, {}},
-                  {"--no-wait", &options->no_wait, "Return at once", false, Completes::kNothing, {}}};
-  verb.run = [options](const Globals& globals) { return cancel(globals, options->job, options->no_wait); };
+  verb.options = {
+      {"JOB", &options->job, "Job id", true, Completes::kJob, {}},
+      {"--no-wait", &options->no_wait, "Return at once", false, Completes::kNothing, {}}};
+  verb.run = [options](const Globals& globals) {
+    return cancel(globals, options->job, options->no_wait);
+  };
   return verb;
 }
 

@@ -11,10 +11,11 @@
 
 namespace dsv3::cli {
 
-// Long-polls `job` until it is in a terminal state; `seen` gets every reply. kTimeout after timeout_s (0: no limit),
-// kInterrupted or kTerminated on a signal (catch_interrupts() must be on).
+// Long-polls `job` until it is in a terminal state; `seen` gets every reply. kTimeout after
+// timeout_s (0: no limit), kInterrupted or kTerminated on a signal (catch_interrupts() must be on).
 Status follow_to_end(transport::Client& client, const std::string& job, double timeout_s,
-                     const std::function<void(const wire::FollowReply&)>& seen, wire::FollowReply* last);
+                     const std::function<void(const wire::FollowReply&)>& seen,
+                     wire::FollowReply* last);
 
 // The exit code for a job that ended: 0 completed, 1 failed or cancelled.
 int exit_code_of(const wire::JobStatus& job);

@@ -2,8 +2,8 @@
 // a file has had.
 //
 // Law: a migration that was released is never changed; a new one is added behind it. All tables are
-// STRICT. The views (events, jobs, metrics, validations, expert_usage, memory, starts) are the public,
-// stable part: plain SQL reads them.
+// STRICT. The views (events, jobs, metrics, validations, expert_usage, memory, starts) are the
+// public, stable part: plain SQL reads them.
 #pragma once
 
 #include <string>

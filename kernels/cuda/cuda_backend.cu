@@ -1,4 +1,5 @@
-// The CUDA back end: memory, streams, and the ops of cuda_ops.cuh; an op that is not there yet fails by its own name.
+// The CUDA back end: memory, streams, and the ops of cuda_ops.cuh; an op that is not there yet
+// fails by its own name.
 //
 // Law: creating it never crashes or hangs without a driver; it returns a sentence instead.
 #include <cstdio>
@@ -12,7 +13,8 @@
 namespace dsv3::cuda {
 
 void check(cudaError_t error, const char* op) {
-  if (error != cudaSuccess) throw Failure(Code::kDevice, std::string("cuda: ") + op, cudaGetErrorString(error));
+  if (error != cudaSuccess)
+    throw Failure(Code::kDevice, std::string("cuda: ") + op, cudaGetErrorString(error));
 }
 
 namespace {
@@ -27,17 +29,22 @@ class CudaBackend final : public ops::Backend {
     void* data = nullptr;
     const cudaError_t error = cudaMalloc(&data, bytes == 0 ? 1 : bytes);
     if (error == cudaErrorMemoryAllocation) {
-      throw Failure(Code::kOutOfMemory, "cuda: allocate", std::to_string(bytes) + " bytes could not be allocated");
+      throw Failure(Code::kOutOfMemory, "cuda: allocate",
+                    std::to_string(bytes) + " bytes could not be allocated");
     }
     check(error, "allocate");
     return data;
   }
   void deallocate(void* data) override { cudaFree(data); }
   void copy_to_device(void* to, const void* from_host, size_t bytes, ops::Stream stream) override {
-    check(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)), "copy_to_device");
+    check(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice,
+                          static_cast<cudaStream_t>(stream)),
+          "copy_to_device");
   }
   void copy_to_host(void* to_host, const void* from, size_t bytes, ops::Stream stream) override {
-    check(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, static_cast<cudaStream_t>(stream)), "copy_to_host");
+    check(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost,
+                          static_cast<cudaStream_t>(stream)),
+          "copy_to_host");
   }
   void fill_zero(void* data, size_t bytes, ops::Stream stream) override {
     check(cudaMemsetAsync(data, 0, bytes, static_cast<cudaStream_t>(stream)), "fill_zero");
@@ -47,10 +54,16 @@ class CudaBackend final : public ops::Backend {
   }
   DType matmul_dtype() const override { return DType::kBf16; }
 
-  void gemm(const ops::Context& ctx, const ops::Gemm& args) override { cuda::gemm(ctx, args, blas_); }
-  void rms_norm_forward(const ops::Context& ctx, const ops::RmsNormForward& args) override { cuda::rms_norm_forward(ctx, args); }
+  void gemm(const ops::Context& ctx, const ops::Gemm& args) override {
+    cuda::gemm(ctx, args, blas_);
+  }
+  void rms_norm_forward(const ops::Context& ctx, const ops::RmsNormForward& args) override {
+    cuda::rms_norm_forward(ctx, args);
+  }
   void rope(const ops::Context& ctx, const ops::Rope& args) override { cuda::rope(ctx, args); }
-  void swiglu_forward(const ops::Context& ctx, const ops::SwigluForward& args) override { cuda::swiglu_forward(ctx, args); }
+  void swiglu_forward(const ops::Context& ctx, const ops::SwigluForward& args) override {
+    cuda::swiglu_forward(ctx, args);
+  }
   void add(const ops::Context& ctx, const ops::Add& args) override { cuda::add(ctx, args); }
   void cast(const ops::Context& ctx, const ops::Cast& args) override { cuda::cast(ctx, args); }
 
@@ -66,7 +79,8 @@ extern "C" dsv3::ops::Backend* dsv3_backend_create_v1(char* error, size_t error_
   int devices = 0;  // cudaGetDeviceCount leaves it untouched without a driver
   const cudaError_t found = cudaGetDeviceCount(&devices);
   if (found != cudaSuccess || devices == 0) {
-    std::snprintf(error, error_bytes, "no usable GPU: %s", found != cudaSuccess ? cudaGetErrorString(found) : "the driver lists none");
+    std::snprintf(error, error_bytes, "no usable GPU: %s",
+                  found != cudaSuccess ? cudaGetErrorString(found) : "the driver lists none");
     return nullptr;
   }
   cublasHandle_t blas = nullptr;

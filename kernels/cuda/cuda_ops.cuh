@@ -1,4 +1,5 @@
-// The ops that this back end has; contracts in kernels/ops/args.h, one .cu file per group with the CPU's basenames.
+// The ops that this back end has; contracts in kernels/ops/args.h, one .cu file per group with the
+// CPU's basenames.
 #pragma once
 
 #include <cublas_v2.h>

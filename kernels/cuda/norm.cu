@@ -1,4 +1,5 @@
-// RMSNorm: one block per row, sums in fp32 by warp shuffles; the row is read twice (it stays in L2).
+// RMSNorm: one block per row, sums in fp32 by warp shuffles; the row is read twice (it stays in
+// L2).
 #include "kernels/cuda/cuda_ops.cuh"
 #include "kernels/cuda/launch.cuh"
 
@@ -18,8 +19,8 @@ __device__ float block_sum(float x) {
 
 // x, y [rows, cols] with strides; rstd [rows]
 template <typename T>
-__global__ void rms_norm_forward_kernel(const T* x, int64_t x_stride, const float* gain, T* y, int64_t y_stride, float* rstd,
-                                        int64_t cols, float eps) {
+__global__ void rms_norm_forward_kernel(const T* x, int64_t x_stride, const float* gain, T* y,
+                                        int64_t y_stride, float* rstd, int64_t cols, float eps) {
   const int64_t row = blockIdx.x;
   float sum = 0.0f;
   for (int64_t c = threadIdx.x; c < cols; c += kThreads) {
@@ -40,7 +41,8 @@ void rms_norm_forward(const ops::Context& ctx, const ops::RmsNormForward& args) 
   dispatch(args.x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     rms_norm_forward_kernel<T><<<static_cast<unsigned>(args.x.rows), kThreads, 0, stream_of(ctx)>>>(
-        args.x.as<T>(), args.x.stride, args.gain.data, args.y.as<T>(), args.y.stride, args.rstd.data, args.x.cols, args.eps);
+        args.x.as<T>(), args.x.stride, args.gain.data, args.y.as<T>(), args.y.stride,
+        args.rstd.data, args.x.cols, args.eps);
   });
   check(cudaGetLastError(), "rms_norm_forward");
 }

@@ -9,7 +9,8 @@ template <typename T>
 __global__ void rope_kernel(T* x, ops::Rope args) {
   const int64_t half = args.rope_dim / 2;
   const int64_t total = args.tokens * args.heads * half;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < total; i += int64_t{gridDim.x} * kThreads) {
+  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < total;
+       i += int64_t{gridDim.x} * kThreads) {
     const int64_t pair = i % half;
     const int64_t head = i / half % args.heads;
     const int64_t token = i / (half * args.heads);
@@ -30,7 +31,8 @@ void rope(const ops::Context& ctx, const ops::Rope& args) {
   if (total == 0) return;
   dispatch(args.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    rope_kernel<T><<<blocks_for(total), kThreads, 0, stream_of(ctx)>>>(static_cast<T*>(args.x), args);
+    rope_kernel<T>
+        <<<blocks_for(total), kThreads, 0, stream_of(ctx)>>>(static_cast<T*>(args.x), args);
   });
   check(cudaGetLastError(), "rope");
 }

@@ -6,7 +6,8 @@
 namespace dsv3::ops {
 
 void Backend::missing(const char* op) const {
-  throw Failure(Code::kDevice, std::string(name()) + ": " + op, "this back end was built without the op");
+  throw Failure(Code::kDevice, std::string(name()) + ": " + op,
+                "this back end was built without the op");
 }
 
 }  // namespace dsv3::ops

@@ -1,8 +1,10 @@
-// Backend: one device's memory and its implementation of every op. The CPU's is built in (kernels/cpu), CUDA's is a plug-in.
+// Backend: one device's memory and its implementation of every op. The CPU's is built in
+// (kernels/cpu), CUDA's is a plug-in.
 //
-// Laws: missing hardware is an object: an op that a back end does not have fails by its own name ("cuda: rope is not built").
-// Ops are asynchronous on their stream; on the CPU a stream is the calling thread. No op allocates: scratch comes from the
-// context's Workspace, which grows in the first step and then stays.
+// Laws: missing hardware is an object: an op that a back end does not have fails by its own name
+// ("cuda: rope is not built"). Ops are asynchronous on their stream; on the CPU a stream is the
+// calling thread. No op allocates: scratch comes from the context's Workspace, which grows in the
+// first step and then stays.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +14,9 @@
 
 namespace dsv3::ops {
 
-// Scratch memory of one stream. reserve() returns at least `bytes` of 64-byte aligned device memory, valid until the next
-// reserve() of the same stream. Implemented by the runtime's arena (ledger name "workspace").
+// Scratch memory of one stream. reserve() returns at least `bytes` of 64-byte aligned device
+// memory, valid until the next reserve() of the same stream. Implemented by the runtime's arena
+// (ledger name "workspace").
 class Workspace {
  public:
   virtual ~Workspace() = default;
@@ -30,8 +33,8 @@ struct Context {
   Workspace* workspace = nullptr;
 };
 
-// Implementations throw Failure (base/failure.h) on device errors; arguments have been checked by the dispatch functions of
-// kernels/ops (gemm(), rope(), …), which are what callers use.
+// Implementations throw Failure (base/failure.h) on device errors; arguments have been checked by
+// the dispatch functions of kernels/ops (gemm(), rope(), …), which are what callers use.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -44,29 +47,50 @@ class Backend {
   virtual void copy_to_host(void* to_host, const void* from, size_t bytes, Stream stream) = 0;
   virtual void fill_zero(void* data, size_t bytes, Stream stream) = 0;
   virtual void synchronize(Stream stream) = 0;
-  // The dtype in which matrices are multiplied when bf16 is asked for: bf16 where this device is faster at it, else f32.
+  // The dtype in which matrices are multiplied when bf16 is asked for: bf16 where this device is
+  // faster at it, else f32.
   virtual DType matmul_dtype() const = 0;
 
   // ---- ops: see args.h
   virtual void gemm(const Context&, const Gemm&) { missing("gemm"); }
   virtual void grouped_gemm(const Context&, const GroupedGemm&) { missing("grouped_gemm"); }
-  virtual void grouped_gemm_weight_grad(const Context&, const GroupedGemmWeightGrad&) { missing("grouped_gemm_weight_grad"); }
-  virtual void rms_norm_forward(const Context&, const RmsNormForward&) { missing("rms_norm_forward"); }
-  virtual void rms_norm_backward(const Context&, const RmsNormBackward&) { missing("rms_norm_backward"); }
+  virtual void grouped_gemm_weight_grad(const Context&, const GroupedGemmWeightGrad&) {
+    missing("grouped_gemm_weight_grad");
+  }
+  virtual void rms_norm_forward(const Context&, const RmsNormForward&) {
+    missing("rms_norm_forward");
+  }
+  virtual void rms_norm_backward(const Context&, const RmsNormBackward&) {
+    missing("rms_norm_backward");
+  }
   virtual void rope(const Context&, const Rope&) { missing("rope"); }
-  virtual void mla_attention_forward(const Context&, const MlaAttentionForward&) { missing("mla_attention_forward"); }
-  virtual void mla_attention_backward(const Context&, const MlaAttentionBackward&) { missing("mla_attention_backward"); }
+  virtual void mla_attention_forward(const Context&, const MlaAttentionForward&) {
+    missing("mla_attention_forward");
+  }
+  virtual void mla_attention_backward(const Context&, const MlaAttentionBackward&) {
+    missing("mla_attention_backward");
+  }
   virtual void swiglu_forward(const Context&, const SwigluForward&) { missing("swiglu_forward"); }
-  virtual void swiglu_backward(const Context&, const SwigluBackward&) { missing("swiglu_backward"); }
+  virtual void swiglu_backward(const Context&, const SwigluBackward&) {
+    missing("swiglu_backward");
+  }
   virtual void router_forward(const Context&, const RouterForward&) { missing("router_forward"); }
   virtual void router_loss(const Context&, const RouterLoss&) { missing("router_loss"); }
-  virtual void router_backward(const Context&, const RouterBackward&) { missing("router_backward"); }
-  virtual void router_bias_update(const Context&, const RouterBiasUpdate&) { missing("router_bias_update"); }
+  virtual void router_backward(const Context&, const RouterBackward&) {
+    missing("router_backward");
+  }
+  virtual void router_bias_update(const Context&, const RouterBiasUpdate&) {
+    missing("router_bias_update");
+  }
   virtual void route_plan(const Context&, const RoutePlan&) { missing("route_plan"); }
   virtual void permute_rows(const Context&, const PermuteRows&) { missing("permute_rows"); }
   virtual void unpermute_sum(const Context&, const UnpermuteSum&) { missing("unpermute_sum"); }
-  virtual void embedding_forward(const Context&, const EmbeddingForward&) { missing("embedding_forward"); }
-  virtual void embedding_backward(const Context&, const EmbeddingBackward&) { missing("embedding_backward"); }
+  virtual void embedding_forward(const Context&, const EmbeddingForward&) {
+    missing("embedding_forward");
+  }
+  virtual void embedding_backward(const Context&, const EmbeddingBackward&) {
+    missing("embedding_backward");
+  }
   virtual void cross_entropy(const Context&, const CrossEntropy&) { missing("cross_entropy"); }
   virtual void add(const Context&, const Add&) { missing("add"); }
   virtual void cast(const Context&, const Cast&) { missing("cast"); }

@@ -1,5 +1,6 @@
-// The ops as callers use them: each function checks its arguments once (shapes, dtypes, strides), then hands them to the
-// context's back end. A failed check is a programmer error and aborts with the op's name (DSV3_CHECK).
+// The ops as callers use them: each function checks its arguments once (shapes, dtypes, strides),
+// then hands them to the context's back end. A failed check is a programmer error and aborts with
+// the op's name (DSV3_CHECK).
 #pragma once
 
 #include "kernels/ops/backend.h"

@@ -1,7 +1,9 @@
-// Views: what an op is told about its tensors. No ownership, no allocation; the memory may be a device's.
+// Views: what an op is told about its tensors. No ownership, no allocation; the memory may be a
+// device's.
 //
-// Law: every op's argument says its shape, dtype and row stride here, and the checks in kernels/ops/*.cpp run once per call,
-// before any back end sees it. Matrices are row-major; a stride is in elements, from one row to the next.
+// Law: every op's argument says its shape, dtype and row stride here, and the checks in
+// kernels/ops/*.cpp run once per call, before any back end sees it. Matrices are row-major; a
+// stride is in elements, from one row to the next.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +28,11 @@ struct BasicMatrix {
   // A mutable view reads as a const one.
   template <typename Other, typename = std::enable_if_t<std::is_convertible_v<Other*, Void*>>>
   BasicMatrix(const BasicMatrix<Other>& other)  // NOLINT: implicit by design
-      : data(other.data), dtype(other.dtype), rows(other.rows), cols(other.cols), stride(other.stride) {}
+      : data(other.data),
+        dtype(other.dtype),
+        rows(other.rows),
+        cols(other.cols),
+        stride(other.stride) {}
 
   template <typename T>
   auto* as() const {
@@ -61,10 +67,15 @@ struct BasicStack {
   int64_t cols = 0;
 
   BasicStack() = default;
-  BasicStack(Void* d, DType t, int64_t g, int64_t r, int64_t c) : data(d), dtype(t), groups(g), rows(r), cols(c) {}
+  BasicStack(Void* d, DType t, int64_t g, int64_t r, int64_t c)
+      : data(d), dtype(t), groups(g), rows(r), cols(c) {}
   template <typename Other, typename = std::enable_if_t<std::is_convertible_v<Other*, Void*>>>
   BasicStack(const BasicStack<Other>& other)  // NOLINT: implicit by design
-      : data(other.data), dtype(other.dtype), groups(other.groups), rows(other.rows), cols(other.cols) {}
+      : data(other.data),
+        dtype(other.dtype),
+        groups(other.groups),
+        rows(other.rows),
+        cols(other.cols) {}
 };
 using Stack = BasicStack<void>;
 using ConstStack = BasicStack<const void>;
@@ -78,7 +89,8 @@ struct Vector {
   Vector() = default;
   Vector(T* d, int64_t n) : data(d), size(n) {}
   template <typename U, typename = std::enable_if_t<std::is_convertible_v<U*, T*>>>
-  Vector(const Vector<U>& other) : data(other.data), size(other.size) {}  // NOLINT: implicit by design
+  Vector(const Vector<U>& other)
+      : data(other.data), size(other.size) {}  // NOLINT: implicit by design
   bool empty() const { return data == nullptr; }
 };
 

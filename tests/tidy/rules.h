@@ -1,6 +1,8 @@
-// The house's rules as data: who may include whom, which headers are confined to one room, how long things may be.
+// The house's rules as data: who may include whom, which headers are confined to one room, how long
+// things may be.
 //
-// Law: dependencies point down only (DESIGN.md, "Rooms"). Adding a room or a dependency is an edit here, seen in review.
+// Law: dependencies point down only (DESIGN.md, "Rooms"). Adding a room or a dependency is an edit
+// here, seen in review.
 #pragma once
 
 #include <map>
@@ -23,31 +25,37 @@ inline const std::map<std::string, std::vector<std::string>>& allowed_includes()
       {"kernels/cuda", {"base", "kernels/ops"}},
       {"runtime/device", {"base", "kernels/ops", "kernels/cpu"}},
       {"runtime/tensor", {"base", "kernels/ops", "runtime/device"}},
-      {"runtime/model", {"base", "kernels/ops", "configs/spec", "runtime/device", "runtime/tensor"}},
-      {"runtime/optim", {"base", "kernels/ops", "configs/spec", "runtime/device", "runtime/tensor", "runtime/model"}},
+      {"runtime/model",
+       {"base", "kernels/ops", "configs/spec", "runtime/device", "runtime/tensor"}},
+      {"runtime/optim",
+       {"base", "kernels/ops", "configs/spec", "runtime/device", "runtime/tensor",
+        "runtime/model"}},
       {"runtime/data", {"base", "configs/spec"}},
       {"runtime/checkpoint", {"base"}},
       {"runtime/train",
-       {"base", "kernels/ops", "configs/spec", "cluster/plan", "runtime/device", "runtime/tensor", "runtime/model",
-        "runtime/optim", "runtime/data", "runtime/checkpoint"}},
+       {"base", "kernels/ops", "configs/spec", "cluster/plan", "runtime/device", "runtime/tensor",
+        "runtime/model", "runtime/optim", "runtime/data", "runtime/checkpoint"}},
       {"coordinator/protocol", {"base"}},
       {"coordinator/core", {"base", "coordinator/protocol"}},
       {"coordinator/store", {"base", "coordinator/protocol", "coordinator/core"}},
       {"coordinator/transport", {"base", "coordinator/protocol"}},
       {"coordinator/daemon",
-       {"base", "configs/spec", "cluster/plan", "cluster/inventory", "cluster/launch", "cluster/launch/local",
-        "coordinator/protocol", "coordinator/core", "coordinator/store", "coordinator/transport"}},
-      {"coordinator/cli",
-       {"base", "configs/spec", "cluster/plan", "cluster/inventory", "coordinator/protocol", "coordinator/core",
+       {"base", "configs/spec", "cluster/plan", "cluster/inventory", "cluster/launch",
+        "cluster/launch/local", "coordinator/protocol", "coordinator/core", "coordinator/store",
         "coordinator/transport"}},
+      {"coordinator/cli",
+       {"base", "configs/spec", "cluster/plan", "cluster/inventory", "coordinator/protocol",
+        "coordinator/core", "coordinator/transport"}},
       {"worker/link", {"base", "coordinator/protocol"}},
       {"worker/agent",
-       {"base", "cluster/plan", "cluster/inventory", "coordinator/protocol", "coordinator/transport", "worker/link"}},
+       {"base", "cluster/plan", "cluster/inventory", "coordinator/protocol",
+        "coordinator/transport", "worker/link"}},
       {"worker/rank/bin", {"worker/rank"}},
       {"worker/agent/bin", {"worker/agent"}},
       {"worker/rank",
-       {"base", "configs/spec", "cluster/plan", "coordinator/protocol", "worker/link", "runtime/device",
-        "runtime/tensor", "runtime/model", "runtime/data", "runtime/checkpoint", "runtime/train"}},
+       {"base", "configs/spec", "cluster/plan", "coordinator/protocol", "worker/link",
+        "runtime/device", "runtime/tensor", "runtime/model", "runtime/data", "runtime/checkpoint",
+        "runtime/train"}},
   };
   return rules;
 }
@@ -74,14 +82,17 @@ inline const std::map<std::string, std::vector<std::string>>& confined_headers()
 
 // Rooms that decide: no files, processes, threads, sockets or clocks.
 inline const std::vector<std::string>& pure_rooms() {
-  static const std::vector<std::string> rooms = {"cluster/plan", "coordinator/protocol", "coordinator/core"};
+  static const std::vector<std::string> rooms = {"cluster/plan", "coordinator/protocol",
+                                                 "coordinator/core"};
   return rooms;
 }
 inline const std::vector<std::string>& impure_headers() {
   static const std::vector<std::string> headers = {
-      "<thread>",     "<mutex>",   "<future>",      "<condition_variable>", "<chrono>",    "<fstream>",
-      "<filesystem>", "<unistd.h>", "<fcntl.h>",    "<poll.h>",             "<sys/",       "<cstdio>",
-      "<iostream>",   "<ctime>",   "\"base/file.h\"", "\"base/process.h\"", "\"base/log.h\"", "\"base/clock.h\""};
+      "<thread>",       "<mutex>",         "<future>",        "<condition_variable>",
+      "<chrono>",       "<fstream>",       "<filesystem>",    "<unistd.h>",
+      "<fcntl.h>",      "<poll.h>",        "<sys/",           "<cstdio>",
+      "<iostream>",     "<ctime>",         "\"base/file.h\"", "\"base/process.h\"",
+      "\"base/log.h\"", "\"base/clock.h\""};
   return headers;
 }
 

@@ -32,12 +32,14 @@ TEST(Status, PropagatesAndReadsAsOneSentence) {
   EXPECT_EQ(status.to_string(), "here:1:2: odd number; give an even one");
 }
 
-TEST(StatusDeathTest, ValueOfAnErrorAborts) { EXPECT_DEATH(half(3).value(), "check failed: ok\\(\\)"); }
+TEST(StatusDeathTest, ValueOfAnErrorAborts) {
+  EXPECT_DEATH(half(3).value(), "check failed: ok\\(\\)");
+}
 
 TEST(Bf16, RoundsToNearestEvenAndKeepsSpecials) {
   EXPECT_EQ(Bf16(1.0f).bits, 0x3F80);
-  EXPECT_EQ(Bf16(1.00390625f).bits, 0x3F80);           // halfway, even below
-  EXPECT_EQ(Bf16(1.01171875f).bits, 0x3F82);           // halfway, even above
+  EXPECT_EQ(Bf16(1.00390625f).bits, 0x3F80);  // halfway, even below
+  EXPECT_EQ(Bf16(1.01171875f).bits, 0x3F82);  // halfway, even above
   EXPECT_EQ(Bf16(std::nextafter(1.00390625f, 2.0f)).bits, 0x3F81);
   EXPECT_EQ(Bf16(std::numeric_limits<float>::infinity()).bits, 0x7F80);
   EXPECT_TRUE(std::isnan(static_cast<float>(Bf16(std::numeric_limits<float>::quiet_NaN()))));
