@@ -16,6 +16,7 @@ Verb make_logs();
 Verb make_status();
 Verb make_metrics();
 Verb make_experts();
+Verb make_memory();
 Verb make_events();
 Verb make_nodes();
 Verb make_sql();

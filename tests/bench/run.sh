@@ -20,7 +20,7 @@ ours() {
 
 theirs() {
   "$DSV3_BENCH_PYTHON" -W ignore tests/bench/pytorch/train_step.py --config "$config" --steps "$steps" "$@" 2>/dev/null |
-    sed 's/.*"median_step_s": *\([0-9.e+-]*\).*/\1/'
+    sed 's/.*"step_s": *\([0-9.e+-]*\).*/\1/'
 }
 
 case ${1:-step} in
