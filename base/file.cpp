@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <pwd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -115,7 +116,12 @@ std::string default_state_dir() {
     return std::string(state) + "/dsv3ctl";
   }
   const char* home = std::getenv("HOME");
-  return std::string(home != nullptr && *home != '\0' ? home : "/tmp") + "/.local/state/dsv3ctl";
+  if (home == nullptr || *home == '\0') {
+    // As a service without HOME. Never a folder that others can make before us: keys are kept here.
+    const passwd* user = ::getpwuid(::geteuid());
+    home = user != nullptr && *user->pw_dir != '\0' ? user->pw_dir : "/nonexistent";
+  }
+  return std::string(home) + "/.local/state/dsv3ctl";
 }
 
 Result<MappedFile> MappedFile::open(const std::string& path) {

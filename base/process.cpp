@@ -90,6 +90,22 @@ void place_fds(const SpawnOptions& options, int error_fd) {
   child_fail(error_fd);
 }
 
+// Files of /proc have no size: read them as a stream. "" when unreadable.
+std::string read_text(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// /proc/<pid>/stat from field 3, the state letter, on; "" when there is no such process. It follows
+// the last ')': the command's name may hold anything else.
+std::string stat_fields(pid_t pid) {
+  const std::string stat = read_text(fmt::format("/proc/{}/stat", pid));
+  const size_t paren = stat.rfind(')');
+  return paren == std::string::npos || paren + 2 >= stat.size() ? "" : stat.substr(paren + 2);
+}
+
 int open_log(const std::string& path) {
   return path.empty() ? -1 : ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 }
@@ -137,15 +153,23 @@ std::optional<int> try_reap(pid_t pid) {
 }
 
 bool process_alive(pid_t pid) {
-  std::ifstream file(fmt::format("/proc/{}/stat", pid));
-  std::stringstream text;
-  text << file.rdbuf();
-  const std::string stat = text.str();
-  // The state letter follows the last ')' : the command's name may hold anything else.
-  const size_t paren = stat.rfind(')');
-  if (paren == std::string::npos || paren + 2 >= stat.size()) return false;
-  const char state = stat[paren + 2];
-  return state != 'Z' && state != 'X';
+  const std::string fields = stat_fields(pid);
+  return !fields.empty() && fields[0] != 'Z' && fields[0] != 'X';
+}
+
+int64_t process_start_ticks(pid_t pid) {
+  std::istringstream fields(stat_fields(pid));
+  std::string word;
+  for (int field = 3; field <= 22; ++field) {
+    if (!(fields >> word)) return 0;
+  }
+  return std::strtoll(word.c_str(), nullptr, 10);
+}
+
+std::string boot_id() {
+  std::string id = read_text("/proc/sys/kernel/random/boot_id");
+  while (!id.empty() && id.back() == '\n') id.pop_back();
+  return id;
 }
 
 }  // namespace dsv3

@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <utility>
@@ -34,5 +35,10 @@ Result<pid_t> spawn(const SpawnOptions& options);
 std::optional<int> try_reap(pid_t pid);
 // True while the process exists and is not a zombie.
 bool process_alive(pid_t pid);
+// When the process was started, in clock ticks since boot; 0 when there is none. With the boot's id
+// it tells a process from a later one that was given its number.
+int64_t process_start_ticks(pid_t pid);
+// Of this boot of the machine; "" where the kernel doesn't say.
+std::string boot_id();
 
 }  // namespace dsv3

@@ -79,7 +79,8 @@ const std::vector<Entry> kModel = {
         .above(0, 1)
         .hf("1e-6")
         .bare({"rms_norm_eps"})
-        .doc("Epsilon of every RMSNorm."),
+        .doc("Epsilon of the RMSNorms, except the two of the latents: 1e-6, as in DeepSeek's "
+             "code."),
     AT(model.init_std)
         .above(0, 10)
         .hf("0.02")
@@ -122,7 +123,7 @@ const std::vector<Entry> kMla = {
         .also({{"model.mla.v"}})
         .doc("Width of a value head."),
     AT(model.mla.rope_theta)
-        .above(0, 1e12)
+        .above(1, 1e12)
         .hf("10000")
         .bare({"rope_theta", "rotary_base"})
         .also({{"rope_parameters.rope_theta"}})

@@ -288,8 +288,13 @@ void Reader::derive() {
   if (!given("training.seq_length")) t.seq_length = std::min<int64_t>(4096, m.max_context_length);
   if (batch_tokens_) {
     const int64_t tokens = std::stoll(batch_tokens_->text);
-    t.global_batch_size = tokens / std::max<int64_t>(1, t.seq_length);
-    if (t.seq_length > 0 && tokens % t.seq_length != 0) {
+    const auto most = static_cast<int64_t>(find_field("training.global_batch_size")->max);
+    t.global_batch_size = std::min(tokens / std::max<int64_t>(1, t.seq_length), most);
+    if (tokens > most * std::max<int64_t>(1, t.seq_length)) {
+      error("OUT_OF_RANGE", batch_tokens_->where, "training.global_batch_size",
+            fmt::format("{} tokens are more than {} sequences of {}", tokens, most, t.seq_length),
+            "a smaller batch");
+    } else if (t.seq_length > 0 && tokens % t.seq_length != 0) {
       error(
           "OUT_OF_RANGE", batch_tokens_->where, "training.global_batch_size",
           fmt::format("{} tokens are not a whole number of sequences of {}", tokens, t.seq_length),

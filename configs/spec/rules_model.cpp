@@ -57,6 +57,13 @@ void check_attention(const ModelSpec& m, Findings& out) {
                             kv_cache_bytes_per_token_per_layer(m)),
                 "kv_lora_rank: 512, q_lora_rank: 1536");
   }
+  if (a.rope_scaling.type == "yarn" && a.rope_scaling.beta_fast <= a.rope_scaling.beta_slow) {
+    out.error("YARN_BETAS", "model.mla.rope_scaling.beta_fast",
+              fmt::format("beta_fast={} is not above beta_slow={}: frequencies that turn fast would "
+                          "be stretched and slow ones kept",
+                          a.rope_scaling.beta_fast, a.rope_scaling.beta_slow),
+              "DeepSeek-V3 uses 32 and 1");
+  }
   if (a.rope_scaling.type == "none" && a.rope_scaling.factor != 1.0) {
     out.warning(
         "ROPE_SCALING_IGNORED", "model.mla.rope_scaling.factor",

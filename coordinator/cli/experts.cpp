@@ -68,8 +68,8 @@ int experts(const Globals& globals, const Options& options) {
     print_json({{"step", reply.counts().step()}, {"attempt", reply.attempt()}, {"layers", layers}});
   } else {
     print(
-        fmt::format("step {}: share of the tokens per expert; entropy is over ln E (1 is even), "
-                    "max violation is max/mean - 1\n",
+        fmt::format("step {}: share of the tokens per expert; entropy over ln E (1 is even);\n"
+                    "max vio is max/mean - 1\n",
                     reply.counts().step()));
     print(table.render(globals.color));
   }

@@ -38,6 +38,10 @@ Status wait_for_change(transport::Client& client, const std::string& job, wire::
 }
 
 int logs(const Globals& globals, const Options& options) {
+  if (options.rank < 0 || options.rank > INT32_MAX) {
+    return fail(globals, Status(Code::kInvalid, fmt::format("there is no rank {}", options.rank),
+                                "--rank takes a global rank, from 0; --agent the agent's log"));
+  }
   auto client = connect(globals);
   if (!client.ok()) return fail(globals, client.status());
   if (options.follow) catch_interrupts();

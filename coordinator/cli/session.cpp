@@ -13,10 +13,14 @@
 namespace dsv3::cli {
 namespace {
 
-Status ping(transport::Client& client, int timeout_ms) {
+constexpr useconds_t kConflictPauseUs = 200'000;
+
+// The pid of the coordinator that answers.
+Result<pid_t> ping(transport::Client& client, int timeout_ms) {
   wire::Envelope request, reply;
   request.mutable_ping();
-  return client.request(request, &reply, timeout_ms);
+  DSV3_RETURN_IF_ERROR(client.request(request, &reply, timeout_ms));
+  return static_cast<pid_t>(reply.ping_reply().coordinator().pid());
 }
 
 // The end of dsv3d's log, for the sentence about a start that failed.
@@ -27,21 +31,41 @@ std::string last_line(const std::string& path) {
   return text->substr(text->rfind('\n') + 1);
 }
 
-Result<transport::Client> wait_until_it_answers(const Globals& globals, pid_t pid,
-                                                const std::string& log_path) {
+Result<pid_t> start_daemon(const Globals& globals, const std::string& log_path) {
+  return spawn({.argv = {executable_dir() + "/dsv3d", "--state-dir", globals.state_dir},
+                .stdout_path = log_path,
+                .stderr_path = log_path,
+                .new_session = true});
+}
+
+Status ended_at_once(int code, const std::string& log_path) {
+  return Status(
+      code < 128 ? static_cast<Code>(code) : Code::kFailed,
+      fmt::format("the coordinator ended at once (code {}): {}", code, last_line(log_path)),
+      fmt::format("its log is {}", log_path));
+}
+
+// Starts dsv3d and waits until a coordinator answers; *started tells whether it is that one.
+Result<transport::Client> start_and_wait(const Globals& globals, bool* started) {
+  const std::string log_path = globals.state_dir + "/dsv3d.log";
   const Clock& clock = system_clock();
   const int64_t deadline_ns = clock.steady_ns() + int64_t{kStartTimeoutMs} * 1'000'000;
+  DSV3_ASSIGN_OR_RETURN(pid_t pid, start_daemon(globals, log_path));
   while (clock.steady_ns() < deadline_ns) {
     if (auto client = transport::Client::connect(globals.state_dir); client.ok()) {
-      if (ping(*client, 2000).ok()) return client;
-    }
-    if (const auto code = try_reap(pid)) {
-      return Status(
-          *code < 128 ? static_cast<Code>(*code) : Code::kFailed,
-          fmt::format("the coordinator ended at once (code {}): {}", *code, last_line(log_path)),
-          fmt::format("its log is {}", log_path));
+      if (const auto answers = ping(*client, 2000); answers.ok()) {
+        *started = *answers == pid;
+        return client;
+      }
     }
     ::usleep(5000);
+    const auto code = try_reap(pid);
+    if (!code) continue;
+    if (*code != static_cast<int>(Code::kConflict)) return ended_at_once(*code, log_path);
+    // Another has the state directory: started at the same time as this one, it answers soon; or it
+    // is about to end, and the next start succeeds.
+    ::usleep(kConflictPauseUs);
+    DSV3_ASSIGN_OR_RETURN(pid, start_daemon(globals, log_path));
   }
   return Status(Code::kTimeout,
                 fmt::format("the coordinator (pid {}) did not answer within {} s", pid,
@@ -64,15 +88,9 @@ Result<transport::Client> connect_or_start(const Globals& globals, bool* started
   auto client = transport::Client::connect(globals.state_dir);
   if (client.ok() || client.status().code() != Code::kNoCoordinator) return client;
   DSV3_RETURN_IF_ERROR(make_dirs(globals.state_dir, 0700));
-  const std::string log_path = globals.state_dir + "/dsv3d.log";
-  DSV3_ASSIGN_OR_RETURN(
-      const pid_t pid,
-      spawn({.argv = {executable_dir() + "/dsv3d", "--state-dir", globals.state_dir},
-             .stdout_path = log_path,
-             .stderr_path = log_path,
-             .new_session = true}));
-  DSV3_ASSIGN_OR_RETURN(transport::Client connected, wait_until_it_answers(globals, pid, log_path));
-  if (started != nullptr) *started = true;
+  bool own = false;
+  DSV3_ASSIGN_OR_RETURN(transport::Client connected, start_and_wait(globals, &own));
+  if (started != nullptr) *started = own;
   return connected;
 }
 

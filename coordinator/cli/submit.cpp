@@ -3,6 +3,7 @@
 #include "coordinator/cli/submit.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -63,6 +64,19 @@ Status check_fits(const spec::JobSpec& job, const plan::Plan& plan,
     for (const spec::Preset& preset : *presets) alternatives.push_back({preset.name, preset.job});
   }
   return plan::refusal(plan, job, cluster, alternatives);
+}
+
+// Every prefix of data.path has its two files; what is in them is the rank's business.
+Status check_data(const spec::JobSpec& job) {
+  for (const auto& [prefix, weight] : job.data.path) {
+    for (const char* suffix : {".idx", ".bin"}) {
+      if (path_exists(prefix + suffix)) continue;
+      return Status(Code::kDoesNotFit,
+                    fmt::format("data.path names {}, but there is no {}{}", prefix, prefix, suffix),
+                    fmt::format("make it with 'dsv3ctl data prepare --input FILES --out {}'", prefix));
+    }
+  }
+  return {};
 }
 
 int dry_run(const Globals& globals, const plan::Plan& plan, const std::string& launcher) {
@@ -135,6 +149,7 @@ int submit(const Globals& globals, Options options) {
   if (wants_demo) {
     if (Status status = prepare_demo_data(globals, job); !status.ok()) return fail(globals, status);
   }
+  if (Status status = check_data(job); !status.ok()) return fail(globals, status);
   return hand_over(globals, job, plan, options);
 }
 
@@ -170,8 +185,12 @@ Status prepare_demo_data(const Globals& globals, const spec::JobSpec& job) {
           "its message stands above; without a network give a text of your own to 'dsv3ctl data "
           "prepare'");
     }
-    if (system_clock().steady_ns() > deadline_ns)
-      return Status(Code::kTimeout, "preparing the demo's data took more than 15 minutes");
+    if (system_clock().steady_ns() > deadline_ns) {
+      ::kill(pid, SIGKILL);
+      return Status(Code::kTimeout, "preparing the demo's data took more than 15 minutes",
+                    "look at the network, or prepare a text of your own with 'dsv3ctl data "
+                    "prepare'");
+    }
     ::usleep(20'000);
   }
 }

@@ -47,17 +47,16 @@ void print_losses(const wire::JobStatus& job, const std::vector<wire::StepMetric
         fmt::format(
             "{:.4f}{}", job.validation().loss(),
             entropy > 0
-                ? fmt::format("  (the text's unigram entropy is {:.2f}: below it, context is used)",
-                              entropy)
+                ? fmt::format(" (below the text's unigram entropy, {:.2f}, context is used)", entropy)
                 : ""));
   }
   std::vector<double> speeds;
   for (const wire::StepMetrics& step : steps) speeds.push_back(step.tokens_per_s());
   std::nth_element(speeds.begin(), speeds.begin() + static_cast<int64_t>(speeds.size() / 2),
                    speeds.end());
-  line("speed", fmt::format("{} tokens/s (median of {} steps), mfu {:.1f} % of a measured {} GEMM",
+  line("speed", fmt::format("{} tokens/s (median), mfu {:.1f} % of a measured {} GEMM",
                             with_commas(static_cast<int64_t>(speeds[speeds.size() / 2])),
-                            steps.size(), 100 * steps.back().mfu(), job.start().compute_dtype()));
+                            100 * steps.back().mfu(), job.start().compute_dtype()));
 }
 
 Status print_experts(transport::Client& client, const std::string& job) {
@@ -79,8 +78,8 @@ Status print_experts(transport::Client& client, const std::string& job) {
   if (layers == 0) return {};
   line("experts",
        fmt::format(
-           "entropy {:.3f} of 1 (mean of {} layers), busiest {:+.0f} % over the mean, {} dead",
-           entropy / static_cast<double>(layers), layers, 100 * worst, dead));
+           "entropy {:.3f} of 1, busiest {:+.0f} % over the mean, {} dead ({} layers)",
+           entropy / static_cast<double>(layers), 100 * worst, dead, layers));
   return {};
 }
 

@@ -66,7 +66,10 @@ void to_value(json& out, const std::optional<Submission>& submission) {
 // fit; parse_event catches it.
 template <typename T>
 void from_value(const json& in, T& value) {
-  if constexpr (std::is_integral_v<T>) {
+  if constexpr (std::is_floating_point_v<T>) {
+    // JSON has no NaN and no infinity: they are written as null. The log must stay readable.
+    value = in.is_null() ? 0 : in.get<T>();
+  } else if constexpr (std::is_integral_v<T>) {
     if (!in.is_number_integer()) throw std::invalid_argument("not an integer");
     const int64_t wide = in.get<int64_t>();
     value = static_cast<T>(wide);

@@ -2,6 +2,8 @@
 // becomes an event. See step.h.
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "coordinator/core/step_work.h"
 
 namespace dsv3::core {
@@ -114,7 +116,8 @@ void Step::operator()(const CheckpointDoneInput& in) {
   event.step = in.checkpoint.step;
   event.path = in.checkpoint.path;
   event.bytes = in.checkpoint.bytes;
-  event.seconds = in.checkpoint.seconds;
+  // A number that JSON can't hold would be another one after a replay.
+  event.seconds = std::isfinite(in.checkpoint.seconds) ? in.checkpoint.seconds : 0;
   (void)offer(std::move(event));
 }
 

@@ -8,6 +8,10 @@
 namespace dsv3::core {
 namespace {
 
+// Of the event that carries it. A reply with events is cut at 8 MiB and may pass that by one event,
+// so it stays below the 16 MiB of a frame; so does the order that carries spec and plan to an agent.
+constexpr size_t kSubmissionMaxBytes = size_t{4} << 20;
+
 // The reason why a submission can't be taken, or "".
 std::string submission_fault(const Submission& s) {
   if (s.nodes.empty()) return "the plan places no rank on any node";
@@ -49,6 +53,14 @@ void Step::operator()(const SubmitInput& in) {
   }
   Event event = make(EventType::kJobSubmitted, make_job_id(s.name, state_.jobs_submitted + 1));
   event.submission = s;
+  if (const size_t bytes = payload_json(event).size(); bytes > kSubmissionMaxBytes) {
+    out_.status = Status(Code::kInvalid,
+                         fmt::format("the job can't be taken: its spec and plan are {} bytes; {} "
+                                     "are possible",
+                                     bytes, kSubmissionMaxBytes),
+                         "give the job fewer ranks, or a shorter configuration");
+    return;
+  }
   out_.job = event.job;
   out_.created = true;
   act(ActionType::kWriteJobFiles, {event.job, 0, ""});

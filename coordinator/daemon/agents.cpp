@@ -17,7 +17,7 @@ Status Daemon::handle_agent(const transport::Peer& peer, const wire::Envelope& m
           core::find_live_attempt(state_, hello.key.job, hello.key.attempt);
       const bool known = attempt != nullptr && attempt->agents.contains(hello.key.node);
       const int64_t pid = known ? attempt->agents.at(hello.key.node).pid : 0;
-      if (pid == 0 || pid == hello.pid) peers_[hello.key] = peer;
+      if (known && (pid == 0 || pid == hello.pid)) peers_[hello.key] = peer;
       return process(hello, &peer).status();
     }
     case wire::Envelope::kAgentHeartbeat: {
@@ -50,8 +50,8 @@ Status Daemon::take_reports(const transport::Peer& peer, const wire::AgentReport
   for (const wire::Report& report : reports.reports()) {
     if (report.seq() <= last) continue;
     if (report.seq() != last + 1) {
-      log::warning("{}: report {} of {} came before report {}: it is left for later", key.job,
-                   report.seq(), key.node, last + 1);
+      log::debug("{}: report {} of {} came before report {}: the agent will send both again",
+                 key.job, report.seq(), key.node, last + 1);
       break;
     }
     if (!core::agent_is_live(state_, key.job, key.attempt, key.node)) {

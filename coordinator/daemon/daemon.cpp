@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "cluster/inventory/inventory.h"
 #include "cluster/launch/local/local_launcher.h"
 #include "coordinator/transport/coordinator_file.h"
@@ -69,9 +70,14 @@ Status Daemon::replay(const std::vector<core::Event>& log) {
 
 Status Daemon::publish() {
   DSV3_RETURN_IF_ERROR(process_gone());
-  DSV3_RETURN_IF_ERROR(transport::write_coordinator_file(
-      options_.state_dir,
-      {server_.endpoint(), server_.public_key(), ::getpid(), instance_, options_.version}));
+  transport::CoordinatorFile file{.endpoint = server_.endpoint(),
+                                  .server_public_key = server_.public_key(),
+                                  .pid = ::getpid(),
+                                  .instance = instance_,
+                                  .version = options_.version};
+  file.start_ticks = process_start_ticks(::getpid());
+  file.boot_id = boot_id();
+  DSV3_RETURN_IF_ERROR(transport::write_coordinator_file(options_.state_dir, file));
   log::info("coordinator {} serves {} at {}", options_.version, options_.state_dir,
             server_.endpoint());
   return {};

@@ -142,14 +142,19 @@ void Daemon::start_agent(const core::Action& action, const core::Job& job) {
                      fmt::format("no launcher '{}'", job.submission.launcher)});
     return;
   }
-  const Result<launch::AgentStatus> started = launcher->submit(agent_spec(key));
-  if (started.ok()) {
-    log::info("{}: agent of attempt {} on {} is {}", key.job, key.attempt, key.node,
-              started->where);
-  } else {
-    gone_.push_back(
-        {key, static_cast<int32_t>(started.status().code()), started.status().to_string()});
+  Status status = check_job_dir(options_.state_dir, job);
+  if (status.ok()) {
+    const Result<launch::AgentStatus> started = launcher->submit(agent_spec(key));
+    status = started.status();
+    if (started.ok()) {
+      log::info("{}: agent of attempt {} on {} is {}", key.job, key.attempt, key.node,
+                started->where);
+    }
   }
+  if (status.ok()) return;
+  // An agent that ended before it was heard (while no coordinator ran, say) has begun nothing.
+  const Code code = status.code() == Code::kConflict ? Code::kTemporary : status.code();
+  gone_.push_back({key, static_cast<int32_t>(code), status.to_string()});
 }
 
 void Daemon::send_launch(const core::AgentKey& key, const core::Job& job) {

@@ -11,8 +11,36 @@
 #include <cstring>
 
 #include "base/file.h"
+#include "base/log.h"
 
 namespace dsv3::daemon {
+namespace {
+
+// The time of the submission, in its event too: no other submission has it.
+std::string mark_of(const core::Job& job) {
+  return std::to_string(job.submitted_ns);
+}
+bool is_own(const std::string& dir, const core::Job& job) {
+  const Result<std::string> mark = read_file(dir + "/submitted", 64);
+  return mark.ok() && *mark == mark_of(job);
+}
+
+Status move_aside(const std::string& dir) {
+  for (int n = 1;; ++n) {
+    const std::string target = fmt::format("{}.old-{}", dir, n);
+    if (path_exists(target)) continue;
+    if (::rename(dir.c_str(), target.c_str()) != 0) {
+      return Status(Code::kFailed,
+                    fmt::format("'{}' belongs to another database, and can't be moved aside: {}",
+                                dir, std::strerror(errno)),
+                    "move it away, or choose another --state-dir");
+    }
+    log::warning("'{}' was left by another database: it is '{}' now", dir, target);
+    return {};
+  }
+}
+
+}  // namespace
 
 std::string job_dir(const std::string& state_dir, const std::string& job) {
   return fmt::format("{}/jobs/{}", state_dir, job);
@@ -20,10 +48,22 @@ std::string job_dir(const std::string& state_dir, const std::string& job) {
 
 Status write_job_files(const std::string& state_dir, const core::Job& job) {
   const std::string dir = job_dir(state_dir, job.id);
+  if (!is_own(dir, job)) {
+    if (path_exists(dir)) DSV3_RETURN_IF_ERROR(move_aside(dir));
+    DSV3_RETURN_IF_ERROR(make_dirs(dir));
+    DSV3_RETURN_IF_ERROR(write_file(dir + "/submitted", mark_of(job)));
+  }
   DSV3_RETURN_IF_ERROR(make_dirs(dir + "/logs"));
   DSV3_RETURN_IF_ERROR(make_dirs(dir + "/run"));
   DSV3_RETURN_IF_ERROR(write_file(dir + "/spec.yaml", job.submission.spec_yaml));
   return write_file(dir + "/plan.json", job.submission.plan_json);
+}
+
+Status check_job_dir(const std::string& state_dir, const core::Job& job) {
+  const std::string dir = job_dir(state_dir, job.id);
+  if (is_own(dir, job)) return {};
+  return Status(Code::kFailed, fmt::format("the job's folder '{}' could not be made", dir),
+                "see dsv3d.log in the state directory");
 }
 
 Result<LogChunk> read_log(const std::string& path, int64_t offset, uint32_t limit) {

@@ -1,4 +1,8 @@
-// The folders of jobs: <state-dir>/jobs/<id>/{spec.yaml, plan.json, logs/, run/}.
+// The folders of jobs: <state-dir>/jobs/<id>/{spec.yaml, plan.json, submitted, logs/, run/}.
+//
+// Law: a job starts in a folder of its own. `submitted` names the submission that a folder belongs
+// to; one that another database left under the same id (its checkpoints would be resumed, its
+// agents' records believed) is moved aside, never used and never deleted.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +14,11 @@
 namespace dsv3::daemon {
 
 std::string job_dir(const std::string& state_dir, const std::string& job);
-// Writes spec.yaml and plan.json and makes logs/ and run/. Idempotent.
+// Writes spec.yaml, plan.json and submitted and makes logs/ and run/. A folder that is not the
+// job's is renamed to <id>.old-<n> first. Idempotent.
 Status write_job_files(const std::string& state_dir, const core::Job& job);
+// Ok when the job's folder is there and its own; else kFailed.
+Status check_job_dir(const std::string& state_dir, const core::Job& job);
 
 struct LogChunk {
   int64_t offset = 0;  // of data's first byte

@@ -1,9 +1,10 @@
-// The user's own SQL. Three fences: the connection is read-only, an authorizer admits reading only,
-// a progress handler ends what takes too long.
+// The user's own SQL. Four fences: the connection is read-only, an authorizer admits reading only, a
+// progress handler ends what takes too long, and no value is longer than an answer may be.
 #include <fmt/format.h>
 
 #include "base/clock.h"
 #include "coordinator/protocol/dsv3.pb.h"
+#include "coordinator/protocol/frames.h"
 #include "coordinator/store/reader_impl.h"
 
 namespace dsv3::store {
@@ -29,16 +30,20 @@ class Fences {
   Fences(sqlite3* db, int64_t* deadline_ns) : db_(db) {
     sqlite3_set_authorizer(db_, authorize, nullptr);
     sqlite3_progress_handler(db_, kProgressInstructions, is_overdue, deadline_ns);
+    length_max_ =
+        sqlite3_limit(db_, SQLITE_LIMIT_LENGTH, static_cast<int>(protocol::kFrameMaxBytes));
   }
   ~Fences() {
     sqlite3_set_authorizer(db_, nullptr, nullptr);
     sqlite3_progress_handler(db_, 0, nullptr, nullptr);
+    sqlite3_limit(db_, SQLITE_LIMIT_LENGTH, length_max_);
   }
   Fences(const Fences&) = delete;
   Fences& operator=(const Fences&) = delete;
 
  private:
   sqlite3* db_;
+  int length_max_;
 };
 
 struct StatementDeleter {
@@ -92,6 +97,8 @@ int64_t read_cell(sqlite3_stmt* row, int column, wire::SqlCell* cell) {
 }
 
 Status invalid_sql(sqlite3* db) {
+  if (sqlite3_errcode(db) == SQLITE_AUTH)
+    return Status(Code::kInvalid, "SQL: only reading statements are allowed", "use a SELECT");
   return Status(Code::kInvalid, fmt::format("SQL: {}", sqlite3_errmsg(db)),
                 "views: metrics, validations, expert_usage, events, jobs, memory, starts");
 }

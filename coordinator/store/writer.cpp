@@ -133,6 +133,7 @@ struct Writer::Impl {
   std::optional<SQLite::Statement> insert_step;
   std::optional<SQLite::Statement> insert_validation;
   std::optional<SQLite::Statement> insert_experts;
+  std::optional<SQLite::Statement> clear_memory;
   std::optional<SQLite::Statement> insert_memory;
   std::optional<SQLite::Statement> insert_start;
   std::optional<SQLite::Statement> put_report;
@@ -192,9 +193,10 @@ void Writer::Impl::prepare() {
   insert_experts.emplace(*db,
                          "INSERT OR IGNORE INTO expert_rows (job, step, attempt, first_layer, "
                          "experts, counts) VALUES (?,?,?,?,?,?)");
+  clear_memory.emplace(*db, "DELETE FROM memory_rows WHERE job = ? AND attempt = ? AND rank = ?");
   insert_memory.emplace(
       *db,
-      "INSERT OR IGNORE INTO memory_rows (job, attempt, rank, position, name, predicted_bytes,"
+      "INSERT INTO memory_rows (job, attempt, rank, position, name, predicted_bytes,"
       " measured_bytes) VALUES (?,?,?,?,?,?,?)");
   insert_start.emplace(*db,
                        "INSERT OR IGNORE INTO start_rows (job, attempt, time, first_step, "
@@ -265,7 +267,12 @@ void Writer::Impl::write_experts(const Batch::Sample& sample) {
   }
 }
 
+// A rank reports its ledger more than once; peaks grow, so the last one is the one that counts.
 void Writer::Impl::write_memory(const Batch::Sample& sample) {
+  clear_memory->bind(1, sample.job_number);
+  clear_memory->bind(2, sample.attempt);
+  clear_memory->bind(3, sample.rank);
+  run(*clear_memory);
   int position = 0;
   for (const wire::MemoryEntry& entry : sample.message->memory().entries()) {
     SQLite::Statement& s = *insert_memory;

@@ -62,7 +62,7 @@ struct Client::Impl {
         return zmq_status("cannot wait");
       if ((items[0].revents & events) != 0) return {};
       if ((items[1].revents & ZMQ_POLLIN) != 0 && handshake_refused()) return refused();
-      if (!process_alive(static_cast<pid_t>(file.pid))) {
+      if (!is_alive(file)) {
         return Status(Code::kNoCoordinator,
                       fmt::format("the coordinator (process {}) has ended", file.pid),
                       "start one with `dsv3ctl up`");

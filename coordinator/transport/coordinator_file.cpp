@@ -42,8 +42,12 @@ Result<CoordinatorFile> read_coordinator_file_of_any(const std::string& state_di
     file.server_public_key = text_of("server_public_key");
     file.instance = text_of("instance");
     file.version = text_of("version");
-    if (json.contains("pid") && json["pid"].is_number_integer())
-      file.pid = json["pid"].get<int64_t>();
+    const auto number_of = [&](const char* key) {
+      return json.contains(key) && json[key].is_number_integer() ? json[key].get<int64_t>() : 0;
+    };
+    file.pid = number_of("pid");
+    file.start_ticks = number_of("start_ticks");
+    file.boot_id = text_of("boot_id");
   }
   if (!file.endpoint.starts_with("tcp://") || file.server_public_key.size() != 40 ||
       file.pid <= 0) {
@@ -55,10 +59,17 @@ Result<CoordinatorFile> read_coordinator_file_of_any(const std::string& state_di
 
 Result<CoordinatorFile> read_coordinator_file(const std::string& state_dir) {
   DSV3_ASSIGN_OR_RETURN(CoordinatorFile file, read_coordinator_file_of_any(state_dir));
-  if (!process_alive(static_cast<pid_t>(file.pid))) {
+  if (!is_alive(file)) {
     return no_coordinator(state_dir, fmt::format("its process {} has ended", file.pid));
   }
   return file;
+}
+
+bool is_alive(const CoordinatorFile& file) {
+  const auto pid = static_cast<pid_t>(file.pid);
+  if (!process_alive(pid)) return false;
+  if (!file.boot_id.empty() && file.boot_id != boot_id()) return false;
+  return file.start_ticks == 0 || file.start_ticks == process_start_ticks(pid);
 }
 
 Status write_coordinator_file(const std::string& state_dir, const CoordinatorFile& file) {
@@ -66,7 +77,9 @@ Status write_coordinator_file(const std::string& state_dir, const CoordinatorFil
                                {"server_public_key", file.server_public_key},
                                {"pid", file.pid},
                                {"instance", file.instance},
-                               {"version", file.version}};
+                               {"version", file.version},
+                               {"start_ticks", file.start_ticks},
+                               {"boot_id", file.boot_id}};
   return write_file(coordinator_file_path(state_dir), json.dump(2) + "\n", 0600);
 }
 

@@ -110,13 +110,13 @@ Result<KeyPair> load_key_pair(const std::string& state_dir, const std::string& n
 
 std::optional<AllowedKey> find_allowed_key(const std::string& state_dir,
                                            const std::string& public_key) {
-  std::error_code error;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(keys_dir(state_dir) + "/allowed", error)) {
-    if (entry.path().extension() != ".pub") continue;
-    const std::string stem = entry.path().stem().string();
+  std::error_code error;  // a folder that can't be read lists nobody
+  std::filesystem::directory_iterator entry(keys_dir(state_dir) + "/allowed", error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    if (entry->path().extension() != ".pub") continue;
+    const std::string stem = entry->path().stem().string();
     const std::optional<Role> role = role_of(stem);
-    const Result<std::string> text = read_file(entry.path().string(), kKeyFileMaxBytes);
+    const Result<std::string> text = read_file(entry->path().string(), kKeyFileMaxBytes);
     if (role && text.ok() && strip(*text) == public_key) return AllowedKey{stem, *role};
   }
   return std::nullopt;

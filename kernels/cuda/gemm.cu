@@ -18,6 +18,14 @@ cudaDataType_t type_of(DType dtype) {
 void gemm(const ops::Context& ctx, const ops::Gemm& args, cublasHandle_t blas) {
   if (args.c.rows == 0 || args.c.cols == 0) return;
   const int64_t k = args.transpose_a ? args.a.rows : args.a.cols;
+  if (k == 0) {  // an empty sum, which cuBLAS refuses for its strides
+    if (args.accumulate) return;
+    const size_t bytes = dtype_bytes(args.c.dtype);
+    check(cudaMemset2DAsync(args.c.data, args.c.stride * bytes, 0, args.c.cols * bytes, args.c.rows,
+                            stream_of(ctx)),
+          "gemm");
+    return;
+  }
   const float alpha = 1.0f;
   const float beta = args.accumulate ? 1.0f : 0.0f;
   cublasSetStream(blas, stream_of(ctx));

@@ -19,6 +19,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kFormat = "dsv3ctl checkpoint";
 constexpr int64_t kManifestBytesMax = int64_t{1} << 30;
+constexpr int64_t kStepMax = 1'000'000'000;  // of training.max_steps
 
 Status unusable(const std::string& path, const std::string& what) {
   return Status(Code::kCheckpointUnusable,
@@ -99,12 +100,13 @@ bool plain_file_name(const std::string& name) {
 std::string fill_manifest(const Json& json, Manifest* manifest) {
   if (json.at("format") != Json(kFormat)) return "its manifest is of something else";
   if (json.at("format_version") != Json(kManifestVersion)) {
-    return fmt::format("format version {}, only {} is known", json.at("format_version").dump(),
-                       kManifestVersion);
+    return fmt::format("its format version is not {}", kManifestVersion);
   }
   json.at("job").get_to(manifest->job);
   json.at("attempt").get_to(manifest->attempt);
   json.at("step").get_to(manifest->step);
+  if (manifest->attempt < 1 || manifest->step < 0 || manifest->step > kStepMax)
+    return fmt::format("attempt {} or step {} cannot be", manifest->attempt, manifest->step);
   json.at("spec").get_to(manifest->spec_yaml);
   manifest->state = parse_state(json.at("state"));
   std::set<std::string> files;

@@ -14,7 +14,10 @@
 namespace dsv3::checkpoint {
 namespace {
 
-using Json = nlohmann::ordered_json;
+// What is read: its objects find a key in logarithmic time, also among a hostile million.
+using Json = nlohmann::json;
+// What is written: keys stay in the order of the data.
+using OrderedJson = nlohmann::ordered_json;
 
 struct Tag {
   std::string_view name;
@@ -258,8 +261,11 @@ Result<SafetensorsWriter> SafetensorsWriter::create(
     const int64_t b_bytes = safetensors_tag_bytes(b.tag);
     return a_bytes != b_bytes ? a_bytes > b_bytes : a.name < b.name;
   });
-  Json header = Json::object();
+  OrderedJson header = OrderedJson::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
+  // Appended as to a list, and looked up elsewhere: an ordered object searches from its start.
+  auto& entries = header.get_ref<OrderedJson::object_t&>();
+  std::set<std::string_view> names;
   int64_t at = 0;
   for (SafetensorsTensor& tensor : tensors) {
     const int64_t element_bytes = safetensors_tag_bytes(tensor.tag);
@@ -268,15 +274,16 @@ Result<SafetensorsWriter> SafetensorsWriter::create(
       return Status(Code::kInvalid, fmt::format("'{}': tensor '{}' of dtype '{}' cannot be written",
                                                 path, tensor.name, tensor.tag));
     }
-    if (header.contains(tensor.name)) {
+    if (!names.insert(tensor.name).second) {
       return Status(Code::kInvalid,
                     fmt::format("'{}': tensor '{}' stands twice", path, tensor.name));
     }
     tensor.begin_byte = at;
     tensor.end_byte = at += bytes;
-    header[tensor.name] = {{"dtype", tensor.tag},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {tensor.begin_byte, tensor.end_byte}}};
+    entries.emplace_back(tensor.name,
+                         OrderedJson{{"dtype", tensor.tag},
+                                     {"shape", tensor.shape},
+                                     {"data_offsets", {tensor.begin_byte, tensor.end_byte}}});
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');

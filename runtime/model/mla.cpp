@@ -15,7 +15,6 @@ MlaBlock::MlaBlock(const spec::ModelSpec& model, const ParamStore& params,
       q_rank_(model.mla.q_lora_rank.value_or(0)),
       kv_rank_(model.mla.kv_lora_rank),
       q_part_(q_rank_ > 0 ? q_rank_ : heads_ * (nope_dim_ + rope_dim_)),
-      eps_(static_cast<float>(model.rms_norm_eps)),
       scale_(softmax_scale(model.mla)),
       in_proj_(params.weight(prefix + ".in_proj")),
       kv_b_proj_(params.weight(prefix + ".kv_b_proj")),
@@ -79,13 +78,15 @@ void MlaBlock::forward(const Pass& pass, ops::Vector<const float> cos, ops::Vect
     stash.q_normed = pass.push("activations/attention/latent", q_rank_);
     stash.q_rstd = pass.push_f32("activations/attention/statistics", {pass.tokens()});
     stash.q = pass.push("activations/attention/q", heads_ * (nope_dim_ + rope_dim_));
-    norm_forward(pass, q_norm_, eps_, query_part(stash.latent), stash.q_normed, stash.q_rstd);
+    norm_forward(pass, q_norm_, kLatentNormEps, query_part(stash.latent), stash.q_normed,
+                 stash.q_rstd);
     linear(pass, stash.q_normed, q_b_proj_, stash.q);
   }
   stash.kv_normed = pass.push("activations/attention/latent", kv_rank_);
   stash.kv_rstd = pass.push_f32("activations/attention/statistics", {pass.tokens()});
   stash.kv = pass.push("activations/attention/kv", heads_ * (nope_dim_ + v_dim_));
-  norm_forward(pass, kv_norm_, eps_, kv_part(stash.latent), stash.kv_normed, stash.kv_rstd);
+  norm_forward(pass, kv_norm_, kLatentNormEps, kv_part(stash.latent), stash.kv_normed,
+               stash.kv_rstd);
   linear(pass, stash.kv_normed, kv_b_proj_, stash.kv);
 
   const ops::Matrix q = query(stash.latent, stash.q);

@@ -8,6 +8,8 @@
 //   y += attention(q, kv, k_rope) · o_projᵀ
 // Axis words: query_width = heads · (nope + rope), kv_width = heads · (nope + v),
 // value_width = heads · v.
+// The norms of the two latents have an epsilon of their own, 1e-6: DeepSeek's modelling code (and
+// transformers after it) gives them no rms_norm_eps.
 #pragma once
 
 #include <string>
@@ -15,6 +17,9 @@
 #include "runtime/model/pass.h"
 
 namespace dsv3::model {
+
+// Epsilon of q_a_layernorm and kv_a_layernorm, whatever model.rms_norm_eps says.
+inline constexpr float kLatentNormEps = 1e-6f;
 
 // What the forward leaves for the backward. All pushed on the arena, in this order.
 struct MlaStash {
@@ -66,7 +71,7 @@ class MlaBlock {
               ops::Matrix q, ops::Matrix k_rope, bool transpose) const;
 
   int64_t heads_, nope_dim_, rope_dim_, v_dim_, q_rank_, kv_rank_, q_part_;
-  float eps_, scale_;
+  float scale_;
   Weight in_proj_, q_b_proj_, kv_b_proj_, o_proj_;
   Gain q_norm_, kv_norm_;
 };

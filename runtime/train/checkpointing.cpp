@@ -3,6 +3,8 @@
 
 #include <fmt/core.h>
 
+#include <set>
+#include <string_view>
 #include <utility>
 
 #include "base/clock.h"
@@ -80,6 +82,21 @@ Status restore_tensor(const Session& session, const Checkpoint& saved, const Sta
   return {};
 }
 
+// A run goes on with the model it had: a tensor that this model lacks means that it is another one,
+// say with fewer layers. (Imported weights, at step 0, may hold more, such as MTP modules.)
+Status check_all_wanted(const Checkpoint& saved, const std::vector<StateTensor>& tensors) {
+  if (saved.step() == 0) return {};
+  std::set<std::string_view> wanted;
+  for (const StateTensor& tensor : tensors) wanted.insert(tensor.name);
+  for (const checkpoint::TensorInfo& info : saved.tensors()) {
+    if (wanted.contains(info.name)) continue;
+    return Status(Code::kCheckpointUnusable,
+                  fmt::format("the model has no tensor {}, which {} holds", info.name, saved.path()),
+                  "it belongs to another model; give the job a folder of its own");
+  }
+  return {};
+}
+
 Status restore_from(Session& session, const Checkpoint& saved) {
   const int64_t seed = session.spec.training.seed;
   if (saved.step() > 0 && saved.state().seed != seed) {
@@ -96,8 +113,18 @@ Status restore_from(Session& session, const Checkpoint& saved) {
                               session.samples_per_step(), position),
                   "training.global_batch_size must be that of the checkpoint");
   }
+  const int64_t tokens = saved.step() * session.tokens_per_step();
+  if (saved.step() > 0 && saved.state().tokens_seen != tokens) {
+    return Status(Code::kCheckpointUnusable,
+                  fmt::format("{} has seen {} tokens, but {} steps of {} are {}", saved.path(),
+                              saved.state().tokens_seen, saved.step(), session.tokens_per_step(),
+                              tokens),
+                  "training.seq_length must be that of the checkpoint: samples are cut by it");
+  }
+  const std::vector<StateTensor> tensors = state_tensors(session);
+  DSV3_RETURN_IF_ERROR(check_all_wanted(saved, tensors));
   std::vector<std::byte> staging;
-  for (const StateTensor& tensor : state_tensors(session)) {
+  for (const StateTensor& tensor : tensors) {
     DSV3_RETURN_IF_ERROR(restore_tensor(session, saved, tensor, staging));
   }
   session.model->params().refresh_compute();
@@ -143,19 +170,26 @@ Result<CheckpointReport> save_checkpoint(const Session& session, const TrainOpti
 
 Status restore_checkpoint(Session& session, const TrainOptions& options, std::string* path) {
   path->clear();
-  if (options.resume && !options.checkpoint_dir.empty()) {
-    const Result<checkpoint::NewestValid> newest = checkpoint::newest_valid(options.checkpoint_dir);
+  const std::string& dir = options.checkpoint_dir;
+  // Before looking: what an earlier attempt would publish after this could not be gone on from.
+  if (!dir.empty()) DSV3_RETURN_IF_ERROR(checkpoint::claim(dir, options.attempt));
+  bool verified = false;
+  if (options.resume && !dir.empty()) {
+    const Result<checkpoint::NewestValid> newest = checkpoint::newest_valid(dir);
     if (newest.ok()) {
       for (const auto& [folder, reason] : newest->skipped)
         log::warning("skipped {}: {}", folder, reason);
       *path = newest->path;
+      verified = true;
     } else if (newest.status().code() != Code::kNotFound) {
       return newest.status();
     }
   }
-  if (path->empty()) *path = session.spec.checkpoint.load;
+  if (path->empty() && !session.spec.checkpoint.load.empty()) {
+    DSV3_ASSIGN_OR_RETURN(*path, checkpoint::find_checkpoint(session.spec.checkpoint.load));
+  }
   if (path->empty()) return {};
-  DSV3_ASSIGN_OR_RETURN(const Checkpoint saved, Checkpoint::open(*path, true));
+  DSV3_ASSIGN_OR_RETURN(const Checkpoint saved, Checkpoint::open(*path, !verified));
   return restore_from(session, saved);
 }
 

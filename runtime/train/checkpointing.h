@@ -17,9 +17,10 @@ namespace dsv3::train {
 // newest checkpoint.keep_last.
 Result<CheckpointReport> save_checkpoint(const Session& session, const TrainOptions& options);
 
-// Restores the newest valid checkpoint of options.checkpoint_dir (when options.resume), else
-// spec.checkpoint.load, else nothing: *path is "" then. A checkpoint that does not fit the model
-// is kCheckpointUnusable, naming the tensor.
+// Claims options.checkpoint_dir for this attempt (kConflict: a later one has begun), then restores
+// its newest valid checkpoint (when options.resume), else spec.checkpoint.load (a checkpoint's
+// folder, or the newest valid one in a folder of them), else nothing: *path is "" then. A
+// checkpoint that does not fit the model is kCheckpointUnusable, naming the tensor.
 Status restore_checkpoint(Session& session, const TrainOptions& options, std::string* path);
 
 }  // namespace dsv3::train

@@ -127,7 +127,8 @@ Result<TrainSummary> train(const TrainOptions& options, TrainObserver& observer)
   Loop loop{*session, options, observer, describe(*session), {}};
   if (!path.empty()) {
     log::info("resumed from {} at step {}", path, session->steps_done);
-    if (path != options.spec.checkpoint.load) loop.saved_step = session->steps_done;
+    const std::string& own = options.checkpoint_dir;
+    if (!own.empty() && path.starts_with(own + "/")) loop.saved_step = session->steps_done;
   }
   observer.on_start(loop.start);
   DSV3_RETURN_IF_ERROR(run_loop(loop));

@@ -4,6 +4,8 @@
 #include <signal.h>
 
 #include <filesystem>
+#include <memory>
+#include <set>
 
 #include "tests/e2e/home.h"
 #include "tests/e2e/shape.h"
@@ -36,6 +38,25 @@ TEST(Coordinator, UpTwiceFindsTheFirst) {
   EXPECT_EQ(second["started"], false);
   EXPECT_EQ(second["pid"], first["pid"]);
   EXPECT_EQ(home.processes("dsv3d").size(), 1u);
+}
+
+TEST(Coordinator, UpsAtTheSameTimeAllFindTheOneThatCameFirst) {
+  const Home home;
+  std::vector<std::unique_ptr<Running>> ups;
+  for (int i = 0; i < 4; ++i)
+    ups.push_back(
+        std::make_unique<Running>(home.ctl_words({"up", "--json"}), home.environment()));
+  int started = 0;
+  std::set<int64_t> pids;
+  for (const auto& up : ups) {
+    const Outcome outcome = up->finish(30);
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const Json object = Json::parse(outcome.out);
+    started += object["started"].get<bool>() ? 1 : 0;
+    pids.insert(object["pid"].get<int64_t>());
+  }
+  EXPECT_EQ(pids.size(), 1u);
+  EXPECT_EQ(started, 1);
 }
 
 TEST(Coordinator, ASecondOneOnTheSameStateIsAConflict) {

@@ -138,13 +138,27 @@ TEST(RunningJob, AKilledRankFailsTheJobWithItsReason) {
       << "only the coordinator";
 }
 
-TEST(RunningJob, WithoutItsDataItFailsNamingTheFile) {
+TEST(RunningJob, WithoutItsDataItIsRefusedBeforeItStarts) {
   const Home home;
   const std::string config = home.write_config("nodata", home.path() + "/data/absent", 3);
   const Outcome outcome = home.ctl({"submit", config, "--wait"}, 60);
+  EXPECT_EQ(outcome.code, 6);
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_NE(outcome.err.find("/data/absent.idx"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("dsv3ctl data prepare"), std::string::npos) << outcome.err;
+}
+
+TEST(RunningJob, WithDamagedDataItFailsNamingTheFile) {
+  const Home home;
+  const std::string prefix = home.path() + "/data/damaged";
+  ASSERT_TRUE(dsv3::make_dirs(home.path() + "/data").ok());
+  ASSERT_TRUE(dsv3::write_file(prefix + ".idx", "not an index").ok());
+  ASSERT_TRUE(dsv3::write_file(prefix + ".bin", "tokens").ok());
+  const std::string config = home.write_config("damaged", prefix, 3);
+  const Outcome outcome = home.ctl({"submit", config, "--wait"}, 60);
   EXPECT_EQ(outcome.code, 1);
   EXPECT_NE(outcome.err.find("FAILED"), std::string::npos) << outcome.err;
-  EXPECT_NE(outcome.err.find("/data/absent"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("/data/damaged"), std::string::npos) << outcome.err;
   EXPECT_NE(outcome.err.find("dsv3ctl logs tiny-1"), std::string::npos)
       << "what to do next: " << outcome.err;
 }

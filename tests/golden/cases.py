@@ -89,4 +89,5 @@ CASES = [
     case("all_moe", "no dense layer, every expert chosen",
          moe=dict(first_k_dense=0, num_experts=4, num_experts_per_token=4)),
     case("all_dense", "no MoE layer", moe=dict(first_k_dense=2)),
+    case("latent_eps", "rms_norm_eps 0.05: the norms of the two latents keep 1e-6", model=dict(rms_norm_eps=0.05, mtp_layers=1)),
 ]  # fmt: skip

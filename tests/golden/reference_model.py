@@ -134,9 +134,12 @@ def rotate(x, cos, sin):
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
 
 
+LATENT_NORM_EPS = 1e-6  # of q_a_layernorm and kv_a_layernorm, whatever rms_norm_eps says
+
+
 def attention(params, prefix, model, x):
     """Multi-head latent attention with a causal mask; x [b, s, d]."""
-    (b, s, _), heads, mla, eps = x.shape, model["num_heads"], model["mla"], model["rms_norm_eps"]
+    (b, s, _), heads, mla, eps = x.shape, model["num_heads"], model["mla"], LATENT_NORM_EPS
     nope, rope, v_dim = mla["qk_nope_head_dim"], mla["qk_rope_head_dim"], mla["v_head_dim"]
 
     if mla["q_lora_rank"] is None:

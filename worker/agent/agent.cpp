@@ -104,6 +104,8 @@ void Agent::handle_signals() {
       launched_ = true;
       exit_reason_ = "the agent was told to end";
     }
+    // What its ranks leave undone is to be tried again; it is no end of the job.
+    if (!done_ && exit_code_ == 0) exit_code_ = static_cast<int>(Code::kTemporary);
     begin_stop(again ? 0 : options_.grace_ms, true, "the agent was told to end");
   }
 }

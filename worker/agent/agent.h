@@ -39,7 +39,7 @@ class Agent {
   Agent& operator=(const Agent&) = delete;
 
   // Until the attempt's part here is over. The exit code: 0, the first failed rank's code (1 when a
-  // signal killed it), or 75 when no coordinator was heard for too long.
+  // signal killed it), or 75 when no coordinator was heard for too long or a signal ended it.
   int run();
 
  private:

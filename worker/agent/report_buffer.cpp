@@ -64,11 +64,13 @@ void ReportBuffer::mark_sent(int64_t count) {
   DSV3_CHECK(state_->sent <= static_cast<int64_t>(state_->kept.size()));
 }
 
-void ReportBuffer::drop_first_unsent() {
+void ReportBuffer::empty_first_unsent() {
   DSV3_CHECK(has_unsent());
-  const auto first = state_->kept.begin() + state_->sent;
-  state_->bytes -= first->bytes;
-  state_->kept.erase(first);
+  State::Kept& first = state_->kept[static_cast<size_t>(state_->sent)];
+  first.report.clear_body();
+  state_->bytes -= first.bytes;
+  first.bytes = static_cast<int64_t>(first.report.ByteSizeLong());
+  state_->bytes += first.bytes;
 }
 
 bool ReportBuffer::empty() const {

@@ -35,8 +35,9 @@ class ReportBuffer {
   // the first alone is larger. Returns how many; they stay unsent until mark_sent().
   int64_t fill(wire::AgentReports* batch, int64_t count_max, int64_t bytes_max) const;
   void mark_sent(int64_t count);
-  // Forgets the first unsent report: it can't be sent at all.
-  void drop_first_unsent();
+  // Takes the body from the first unsent report, which can't be sent with it. Its number stays: the
+  // coordinator takes no report after a gap.
+  void empty_first_unsent();
 
   bool empty() const;  // everything is acknowledged
   bool has_unsent() const;

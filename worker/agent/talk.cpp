@@ -63,6 +63,8 @@ void Agent::send_heartbeat(int64_t now_ns) {
 }
 
 void Agent::send_reports(int64_t now_ns) {
+  // Nobody answers: what is queued now would pile up in the socket, once more with every repetition.
+  if (silent_ns(now_ns) > silence_ns_) return;
   // Sent but unanswered for long: it was lost on the way.
   if (!reports_.has_sent()) last_progress_ns_ = now_ns;
   if (now_ns - last_progress_ns_ > kReportAgainNs) {
@@ -78,8 +80,8 @@ void Agent::send_reports(int64_t now_ns) {
     const int64_t count = reports_.fill(batch, protocol::kReportsPerMessageMax, kBatchMaxBytes);
     const Status status = link_.send(message);
     if (status.code() == Code::kInvalid) {
-      log::warning("a report can't be sent and is dropped: {}", status.to_string());
-      reports_.drop_first_unsent();
+      log::warning("a report can't be sent, so its number goes alone: {}", status.to_string());
+      reports_.empty_first_unsent();
       continue;
     }
     if (!status.ok()) return;  // full or away: again next round

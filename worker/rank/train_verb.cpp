@@ -42,6 +42,12 @@ struct Outcome {
   Status status;
   std::string operation = "train";
   bool stopped = false;
+
+  // Stopped by a signal, its steps are not done, and nobody has said that the job should end.
+  int exit_code() const {
+    const bool by_signal = status.ok() && stopped && stop_signal != 0;
+    return by_signal ? static_cast<int>(Code::kTemporary) : exit_code_of(status);
+  }
 };
 
 int64_t count_moe_layers(const spec::ModelSpec& model) {
@@ -68,6 +74,18 @@ Result<std::vector<plan::LedgerLine>> read_plan(const TrainWords& words) {
   return plan.ledger;
 }
 
+// The first attempt of a job finds no checkpoint: one that is there is of another job with this id,
+// say of another state directory that uses the same shared folder.
+Status check_folder_is_free(const TrainWords& words, const std::string& dir) {
+  if (words.link_fd < 0 || words.attempt > 1 || dir.empty()) return {};
+  const auto found = checkpoint::newest_valid(dir);
+  if (!found.ok()) return {};
+  return Status(Code::kCheckpointUnusable,
+                fmt::format("{} is there before the first step of job {}", found->path, words.job),
+                "it is another job's: choose another checkpoint.path, or go on from it by naming it "
+                "in checkpoint.load");
+}
+
 void settle_demo_data(spec::JobSpec* job) {
   for (auto& [path, weight] : job->data.path) {
     if (path == kDemoData) path = default_state_dir() + "/data/demo";
@@ -86,6 +104,7 @@ Result<train::TrainSummary> train_job(const TrainWords& words, link::Reporter* r
   train::TrainOptions options{.spec = job, .job = words.job, .attempt = words.attempt};
   options.checkpoint_dir = checkpoint_dir(words, job);
   options.resume = words.resume;
+  DSV3_RETURN_IF_ERROR(check_folder_is_free(words, options.checkpoint_dir));
   RankObserver observer(observing, reporter, &stop_signal);
   struct KeepStep {  // also when train() throws
     const RankObserver& observer;
@@ -126,7 +145,7 @@ void say_hello(link::Reporter* reporter, int64_t rank) {
 void say_goodbye(link::Reporter* reporter, const Outcome& outcome, int64_t step) {
   wire::RankMessage message;
   wire::ExitReport* report = message.mutable_exit_report();
-  report->set_code(exit_code_of(outcome.status));
+  report->set_code(outcome.exit_code());
   report->set_operation(outcome.operation);
   report->set_message(!outcome.status.ok() ? outcome.status.to_string()
                       : outcome.stopped    ? "stopped on request"
@@ -163,7 +182,7 @@ int train_verb(const std::vector<std::string>& arguments) {
   if (!outcome.status.ok()) log::error("{}", outcome.status.to_string());
   if (outcome.stopped) log::info("stopped on request after step {}", last_step);
   if (reporter) say_goodbye(reporter.get(), outcome, last_step);
-  return exit_code_of(outcome.status);
+  return outcome.exit_code();
 }
 
 }  // namespace dsv3::rank

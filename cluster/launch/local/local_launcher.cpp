@@ -29,26 +29,6 @@ std::string read_text(const std::string& path) {
   return text.str();
 }
 
-// Field 22 of /proc/<pid>/stat: start time in clock ticks since boot; 0 when there is no such
-// process.
-int64_t start_ticks(pid_t pid) {
-  const std::string stat = read_text(fmt::format("/proc/{}/stat", pid));
-  const size_t paren = stat.rfind(')');
-  if (paren == std::string::npos) return 0;
-  std::istringstream fields(stat.substr(paren + 1));
-  std::string word;
-  for (int field = 3; field <= 22 && fields >> word; ++field) {
-    if (field == 22) return std::strtoll(word.c_str(), nullptr, 10);
-  }
-  return 0;
-}
-
-std::string boot_id() {
-  std::string id = read_text("/proc/sys/kernel/random/boot_id");
-  while (!id.empty() && id.back() == '\n') id.pop_back();
-  return id;
-}
-
 // A process whose argument list is exactly `argv`; 0 when there is none.
 pid_t find_by_argv(const std::vector<std::string>& argv) {
   std::string wanted;
@@ -80,7 +60,7 @@ struct LocalLauncher::Record {
   }
   // Still that process, not a later one with its number.
   bool alive() const {
-    return pid > 0 && boot_id == launch::boot_id() && launch::start_ticks(pid) == start_ticks &&
+    return pid > 0 && boot_id == dsv3::boot_id() && process_start_ticks(pid) == start_ticks &&
            process_alive(pid);
   }
 };
@@ -144,7 +124,7 @@ Result<AgentStatus> LocalLauncher::submit(const AgentSpec& spec) {
   options.stderr_path = agent_log_path(spec);
   options.new_session = true;
   DSV3_ASSIGN_OR_RETURN(record.pid, spawn(options));
-  record.start_ticks = start_ticks(record.pid);
+  record.start_ticks = process_start_ticks(record.pid);
   const Status written = write_file(record_path(spec), record.to_json(), 0600);
   if (!written.ok()) {  // an agent that nobody could find again must not run
     ::kill(-record.pid, SIGKILL);
@@ -162,7 +142,7 @@ Result<AgentStatus> LocalLauncher::poll(const AgentSpec& spec) {
   if (record.pid == 0) {  // whoever started it died before writing the pid
     record.pid = record.boot_id == boot_id() ? find_by_argv(agent_argv(program_, spec)) : 0;
     if (record.pid == 0) return AgentStatus{AgentState::kExited, std::nullopt, "never started"};
-    record.start_ticks = start_ticks(record.pid);
+    record.start_ticks = process_start_ticks(record.pid);
     DSV3_RETURN_IF_ERROR(write_file(record_path(spec), record.to_json(), 0600));
   }
   const AgentStatus status = status_of(spec, record);

@@ -227,6 +227,12 @@ TEST(ParseYaml, BatchInTokensBecomesSequences) {
   const Parsed odd = parse_yaml(text, "f.yaml", {"training.global_batch_tokens=100"});
   ASSERT_EQ(odd.diagnostics.size(), 1u) << text_of(odd.diagnostics);
   EXPECT_EQ(odd.diagnostics[0].code, "OUT_OF_RANGE");
+  for (const char* tokens : {"4611686018427387904", "9223372036854775807"}) {
+    const Parsed huge =
+        parse_yaml(text, "f.yaml", {std::string("training.global_batch_tokens=") + tokens});
+    ASSERT_EQ(huge.diagnostics.size(), 1u) << text_of(huge.diagnostics);
+    EXPECT_EQ(huge.diagnostics[0].code, "OUT_OF_RANGE");
+  }
 }
 
 TEST(ParseYaml, MoeLayersMayBeListedWhenTheyAreTheLast) {

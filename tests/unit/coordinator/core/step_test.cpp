@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "coordinator/core/restart_policy.h"
 #include "tests/unit/coordinator/core/world.h"
 
@@ -74,6 +76,16 @@ TEST(Submit, RefusesPlacementsThatCannotBe) {
   s.nodes[0].node = "-oProxyCommand=x";
   EXPECT_EQ(w.give(SubmitInput{s}).status.code(), Code::kInvalid);
   EXPECT_TRUE(w.log.empty());
+}
+
+TEST(Submit, RefusesWhatItsMessagesCouldNotCarry) {
+  World w;
+  Submission s = submission();
+  s.spec_yaml = std::string(3 << 20, 'x');
+  EXPECT_TRUE(w.give(SubmitInput{s}).status.ok());
+  s.spec_yaml = std::string(3 << 20, '"');  // twice as long in the log
+  EXPECT_EQ(w.give(SubmitInput{s}).status.code(), Code::kInvalid);
+  EXPECT_TRUE(w.last.events.empty());
 }
 
 TEST(Submit, NamesJobsPlainly) {
@@ -186,6 +198,17 @@ TEST(Checkpoint, IsAskedOfEveryAgentOfARunningJobOnly) {
   World r = running();
   EXPECT_TRUE(r.give(CheckpointNowInput{"demo-1"}).status.ok());
   EXPECT_EQ(r.count(ActionType::kSendCheckpoint), 2);
+}
+
+TEST(Checkpoint, WithSecondsThatAreNoNumberStillReadsBackFromTheLog) {
+  World w = running();
+  w.give(CheckpointDoneInput{kFirst, {10, "/c/step-10", 5, std::nan("")}});
+  ASSERT_TRUE(w.wrote(EventType::kCheckpointDone));
+  const Event& event = w.last.events.front();
+  const auto back = parse_event(event.seq, event.time_ns, event.job, event.attempt,
+                                event_name(event.type), payload_json(event));
+  ASSERT_TRUE(back.ok()) << back.status().message();
+  EXPECT_EQ(*back, event);
 }
 
 TEST(Silence, OfAnAgentIsALoss) {

@@ -166,6 +166,27 @@ TEST_F(DaemonTest, RunsAJobToItsEndAndKeepsEverything) {
             "job_completed");
 }
 
+TEST_F(DaemonTest, AFolderThatAnotherDatabaseLeftIsMovedAside) {
+  const std::string dir = dir_ + "/jobs/test-1";
+  ASSERT_TRUE(make_dirs(dir + "/run").ok() && make_dirs(dir + "/checkpoints/step-1").ok());
+  ASSERT_TRUE(write_file(dir + "/run/agent-here.1.json",
+                         R"({"pid": 1, "start_ticks": 1, "boot_id": "another"})")
+                  .ok());
+  const auto job = submit("steps: 1\n");
+  ASSERT_TRUE(job.ok());
+  EXPECT_EQ(*job, "test-1");
+  ASSERT_TRUE(reaches(*job, wire::COMPLETED)) << status(*job).reason();
+  EXPECT_FALSE(path_exists(dir + "/checkpoints")) << "it would have been resumed";
+  EXPECT_TRUE(path_exists(dir + ".old-1/checkpoints/step-1"));
+  // Its own folder it keeps, also when a coordinator writes its files again.
+  const auto held = submit("hold: true\n");
+  ASSERT_TRUE(held.ok() && reaches(*held, wire::RUNNING));
+  kill_daemon(SIGKILL);
+  start();
+  EXPECT_FALSE(path_exists(dir_ + "/jobs/test-2.old-1"));
+  EXPECT_EQ(status(*held).state(), wire::RUNNING);
+}
+
 TEST_F(DaemonTest, FollowTellsEverythingOnceAndEndsWithTheJob) {
   const auto job = submit("steps: 40\n");
   ASSERT_TRUE(job.ok());

@@ -447,6 +447,12 @@ TEST_F(Store, TheUsersSqlCannotWriteOrStay) {
     wire::SqlReply reply;
     EXPECT_EQ(read.query(sql, 10, 1000, &reply).code(), Code::kInvalid) << sql;
   }
+  wire::SqlReply large;  // 800 MB of text would be the end of the coordinator
+  EXPECT_EQ(read.query("SELECT length(hex(zeroblob(400000000)))", 10, 1000, &large).code(),
+            Code::kInvalid);
+  wire::SqlReply written;
+  EXPECT_EQ(read.query("DELETE FROM event_rows", 10, 1000, &written).message(),
+            "SQL: only reading statements are allowed");
   wire::SqlReply endless;
   EXPECT_EQ(read.query("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT "
                        "max(i) FROM n",
@@ -477,6 +483,25 @@ TEST_F(Store, MemoryLedgersAreThoseOfTheNewestAttempt) {
   EXPECT_EQ(reply.attempt(), 2u);
   ASSERT_EQ(reply.ranks_size(), 2);
   EXPECT_EQ(reply.ranks(1).ledger().entries(0).measured_bytes(), 201);
+}
+
+TEST_F(Store, MemoryLedgerOfARankIsTheLastItReported) {
+  Writer writer = open();
+  submit(writer);
+  for (const auto& [names, bytes] : {std::pair{3, 100}, {2, 250}}) {  // after a step; at the end
+    wire::RankMessage m;
+    for (int i = 0; i < names; ++i) {
+      wire::MemoryEntry* entry = m.mutable_memory()->add_entries();
+      entry->set_name("name-" + std::to_string(i));
+      entry->set_measured_bytes(bytes);
+    }
+    ASSERT_TRUE(write(writer, 1, 1, m).ok());
+  }
+  wire::MemoryReply reply;
+  ASSERT_TRUE(reader().memory(1, &reply).ok());
+  ASSERT_EQ(reply.ranks_size(), 1);
+  ASSERT_EQ(reply.ranks(0).ledger().entries_size(), 2);
+  EXPECT_EQ(reply.ranks(0).ledger().entries(1).measured_bytes(), 250);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "base/process.h"
 #include "coordinator/protocol/dsv3.pb.h"
 #include "coordinator/protocol/frames.h"
 #include "coordinator/transport/agent_link.h"
@@ -43,7 +44,7 @@ class Transport : public testing::Test {
     ASSERT_TRUE(server.ok()) << server.status().to_string();
     endpoint_ = server->endpoint();
     ASSERT_TRUE(write_coordinator_file(
-                    dir_, {endpoint_, server->public_key(), ::getpid(), instance, "test"})
+                    dir_, {endpoint_, server->public_key(), ::getpid(), instance, "test", 0, ""})
                     .ok());
     stopping_ = false;
     thread_ = std::thread([this, server = std::move(*server)]() mutable { serve(server); });
@@ -93,6 +94,22 @@ TEST_F(Transport, AnswersAnAllowedClientUnderItsKeysName) {
     ASSERT_TRUE(status.ok()) << status.to_string();
     EXPECT_EQ(host, "client/client");
   }
+}
+
+TEST_F(Transport, AFileOfAProcessWhosePidAnotherHasNowIsOfNoCoordinator) {
+  CoordinatorFile file = *read_coordinator_file(dir_);
+  file.start_ticks = process_start_ticks(::getpid());
+  file.boot_id = boot_id();
+  ASSERT_GT(file.start_ticks, 0);
+  ASSERT_TRUE(write_coordinator_file(dir_, file).ok());
+  EXPECT_TRUE(Client::connect(dir_).ok());
+  --file.start_ticks;
+  ASSERT_TRUE(write_coordinator_file(dir_, file).ok());
+  EXPECT_EQ(Client::connect(dir_).status().code(), Code::kNoCoordinator);
+  ++file.start_ticks;
+  file.boot_id = "the boot before";
+  ASSERT_TRUE(write_coordinator_file(dir_, file).ok());
+  EXPECT_EQ(Client::connect(dir_).status().code(), Code::kNoCoordinator);
 }
 
 TEST_F(Transport, RefusesAKeyThatIsNotInTheAllowList) {

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/rng.h"
+#include "runtime/checkpoint/manifest.h"
 #include "tests/unit/runtime/checkpoint/temporary_folder.h"
 
 namespace dsv3::checkpoint {
@@ -198,6 +199,25 @@ TEST(Checkpoint, SeesTruncatedMissingAndForeignFiles) {
     EXPECT_EQ(Checkpoint::open(path).status().code(), Code::kCheckpointUnusable) << file;
   }
   EXPECT_EQ(Checkpoint::open(folder / "step-00000099").status().code(), Code::kNotFound);
+}
+
+TEST(Checkpoint, AManifestOfImpossibleNumbersOrDepthIsRefused) {
+  const TemporaryFolder folder;
+  const std::string path = save(Saved(folder.path(), 10).request).value().path;
+  const std::string good = read_file(path + "/manifest.json").value();
+  ASSERT_TRUE(parse_manifest(good, path).ok());
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string text = good;
+    EXPECT_NE(text.find(from), std::string::npos) << from;
+    text.replace(text.find(from), from.size(), to);
+    return parse_manifest(text, path).status().code();
+  };
+  EXPECT_EQ(with("\"step\": 10", "\"step\": -10"), Code::kCheckpointUnusable);
+  EXPECT_EQ(with("\"step\": 10", "\"step\": 4611686018427387904"), Code::kCheckpointUnusable);
+  EXPECT_EQ(with("\"attempt\": 1", "\"attempt\": 0"), Code::kCheckpointUnusable);
+  const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
+  EXPECT_EQ(with("\"format_version\": 1", "\"format_version\": " + deep),
+            Code::kCheckpointUnusable);
 }
 
 TEST(Checkpoint, NewestValidSkipsTheDamagedAndSaysWhy) {

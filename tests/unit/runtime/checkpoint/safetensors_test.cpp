@@ -166,6 +166,21 @@ TEST(Safetensors, SurvivesEveryTruncationAndEveryFlippedHeaderByte) {
   }
 }
 
+// Quadratic in the number of tensors, either would take minutes.
+TEST(Safetensors, AHundredThousandTensorsAreWrittenAndReadInASecond) {
+  const TemporaryFolder folder;
+  std::vector<SafetensorsTensor> tensors;
+  for (int i = 0; i < 100'000; ++i) {
+    tensors.push_back({"model.layers.0.mlp.experts." + std::to_string(i) + ".w", "F32", {0}});
+  }
+  auto writer = SafetensorsWriter::create(folder / "many", tensors);
+  ASSERT_TRUE(writer.ok()) << writer.status().to_string();
+  ASSERT_TRUE(writer->finish().ok());
+  const auto file = SafetensorsFile::open(folder / "many");
+  ASSERT_TRUE(file.ok()) << file.status().to_string();
+  EXPECT_EQ(file->tensors().size(), 100'000u);
+}
+
 TEST(Safetensors, ReadsTheGoldenFixtures) {
   const auto file = SafetensorsFile::open(DSV3_SOURCE_DIR "/tests/golden/data/base.safetensors");
   ASSERT_TRUE(file.ok()) << file.status().to_string();

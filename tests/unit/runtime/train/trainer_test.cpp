@@ -216,6 +216,27 @@ TEST_F(Trainer, StartsFromAGivenCheckpoint) {
   EXPECT_EQ(second.losses().back(), straight.losses().back());
 }
 
+TEST_F(Trainer, AFolderOfCheckpointsToStartFromMeansItsNewest) {
+  Recorder first, second;
+  first.stop_after = 4;
+  first.checkpoint_after = 2;
+  run(first, "saved");
+  job_.checkpoint.load = folder_ / "saved";
+  run(second, "elsewhere");
+  EXPECT_EQ(second.start.first_step, 4);
+}
+
+TEST_F(Trainer, AnAttemptThatHasBegunKeepsEarlierOnesOut) {
+  const double rate = job_.training.learning_rate;
+  job_.training.learning_rate = 1e30;  // attempt 2 begins and ends before it saves anything
+  TrainOptions options{.job = "tiny", .attempt = 2, .checkpoint_dir = folder_ / "saved"};
+  options.spec = job_;
+  EXPECT_EQ(failure(options).code(), Code::kLossNotFinite);
+  options.spec.training.learning_rate = rate;
+  options.attempt = 1;
+  EXPECT_EQ(failure(options).code(), Code::kConflict);
+}
+
 TEST_F(Trainer, ALossThatIsNotFiniteEndsTheRunByItsStep) {
   job_.training.learning_rate = 1e30;
   job_.training.lr_warmup_steps = 0;
@@ -234,16 +255,28 @@ TEST_F(Trainer, ACheckpointOfAnotherModelIsRefusedByItsTensor) {
   EXPECT_NE(status.message().find("mlp."), std::string::npos) << status.message();
 }
 
-TEST_F(Trainer, ACheckpointOfAnotherSeedOrBatchIsRefused) {
+TEST_F(Trainer, ACheckpointOfALargerModelIsRefusedByItsTensor) {
+  Recorder recorder;
+  run(recorder, "saved");
+  job_.model.mtp_layers = 0;
+  const Status status =
+      failure({.spec = job_, .job = "tiny", .attempt = 2, .checkpoint_dir = folder_ / "saved"});
+  EXPECT_EQ(status.code(), Code::kCheckpointUnusable);
+  EXPECT_NE(status.message().find("layers.3."), std::string::npos) << status.message();
+}
+
+TEST_F(Trainer, ACheckpointOfAnotherSeedBatchOrLengthIsRefused) {
   Recorder recorder;
   run(recorder, "saved");
   const TrainOptions options{.job = "tiny", .attempt = 2, .checkpoint_dir = folder_ / "saved"};
-  TrainOptions seed = options, batch = options;
-  seed.spec = batch.spec = job_;
+  TrainOptions seed = options, batch = options, length = options;
+  seed.spec = batch.spec = length.spec = job_;
   seed.spec.training.seed = 4321;
   batch.spec.training.global_batch_size = 2;
   EXPECT_EQ(failure(seed).code(), Code::kCheckpointUnusable);
   EXPECT_EQ(failure(batch).code(), Code::kCheckpointUnusable);
+  length.spec.training.seq_length = 8;
+  EXPECT_EQ(failure(length).code(), Code::kCheckpointUnusable);
 }
 
 TEST_F(Trainer, WhatTheRuntimeDoesNotRunIsRefusedByName) {

@@ -237,6 +237,29 @@ TEST_F(AgentTest, LostReportIsSentAgain) {
   EXPECT_TRUE(coordinator_->done().has_value());
 }
 
+TEST_F(AgentTest, NothingPilesUpForACoordinatorThatIsSilent) {
+  order("ticks");
+  start_agent();
+  ASSERT_TRUE(ranks_run()) << log();
+  coordinator_->mute = true;
+  const auto pump_for = [this](int ms) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(ms);
+    return coordinator_->pump([&] { return std::chrono::steady_clock::now() > end; });
+  };
+  ASSERT_TRUE(pump_for(400));  // four times what the agent was told to wait for
+  const int64_t lost = coordinator_->num_lost;
+  ASSERT_TRUE(pump_for(300));
+  EXPECT_EQ(coordinator_->num_lost, lost);
+  coordinator_->mute = false;
+  const size_t before = coordinator_->messages(RankMessage::kStep).size();
+  ASSERT_TRUE(coordinator_->pump([&] {
+    return coordinator_->messages(RankMessage::kStep).size() > before + 500;
+  })) << log();
+  int64_t step = 0;
+  for (const RankMessage& message : coordinator_->messages(RankMessage::kStep))
+    EXPECT_EQ(message.step().step(), ++step);
+}
+
 TEST_F(AgentTest, WithoutACoordinatorForTooLongTheRanksAreEnded) {
   start_agent({"--orphan-ms", "300"});
   ASSERT_TRUE(ranks_run()) << log();
@@ -264,9 +287,10 @@ TEST_F(AgentTest, SignalEndsTheRanksThenTheAgent) {
   ASSERT_TRUE(ranks_run()) << log();
   ::kill(agent_, SIGTERM);
   ASSERT_TRUE(agent_ends()) << log();
-  EXPECT_EQ(code_, 0);
+  EXPECT_EQ(code_, 75);
   EXPECT_EQ(coordinator_->exited(0)->report().message(), "stopped, checkpoint");
-  EXPECT_TRUE(coordinator_->done().has_value());
+  ASSERT_TRUE(coordinator_->done().has_value());
+  EXPECT_EQ(coordinator_->done()->exit_code(), 75) << "a rank that was cut short has not completed";
 }
 
 TEST_F(AgentTest, WorkerThatCannotBeStartedIsAFailure) {

@@ -65,6 +65,10 @@ void FakeCoordinator::send(const wire::Envelope& message) {
 
 void FakeCoordinator::on_message(const transport::Peer& peer, const wire::Envelope& message) {
   agent_ = peer;
+  if (mute) {
+    num_lost += message.agent_reports().reports_size();
+    return;
+  }
   wire::Envelope answer;
   if (message.has_agent_hello()) {
     hellos.push_back(message.agent_hello());

@@ -31,6 +31,7 @@ class FakeCoordinator {
 
   wire::LaunchRanks launch;
   bool deaf = false;  // reports get lost before they are taken
+  bool mute = false;  // deaf, and answers nothing at all
 
   std::vector<wire::AgentHello> hellos;
   std::vector<wire::Report> reports;  // taken: in order, each seq once

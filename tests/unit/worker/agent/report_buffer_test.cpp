@@ -71,12 +71,20 @@ TEST(ReportBuffer, BatchesAreBoundedButNeverStuck) {
   EXPECT_EQ(send(buffer, 100, 10), Seqs{3});  // larger than the bound, and alone
 }
 
-TEST(ReportBuffer, ReportThatCannotBeSentIsDropped) {
+TEST(ReportBuffer, ReportThatCannotBeSentLosesItsBodyButNotItsNumber) {
   ReportBuffer buffer;
-  for (uint32_t i = 0; i < 3; ++i) push(buffer, i);
+  for (uint32_t i = 0; i < 3; ++i) push(buffer, i, 1000);
   EXPECT_EQ(send(buffer, 1), Seqs{1});
-  buffer.drop_first_unsent();
-  EXPECT_EQ(send(buffer), Seqs{3});
+  buffer.empty_first_unsent();
+  EXPECT_LT(buffer.kept_bytes(), 2200);
+  wire::AgentReports batch;
+  EXPECT_EQ(buffer.fill(&batch, 100, 1 << 20), 2);
+  EXPECT_EQ(batch.reports(0).seq(), 2u) << "a gap would never be taken";
+  EXPECT_EQ(batch.reports(0).body_case(), wire::Report::BODY_NOT_SET);
+  EXPECT_TRUE(batch.reports(1).has_message());
+  buffer.mark_sent(2);
+  buffer.acknowledge(3);
+  EXPECT_EQ(buffer.kept_bytes(), 0);
 }
 
 }  // namespace
