@@ -32,5 +32,6 @@ Verb make_explain();
 Verb make_params();
 Verb make_configs();
 Verb make_plan();
+Verb make_recommend();
 
 }  // namespace dsv3::cli

@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "base/clock.h"
-#include "base/process.h"
 #include "coordinator/protocol/dsv3.pb.h"
 #include "coordinator/protocol/frames.h"
 #include "coordinator/transport/keys.h"

@@ -17,6 +17,7 @@
 #include "cluster/plan/plan.h"
 #include "configs/spec/parse.h"
 #include "coordinator/protocol/dsv3.pb.h"
+#include "runtime/checkpoint/checkpoint.h"
 #include "worker/rank/rank_observer.h"
 #include "worker/rank/train_options.h"
 #include "worker/rank/verbs.h"
