@@ -58,11 +58,12 @@ void check_attention(const ModelSpec& m, Findings& out) {
                 "kv_lora_rank: 512, q_lora_rank: 1536");
   }
   if (a.rope_scaling.type == "yarn" && a.rope_scaling.beta_fast <= a.rope_scaling.beta_slow) {
-    out.error("YARN_BETAS", "model.mla.rope_scaling.beta_fast",
-              fmt::format("beta_fast={} is not above beta_slow={}: frequencies that turn fast would "
-                          "be stretched and slow ones kept",
-                          a.rope_scaling.beta_fast, a.rope_scaling.beta_slow),
-              "DeepSeek-V3 uses 32 and 1");
+    out.error(
+        "YARN_BETAS", "model.mla.rope_scaling.beta_fast",
+        fmt::format("beta_fast={} is not above beta_slow={}: frequencies that turn fast would "
+                    "be stretched and slow ones kept",
+                    a.rope_scaling.beta_fast, a.rope_scaling.beta_slow),
+        "DeepSeek-V3 uses 32 and 1");
   }
   if (a.rope_scaling.type == "none" && a.rope_scaling.factor != 1.0) {
     out.warning(
@@ -164,6 +165,13 @@ void check_moe(const ModelSpec& m, Findings& out) {
               fmt::format("use at most {}", e.num_experts));
   }
   check_groups(e, out);
+  if (e.num_experts_per_token == 1 && e.num_experts > 1 && e.norm_topk_prob) {
+    out.warning("MOE_TOP1_NORMALISED", "model.moe.norm_topk_prob",
+                fmt::format("norm_topk_prob={} with num_experts_per_token={}: the chosen expert's "
+                            "weight is always 1, so the router learns nothing from the text",
+                            e.norm_topk_prob, e.num_experts_per_token),
+                "norm_topk_prob: false, or more experts per token");
+  }
   if (e.num_shared_experts * 16 > e.num_experts) {
     out.warning("MOE_SHARED_RATIO", "model.moe.num_shared_experts",
                 fmt::format("num_shared_experts/num_experts = {}/{} > 1/16", e.num_shared_experts,

@@ -69,6 +69,7 @@ std::string payload_text(const std::string& payload_json) {
   std::string text;
   if (!payload.is_object()) return text;
   for (const auto& [key, value] : payload.items()) {
+    if (value.is_object()) continue;  // a whole submission: --json shows it
     std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
     if (shown.empty()) continue;
     if (shown.size() > kShownBytesMax) {

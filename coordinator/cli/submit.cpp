@@ -71,9 +71,10 @@ Status check_data(const spec::JobSpec& job) {
   for (const auto& [prefix, weight] : job.data.path) {
     for (const char* suffix : {".idx", ".bin"}) {
       if (path_exists(prefix + suffix)) continue;
-      return Status(Code::kDoesNotFit,
-                    fmt::format("data.path names {}, but there is no {}{}", prefix, prefix, suffix),
-                    fmt::format("make it with 'dsv3ctl data prepare --input FILES --out {}'", prefix));
+      return Status(
+          Code::kDoesNotFit,
+          fmt::format("data.path names {}, but there is no {}{}", prefix, prefix, suffix),
+          fmt::format("make it with 'dsv3ctl data prepare --input FILES --out {}'", prefix));
     }
   }
   return {};

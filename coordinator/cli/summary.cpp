@@ -42,13 +42,13 @@ void print_losses(const wire::JobStatus& job, const std::vector<wire::StepMetric
                            steps.front().step(), steps.back().loss(), steps.back().step()));
   if (job.has_validation()) {
     const double entropy = job.start().unigram_entropy();
-    line(
-        "validation",
-        fmt::format(
-            "{:.4f}{}", job.validation().loss(),
-            entropy > 0
-                ? fmt::format(" (below the text's unigram entropy, {:.2f}, context is used)", entropy)
-                : ""));
+    line("validation",
+         fmt::format(
+             "{:.4f}{}", job.validation().loss(),
+             entropy > 0
+                 ? fmt::format(" (below the text's unigram entropy, {:.2f}, context is used)",
+                               entropy)
+                 : ""));
   }
   std::vector<double> speeds;
   for (const wire::StepMetrics& step : steps) speeds.push_back(step.tokens_per_s());
@@ -77,9 +77,8 @@ Status print_experts(transport::Client& client, const std::string& job) {
   }
   if (layers == 0) return {};
   line("experts",
-       fmt::format(
-           "entropy {:.3f} of 1, busiest {:+.0f} % over the mean, {} dead ({} layers)",
-           entropy / static_cast<double>(layers), 100 * worst, dead, layers));
+       fmt::format("entropy {:.3f} of 1, busiest {:+.0f} % over the mean, {} dead ({} layers)",
+                   entropy / static_cast<double>(layers), 100 * worst, dead, layers));
   return {};
 }
 

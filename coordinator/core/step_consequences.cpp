@@ -52,7 +52,8 @@ void Step::conclude_attempt(const std::string& id) {
   }
   if (attempt.state == AttemptState::kStarting && all_started && attempt.code == 0) {
     Event event = make(EventType::kJobRunning, id, attempt.number);
-    event.reason = fmt::format("{} rank{} started", job(id).num_ranks, job(id).num_ranks == 1 ? "" : "s");
+    event.reason =
+        fmt::format("{} rank{} started", job(id).num_ranks, job(id).num_ranks == 1 ? "" : "s");
     emit(std::move(event));
   }
   if (!is_stopping(attempt) && attempt.code != 0 && !all_gone) {

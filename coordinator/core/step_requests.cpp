@@ -9,7 +9,8 @@ namespace dsv3::core {
 namespace {
 
 // Of the event that carries it. A reply with events is cut at 8 MiB and may pass that by one event,
-// so it stays below the 16 MiB of a frame; so does the order that carries spec and plan to an agent.
+// so it stays below the 16 MiB of a frame; so does the order that carries spec and plan to an
+// agent.
 constexpr size_t kSubmissionMaxBytes = size_t{4} << 20;
 
 // The reason why a submission can't be taken, or "".

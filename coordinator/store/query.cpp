@@ -1,5 +1,5 @@
-// The user's own SQL. Four fences: the connection is read-only, an authorizer admits reading only, a
-// progress handler ends what takes too long, and no value is longer than an answer may be.
+// The user's own SQL. Four fences: the connection is read-only, an authorizer admits reading only,
+// a progress handler ends what takes too long, and no value is longer than an answer may be.
 #include <fmt/format.h>
 
 #include "base/clock.h"

@@ -73,13 +73,11 @@ bool is_alive(const CoordinatorFile& file) {
 }
 
 Status write_coordinator_file(const std::string& state_dir, const CoordinatorFile& file) {
-  const nlohmann::json json = {{"endpoint", file.endpoint},
-                               {"server_public_key", file.server_public_key},
-                               {"pid", file.pid},
-                               {"instance", file.instance},
-                               {"version", file.version},
-                               {"start_ticks", file.start_ticks},
-                               {"boot_id", file.boot_id}};
+  const nlohmann::json json = {
+      {"endpoint", file.endpoint}, {"server_public_key", file.server_public_key},
+      {"pid", file.pid},           {"instance", file.instance},
+      {"version", file.version},   {"start_ticks", file.start_ticks},
+      {"boot_id", file.boot_id}};
   return write_file(coordinator_file_path(state_dir), json.dump(2) + "\n", 0600);
 }
 

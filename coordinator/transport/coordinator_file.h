@@ -27,8 +27,8 @@ struct CoordinatorFile {
 // <state_dir>/coordinator.json
 std::string coordinator_file_path(const std::string& state_dir);
 
-// kNoCoordinator when the file is absent or its process is not alive; kInvalid when it is not such a
-// file.
+// kNoCoordinator when the file is absent or its process is not alive; kInvalid when it is not such
+// a file.
 Result<CoordinatorFile> read_coordinator_file(const std::string& state_dir);
 // As above, without asking whether the pid lives: for the endpoint that a restarted coordinator
 // wants again.

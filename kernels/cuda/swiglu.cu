@@ -10,8 +10,7 @@ namespace {
 template <typename T>
 __global__ void swiglu_forward_kernel(ops::SwigluForward args) {
   const int64_t width = args.y.cols;
-  const int64_t rows =
-      args.num_rows && *args.num_rows < args.y.rows ? *args.num_rows : args.y.rows;
+  const int64_t rows = args.num_rows && *args.num_rows < args.y.rows ? *args.num_rows : args.y.rows;
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < rows * width;
        i += int64_t{gridDim.x} * kThreads) {
     const int64_t row = i / width, c = i % width;

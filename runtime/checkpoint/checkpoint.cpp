@@ -166,7 +166,10 @@ Result<NewestValid> newest_valid(const std::string& dir) {
     reasons += (reasons.empty() ? ": " : "; ") + fault;
     newest.skipped.emplace_back(entry.path, fault);
   }
-  return Status(Code::kNotFound, fmt::format("no usable checkpoint in '{}'{}", dir, reasons));
+  if (reasons.empty()) return Status(Code::kNotFound, fmt::format("no checkpoint in '{}'", dir));
+  return Status(Code::kCheckpointUnusable,
+                fmt::format("no usable checkpoint in '{}'{}", dir, reasons),
+                "repair the disk, or move the folders away to begin afresh");
 }
 
 Result<std::string> find_checkpoint(const std::string& path) {

@@ -132,8 +132,8 @@ struct NewestValid {
       skipped;  // newer folders that cannot be used, and why
 };
 
-// The newest checkpoint in DIR that opens with all checksums right; kNotFound, with what was wrong
-// with each, if none.
+// The newest checkpoint in DIR that opens with all checksums right; kNotFound when there is none at
+// all, kCheckpointUnusable, with what is wrong with each, when none can be used.
 Result<NewestValid> newest_valid(const std::string& dir);
 // The checkpoint folder that `path` (of checkpoint.load, or a command line) means: itself if it is
 // a step's folder, else the newest valid one in it.

@@ -15,7 +15,9 @@
 namespace dsv3::checkpoint {
 namespace {
 
-using Json = nlohmann::ordered_json;
+// What is read; an ordered object would copy its values when it grows, however deep they are.
+using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;  // what is written
 
 constexpr std::string_view kFormat = "dsv3ctl checkpoint";
 constexpr int64_t kManifestBytesMax = int64_t{1} << 30;
@@ -26,13 +28,13 @@ Status unusable(const std::string& path, const std::string& what) {
                 fmt::format("'{}' is not a usable checkpoint: {}", path, what));
 }
 
-Json print_state(const TrainingState& state) {
-  Json json = {{"next_sample_idx", state.next_sample_idx},
-               {"seed", state.seed},
-               {"lr_step", state.lr_step},
-               {"tokens_seen", state.tokens_seen},
-               {"compute_dtype", state.compute_dtype},
-               {"extra", Json::array()}};
+OrderedJson print_state(const TrainingState& state) {
+  OrderedJson json = {{"next_sample_idx", state.next_sample_idx},
+                      {"seed", state.seed},
+                      {"lr_step", state.lr_step},
+                      {"tokens_seen", state.tokens_seen},
+                      {"compute_dtype", state.compute_dtype},
+                      {"extra", OrderedJson::array()}};
   for (const auto& [key, value] : state.extra) json["extra"].push_back({key, value});
   return json;
 }
@@ -171,7 +173,7 @@ std::string tiling_fault(ManifestTensor& tensor) {
 }
 
 std::string print_manifest(const Manifest& manifest) {
-  Json json;
+  OrderedJson json;
   json["format"] = kFormat;
   json["format_version"] = kManifestVersion;
   json["job"] = manifest.job;
@@ -179,24 +181,24 @@ std::string print_manifest(const Manifest& manifest) {
   json["step"] = manifest.step;
   json["state"] = print_state(manifest.state);
   json["spec"] = manifest.spec_yaml;
-  json["shards"] = Json::array();
+  json["shards"] = OrderedJson::array();
   for (const Shard& shard : manifest.shards) {
     json["shards"].push_back(
         {{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3_128", shard.checksum}});
   }
-  json["tensors"] = Json::array();
+  json["tensors"] = OrderedJson::array();
   for (const ManifestTensor& tensor : manifest.tensors) {
-    Json entry = {{"name", tensor.info.name},
-                  {"dtype", dtype_name(tensor.info.dtype)},
-                  {"shape", tensor.info.shape}};
-    entry["ranges"] = Json::array();
+    OrderedJson entry = {{"name", tensor.info.name},
+                         {"dtype", dtype_name(tensor.info.dtype)},
+                         {"shape", tensor.info.shape}};
+    entry["ranges"] = OrderedJson::array();
     for (const Range& range : tensor.ranges) {
       entry["ranges"].push_back(
           {{"begin", range.begin}, {"end", range.end}, {"shard", range.shard}, {"key", range.key}});
     }
     json["tensors"].push_back(std::move(entry));
   }
-  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 Result<Manifest> parse_manifest(std::string_view text, const std::string& path) {

@@ -60,29 +60,50 @@ int64_t shape_bytes(const std::vector<int64_t>& shape, int64_t element_bytes) {
   return static_cast<int64_t>(bytes);
 }
 
-// Parses JSON and finds keys that stand twice in one object, which the parser alone would keep
-// silently.
-struct ParsedHeader {
-  Json json;
-  std::string duplicate;
-};
+// Looks for what the parser alone would keep silently: a key that stands twice in one object, and
+// more nesting than a header has. (Its own callback would do, but takes time with the square of the
+// keys.)
+class HeaderCheck final : public Json::json_sax_t {
+ public:
+  std::string fault;
 
-ParsedHeader parse_header(std::string_view text) {
-  ParsedHeader parsed;
-  std::vector<std::set<std::string>> keys;
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& value) {
-    static_cast<void>(depth);
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end && !keys.empty()) keys.pop_back();
-    if (event == Json::parse_event_t::key && !keys.empty()) {
-      const auto key = value.get<std::string>();
-      if (!keys.back().insert(key).second) parsed.duplicate = key;
-    }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(Json::number_integer_t) override { return true; }
+  bool number_unsigned(Json::number_unsigned_t) override { return true; }
+  bool number_float(Json::number_float_t, const std::string&) override { return true; }
+  bool string(std::string&) override { return true; }
+  bool binary(Json::binary_t&) override { return true; }
+  bool start_object(size_t) override { return open(); }
+  bool start_array(size_t) override { return open(); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(std::string& name) override {
+    if (keys_.back().insert(name).second) return true;
+    return fails(fmt::format("'{}' stands twice in its header", name));
+  }
+  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception&) override {
+    return fails("its header is not JSON");
+  }
+
+ private:
+  static constexpr size_t kDepthMax = 8;
+
+  bool open() {
+    keys_.emplace_back();
+    return keys_.size() <= kDepthMax || fails("its header is nested too deeply");
+  }
+  bool close() {
+    keys_.pop_back();
     return true;
-  };
-  parsed.json = Json::parse(text, watch, false);
-  return parsed;
-}
+  }
+  bool fails(std::string why) {
+    fault = std::move(why);
+    return false;
+  }
+
+  std::vector<std::set<std::string>> keys_;  // of the objects (and arrays) that are open
+};
 
 bool is_count(const Json& value) {
   return value.is_number_unsigned() && value.get<uint64_t>() <= uint64_t{1} << 62;
@@ -191,11 +212,11 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   opened.data_begin_ = 8 + static_cast<int64_t>(header_bytes);
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
   if (!text.starts_with('{')) return invalid(path, "its header does not begin with '{'");
-  const ParsedHeader header = parse_header(text);
-  if (!header.json.is_object()) return invalid(path, "its header is not JSON");
-  if (!header.duplicate.empty())
-    return invalid(path, fmt::format("'{}' stands twice in its header", header.duplicate));
-  for (const auto& [name, entry] : header.json.items()) {
+  HeaderCheck check;
+  if (!Json::sax_parse(text, &check)) return invalid(path, check.fault);
+  const Json header = Json::parse(text, nullptr, false);
+  if (!header.is_object()) return invalid(path, "its header is not JSON");
+  for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") {
       if (!entry.is_object()) return invalid(path, "__metadata__ is not an object");
       for (const auto& [key, value] : entry.items()) {

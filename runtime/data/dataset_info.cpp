@@ -12,17 +12,18 @@ namespace {
 constexpr int kFormatVersion = 1;
 constexpr std::string_view kFormat = "dsv3ctl dataset";
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::json;                 // what is read
+using OrderedJson = nlohmann::ordered_json;  // what is written
 
 // The parsed PREFIX.json, or why it is none.
 Result<Json> read_metadata(const std::string& prefix) {
   const std::string path = prefix + ".json";
   DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(path));
   Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object() || json.value("format", Json()) != Json(kFormat)) {
+  if (!json.is_object() || !json.contains("format") || json["format"] != Json(kFormat)) {
     return Status(Code::kInvalid, fmt::format("'{}' was not written by data prepare", path));
   }
-  if (json.value("format_version", Json()) != Json(kFormatVersion)) {
+  if (!json.contains("format_version") || json["format_version"] != Json(kFormatVersion)) {
     return Status(Code::kInvalid,
                   fmt::format("'{}' has a format version other than {}", path, kFormatVersion));
   }
@@ -51,7 +52,7 @@ Result<DatasetInfo> read_dataset_info(const std::string& prefix) {
 
 Status write_dataset_info(const std::string& prefix, const DatasetInfo& info,
                           const std::string& recipe) {
-  Json json;
+  OrderedJson json;
   json["format"] = kFormat;
   json["format_version"] = kFormatVersion;
   json["tokenizer"] = info.tokenizer;
@@ -62,26 +63,26 @@ Status write_dataset_info(const std::string& prefix, const DatasetInfo& info,
   json["unigram_entropy_nats"] = info.unigram_entropy_nats;
   json["input_bytes"] = info.input_bytes;
   json["invalid_utf8_documents"] = info.invalid_utf8_documents;
-  json["recipe"] = Json::parse(recipe);
+  json["recipe"] = OrderedJson::parse(recipe);
   return write_file(prefix + ".json", json.dump(2) + "\n");
 }
 
 std::string make_recipe(const PrepareOptions& options, const std::vector<Source>& sources,
                         const std::string& model_checksum) {
-  Json recipe;
+  OrderedJson recipe;
   recipe["tokenizer"] = options.tokenizer;
   if (!model_checksum.empty()) recipe["tokenizer_model_xxh3_128"] = model_checksum;
   recipe["documents"] = document_split_name(options.documents);
   recipe["separator"] = options.separator;
   recipe["sample_bytes"] = options.sample_bytes;
   recipe["seed"] = options.seed;
-  recipe["sources"] = Json::array();
+  recipe["sources"] = OrderedJson::array();
   for (const Source& source : sources) {
     recipe["sources"].push_back(
         {{"path", source.path}, {"bytes", source.bytes}, {"xxh3_128", source.checksum}});
   }
   // A separator need not be UTF-8.
-  return recipe.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return recipe.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 bool same_recipe(const std::string& prefix, const std::string& recipe) {

@@ -90,9 +90,10 @@ Status check_all_wanted(const Checkpoint& saved, const std::vector<StateTensor>&
   for (const StateTensor& tensor : tensors) wanted.insert(tensor.name);
   for (const checkpoint::TensorInfo& info : saved.tensors()) {
     if (wanted.contains(info.name)) continue;
-    return Status(Code::kCheckpointUnusable,
-                  fmt::format("the model has no tensor {}, which {} holds", info.name, saved.path()),
-                  "it belongs to another model; give the job a folder of its own");
+    return Status(
+        Code::kCheckpointUnusable,
+        fmt::format("the model has no tensor {}, which {} holds", info.name, saved.path()),
+        "it belongs to another model; give the job a folder of its own");
   }
   return {};
 }
@@ -115,11 +116,11 @@ Status restore_from(Session& session, const Checkpoint& saved) {
   }
   const int64_t tokens = saved.step() * session.tokens_per_step();
   if (saved.step() > 0 && saved.state().tokens_seen != tokens) {
-    return Status(Code::kCheckpointUnusable,
-                  fmt::format("{} has seen {} tokens, but {} steps of {} are {}", saved.path(),
-                              saved.state().tokens_seen, saved.step(), session.tokens_per_step(),
-                              tokens),
-                  "training.seq_length must be that of the checkpoint: samples are cut by it");
+    return Status(
+        Code::kCheckpointUnusable,
+        fmt::format("{} has seen {} tokens, but {} steps of {} are {}", saved.path(),
+                    saved.state().tokens_seen, saved.step(), session.tokens_per_step(), tokens),
+        "training.seq_length must be that of the checkpoint: samples are cut by it");
   }
   const std::vector<StateTensor> tensors = state_tensors(session);
   DSV3_RETURN_IF_ERROR(check_all_wanted(saved, tensors));

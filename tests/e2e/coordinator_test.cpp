@@ -44,8 +44,7 @@ TEST(Coordinator, UpsAtTheSameTimeAllFindTheOneThatCameFirst) {
   const Home home;
   std::vector<std::unique_ptr<Running>> ups;
   for (int i = 0; i < 4; ++i)
-    ups.push_back(
-        std::make_unique<Running>(home.ctl_words({"up", "--json"}), home.environment()));
+    ups.push_back(std::make_unique<Running>(home.ctl_words({"up", "--json"}), home.environment()));
   int started = 0;
   std::set<int64_t> pids;
   for (const auto& up : ups) {

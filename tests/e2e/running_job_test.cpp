@@ -6,6 +6,7 @@
 
 #include <filesystem>
 
+#include "base/file.h"
 #include "tests/e2e/home.h"
 #include "tests/e2e/shape.h"
 
@@ -136,6 +137,20 @@ TEST(RunningJob, AKilledRankFailsTheJobWithItsReason) {
   EXPECT_GT(job["step"].get<int64_t>(), 0) << "what was recorded stays";
   EXPECT_TRUE(wait_until([&] { return home.processes().size() == 1; }, 10))
       << "only the coordinator";
+}
+
+TEST(RunningJob, ARankThatASignalEndsIsTriedAgainFromItsCheckpoint) {
+  const Home home;
+  const std::string id = home.start_job(kForEver);
+  const auto workers = home.processes("dsv3-worker");
+  ASSERT_EQ(workers.size(), 1u);
+  ASSERT_EQ(::kill(workers[0], SIGTERM), 0);
+  ASSERT_TRUE(wait_until([&] { return home.job(id)["attempt"] == 2; }));
+  const int64_t saved = home.job(id)["checkpoint"]["step"];
+  EXPECT_GT(saved, 0);
+  EXPECT_TRUE(wait_until([&] { return home.step(id) > saved; })) << home.job(id);
+  EXPECT_EQ(home.job(id)["state"], "RUNNING") << "its steps are not done: it has not completed";
+  EXPECT_EQ(home.ctl({"cancel", id}, 60).code, 0);
 }
 
 TEST(RunningJob, WithoutItsDataItIsRefusedBeforeItStarts) {

@@ -63,7 +63,8 @@ void Agent::send_heartbeat(int64_t now_ns) {
 }
 
 void Agent::send_reports(int64_t now_ns) {
-  // Nobody answers: what is queued now would pile up in the socket, once more with every repetition.
+  // Nobody answers: what is queued now would pile up in the socket, once more with every
+  // repetition.
   if (silent_ns(now_ns) > silence_ns_) return;
   // Sent but unanswered for long: it was lost on the way.
   if (!reports_.has_sent()) last_progress_ns_ = now_ns;

@@ -81,10 +81,11 @@ Status check_folder_is_free(const TrainWords& words, const std::string& dir) {
   if (words.link_fd < 0 || words.attempt > 1 || dir.empty()) return {};
   const auto found = checkpoint::newest_valid(dir);
   if (!found.ok()) return {};
-  return Status(Code::kCheckpointUnusable,
-                fmt::format("{} is there before the first step of job {}", found->path, words.job),
-                "it is another job's: choose another checkpoint.path, or go on from it by naming it "
-                "in checkpoint.load");
+  return Status(
+      Code::kCheckpointUnusable,
+      fmt::format("{} is there before the first step of job {}", found->path, words.job),
+      "it is another job's: choose another checkpoint.path, or go on from it by naming it "
+      "in checkpoint.load");
 }
 
 void settle_demo_data(spec::JobSpec* job) {

@@ -71,6 +71,7 @@ INSTANTIATE_TEST_SUITE_P(
              kE,
              {"4", "2"}},
         Rule{{"model.moe.num_experts_per_token=9"}, "MOE_TOPK_GT_EXPERTS", kE, {"9", "8"}},
+        Rule{{"model.moe.num_experts_per_token=1"}, "MOE_TOP1_NORMALISED", kW, {"true", "1"}},
         Rule{{"model.moe.n_group=4", "model.moe.topk_group=4", "model.moe.num_experts_per_token=6"},
              "MOE_TOPK_NOT_DIVISIBLE_BY_TOPK_GROUP",
              kE,

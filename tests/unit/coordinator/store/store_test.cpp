@@ -464,44 +464,27 @@ TEST_F(Store, TheUsersSqlCannotWriteOrStay) {
   EXPECT_GT(events.events_size(), 0) << "the fences are gone after a query";
 }
 
-TEST_F(Store, MemoryLedgersAreThoseOfTheNewestAttempt) {
+TEST_F(Store, MemoryLedgersAreTheLastThatTheNewestAttemptReported) {
   Writer writer = open();
   submit(writer);
   for (uint32_t attempt = 1; attempt <= 2; ++attempt) {
     for (uint32_t rank = 0; rank < 2; ++rank) {
-      wire::RankMessage m;
-      wire::MemoryEntry* entry = m.mutable_memory()->add_entries();
-      entry->set_name("weights");
-      entry->set_measured_bytes(100 * attempt + rank);
-      Batch batch;
-      batch.samples.push_back({1, attempt, rank, 0, &m});
-      ASSERT_TRUE(writer.commit(batch).ok());
+      for (const auto& [names, bytes] : {std::pair{3, 1}, {2, 100}}) {  // after a step; at the end
+        wire::RankMessage m;
+        for (int i = 0; i < names; ++i)
+          m.mutable_memory()->add_entries()->set_measured_bytes(bytes * attempt + rank);
+        Batch batch;
+        batch.samples.push_back({1, attempt, rank, 0, &m});
+        ASSERT_TRUE(writer.commit(batch).ok());
+      }
     }
   }
   wire::MemoryReply reply;
   ASSERT_TRUE(reader().memory(1, &reply).ok());
   EXPECT_EQ(reply.attempt(), 2u);
   ASSERT_EQ(reply.ranks_size(), 2);
+  ASSERT_EQ(reply.ranks(1).ledger().entries_size(), 2);
   EXPECT_EQ(reply.ranks(1).ledger().entries(0).measured_bytes(), 201);
-}
-
-TEST_F(Store, MemoryLedgerOfARankIsTheLastItReported) {
-  Writer writer = open();
-  submit(writer);
-  for (const auto& [names, bytes] : {std::pair{3, 100}, {2, 250}}) {  // after a step; at the end
-    wire::RankMessage m;
-    for (int i = 0; i < names; ++i) {
-      wire::MemoryEntry* entry = m.mutable_memory()->add_entries();
-      entry->set_name("name-" + std::to_string(i));
-      entry->set_measured_bytes(bytes);
-    }
-    ASSERT_TRUE(write(writer, 1, 1, m).ok());
-  }
-  wire::MemoryReply reply;
-  ASSERT_TRUE(reader().memory(1, &reply).ok());
-  ASSERT_EQ(reply.ranks_size(), 1);
-  ASSERT_EQ(reply.ranks(0).ledger().entries_size(), 2);
-  EXPECT_EQ(reply.ranks(0).ledger().entries(1).measured_bytes(), 250);
 }
 
 }  // namespace

@@ -356,6 +356,7 @@ TEST(Checkpoint, KeepLastDeletesNothingWhenNothingIsValid) {
   }
   EXPECT_TRUE(keep_last(folder.path(), 1).value().empty());
   EXPECT_EQ(count_in(folder.path(), "step-"), 2);
+  EXPECT_EQ(newest_valid(folder.path()).status().code(), Code::kCheckpointUnusable);
 }
 
 TEST(Checkpoint, LeftoversOfDeadWritersGoWithTheNextSave) {

@@ -132,6 +132,8 @@ TEST(Safetensors, RefusesWhatBreaksARule) {
       {"old name of offsets",
        file_of(R"({"a":{"dtype":"F32","shape":[1],"offsets":[0,4]}})", "1234")},
       {"no shape", file_of(R"({"a":{"dtype":"F32","data_offsets":[0,4]}})", "1234")},
+      {"deep nesting",
+       file_of("{\"a\":" + std::string(500'000, '[') + std::string(500'000, ']') + "}", "")},
       {"metadata not text", file_of(R"({"__metadata__":{"k":1}})", "")},
   };
   for (const auto& [why, bytes] : cases) {

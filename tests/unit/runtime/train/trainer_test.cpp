@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/file.h"
 #include "base/rng.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/data/indexed_dataset.h"
@@ -277,6 +278,18 @@ TEST_F(Trainer, ACheckpointOfAnotherSeedBatchOrLengthIsRefused) {
   EXPECT_EQ(failure(batch).code(), Code::kCheckpointUnusable);
   length.spec.training.seq_length = 8;
   EXPECT_EQ(failure(length).code(), Code::kCheckpointUnusable);
+}
+
+// Beginning afresh would replace what a repaired disk might give back.
+TEST_F(Trainer, DamagedCheckpointsAreNotTakenForNone) {
+  Recorder recorder;
+  run(recorder, "saved");
+  for (const CheckpointReport& c : recorder.checkpoints)
+    ASSERT_TRUE(write_file(c.path + "/manifest.json", "{}").ok());
+  EXPECT_EQ(
+      failure({.spec = job_, .job = "tiny", .attempt = 2, .checkpoint_dir = folder_ / "saved"})
+          .code(),
+      Code::kCheckpointUnusable);
 }
 
 TEST_F(Trainer, WhatTheRuntimeDoesNotRunIsRefusedByName) {

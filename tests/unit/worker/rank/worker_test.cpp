@@ -132,6 +132,26 @@ TEST_F(WorkerTest, RefusesWithTheFrozenCodeAndSaysWhy) {
   EXPECT_EQ(run({"data-prepare", "--out", *dir_ + "/x"}), 2);
 }
 
+TEST_F(WorkerTest, FirstAttemptOfAJobDoesNotGoOnFromAnothersCheckpoint) {
+  const std::string folder = *dir_ + "/shared/tiny-1";
+  const std::vector<std::string> words = {"train", "--spec", spec(), "--checkpoint-dir", folder};
+  ASSERT_EQ(run(words), 0) << text_of("err");
+  for (const auto& [attempt, code] : {std::pair{"1", 15}, {"2", 0}}) {
+    const auto fds = link::make_socketpair();
+    ASSERT_TRUE(fds.ok());
+    std::filesystem::remove(*dir_ + "/err");
+    std::vector<std::string> more = words;
+    more.insert(more.end(), {"--job", "tiny-1", "--attempt", attempt});
+    const pid_t pid = start(more, fds->second);
+    ::close(fds->second);
+    EXPECT_EQ(wait_for(pid), code) << text_of("err");
+    ::close(fds->first);
+    EXPECT_EQ(text_of("err").find("choose another checkpoint.path") != std::string::npos,
+              code == 15)
+        << text_of("err");
+  }
+}
+
 TEST_F(WorkerTest, TellsItsAgentEverythingInOrder) {
   const auto fds = link::make_socketpair();
   ASSERT_TRUE(fds.ok());
