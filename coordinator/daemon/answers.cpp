@@ -144,6 +144,10 @@ Status Daemon::answer_question(const wire::Envelope& request, wire::Envelope* re
       DSV3_ASSIGN_OR_RETURN(const core::Job* job, need_job(request.memory().job()));
       return reader_.memory(job->number, reply->mutable_memory_reply());
     }
+    case wire::Envelope::kAgentHello:
+    case wire::Envelope::kAgentHeartbeat:
+    case wire::Envelope::kAgentReports:
+      return Status(Code::kNotAuthorised, "a client's key can't report", "only an agent's key can");
     default:
       return Status(Code::kInvalid, "this message is not a request of a client");
   }

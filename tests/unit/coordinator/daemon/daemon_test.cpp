@@ -374,7 +374,7 @@ TEST_F(DaemonTest, AMessageThatIsNoRequestIsRefused) {
   request.mutable_launch_ranks();
   EXPECT_EQ(ask(request).status().code(), Code::kInvalid);
   request.mutable_agent_hello();
-  EXPECT_EQ(ask(request).status().code(), Code::kInvalid);
+  EXPECT_EQ(ask(request).status().code(), Code::kNotAuthorised);
 }
 
 }  // namespace
