@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "runtime/checkpoint/manifest.h"
-#include "tests/unit/runtime/checkpoint/temporary_folder.h"
+#include "tests/unit/runtime/temporary_folder.h"
 
 namespace dsv3::checkpoint {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "base/file.h"
-#include "tests/unit/runtime/checkpoint/temporary_folder.h"
+#include "tests/unit/runtime/temporary_folder.h"
 
 namespace dsv3::checkpoint {
 namespace {

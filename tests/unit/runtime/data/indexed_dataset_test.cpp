@@ -6,7 +6,7 @@
 #include <cstring>
 #include <functional>
 
-#include "tests/unit/runtime/data/temporary_folder.h"
+#include "tests/unit/runtime/temporary_folder.h"
 
 namespace dsv3::data {
 namespace {

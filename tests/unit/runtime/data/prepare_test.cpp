@@ -15,7 +15,7 @@
 #include "runtime/data/documents.h"
 #include "runtime/data/indexed_dataset.h"
 #include "runtime/data/tokenizer.h"
-#include "tests/unit/runtime/data/temporary_folder.h"
+#include "tests/unit/runtime/temporary_folder.h"
 
 namespace dsv3::data {
 namespace {

@@ -14,7 +14,7 @@
 #include "runtime/data/blend.h"
 #include "runtime/data/indexed_dataset.h"
 #include "runtime/data/permutation.h"
-#include "tests/unit/runtime/data/temporary_folder.h"
+#include "tests/unit/runtime/temporary_folder.h"
 
 namespace dsv3::data {
 namespace {

@@ -13,7 +13,7 @@
 #include "base/rng.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/data/indexed_dataset.h"
-#include "tests/unit/runtime/data/temporary_folder.h"
+#include "tests/unit/runtime/temporary_folder.h"
 #include "tests/unit/runtime/tiny_job.h"
 
 namespace dsv3::train {
