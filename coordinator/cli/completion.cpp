@@ -6,6 +6,7 @@
 
 #include <memory>
 
+#include "configs/spec/field_table.h"
 #include "configs/spec/presets.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/session.h"
@@ -42,6 +43,10 @@ void add_values(const Globals& globals, Completes completes, std::vector<std::st
     if (auto presets = spec::list_presets(); presets.ok()) {
       for (const spec::Preset& preset : *presets) out->push_back(preset.name);
     }
+  }
+  if (completes == Completes::kKey) {
+    for (const spec::Section& section : spec::section_table()) out->emplace_back(section.path);
+    for (const spec::Field& field : spec::field_table()) out->emplace_back(field.key);
   }
   if (completes == Completes::kJob) {
     auto client = transport::Client::connect(globals.state_dir);

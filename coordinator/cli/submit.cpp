@@ -11,11 +11,13 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/process.h"
 #include "cluster/inventory/inventory.h"
+#include "cluster/launch/launcher.h"
 #include "configs/spec/presets.h"
 #include "configs/spec/render.h"
 #include "coordinator/cli/config_options.h"
@@ -80,15 +82,31 @@ Status check_data(const spec::JobSpec& job) {
   return {};
 }
 
-int dry_run(const Globals& globals, const plan::Plan& plan, const std::string& launcher) {
-  const std::string script =
-      fmt::format("{}/dsv3-agent --state-dir {}  # {} launcher, {} rank(s) here", executable_dir(),
-                  globals.state_dir, launcher, plan.ranks.size());
+// The command that the launcher would run on each node; the job's id is given at submission.
+std::string launch_script(const Globals& globals, const plan::Plan& plan) {
+  std::set<std::string> nodes;
+  for (const plan::RankPlacement& rank : plan.ranks) nodes.insert(rank.node);
+  std::string script;
+  for (const std::string& node : nodes) {
+    launch::AgentSpec agent;
+    agent.key = {"JOB", 1, node};
+    agent.state_dir = globals.state_dir;
+    std::string line;
+    for (const std::string& word : launch::agent_argv(executable_dir() + "/dsv3-agent", agent)) {
+      line += (line.empty() ? "" : " ") + word;
+    }
+    script += line + "\n";
+  }
+  return script;
+}
+
+int dry_run(const Globals& globals, const plan::Plan& plan) {
+  const std::string script = launch_script(globals, plan);
   const auto plan_object = nlohmann::ordered_json::parse(plan::plan_json(plan));
   if (globals.json) {
     print_json({{"plan", plan_object}, {"launch_script", script}});
   } else {
-    print(plan_object.dump(2) + "\n" + script + "\n");
+    print(plan_object.dump(2) + "\n" + script);
   }
   return 0;
 }
@@ -146,7 +164,7 @@ int submit(const Globals& globals, Options options) {
   if (Status status = check_fits(job, plan, cluster); !status.ok()) return fail(globals, status);
   const bool wants_demo = !job.data.path.empty() && job.data.path[0].first == kDemoData;
   settle_paths(globals, &job);
-  if (options.dry_run) return dry_run(globals, plan, options.launcher);
+  if (options.dry_run) return dry_run(globals, plan);
   if (wants_demo) {
     if (Status status = prepare_demo_data(globals, job); !status.ok()) return fail(globals, status);
   }

@@ -142,7 +142,8 @@ Result<std::string> train_sentencepiece(const TokenizerSpec& spec,
     return Status(
         Code::kInvalid,
         fmt::format("cannot train a vocabulary of {}: {}", spec.vocab_size, status.ToString()),
-        "a smaller vocabulary, or more text");
+        "it must be large enough for every character of the text and small enough for the text to "
+        "fill");
   }
   return model;
 }

@@ -226,7 +226,10 @@ TEST(Offline, ADryRunPrintsThePlanAndStartsNothing) {
   const Json result = Json::parse(outcome.out, nullptr, false);
   ASSERT_TRUE(result.is_object()) << outcome.out;
   expect_plan(result["plan"]);
-  EXPECT_NE(result["launch_script"].get<std::string>().find("dsv3-agent"), std::string::npos);
+  EXPECT_NE(result["launch_script"].get<std::string>().find("dsv3-agent --state-dir "),
+            std::string::npos);
+  EXPECT_NE(result["launch_script"].get<std::string>().find(" --job JOB --attempt 1 --node "),
+            std::string::npos);
   EXPECT_TRUE(home.processes().empty());
 }
 

@@ -37,6 +37,8 @@ TEST(Completion, OffersOptionsAndPresetsOfAVerb) {
 TEST(Completion, OffersTheChoicesOfAnOption) {
   EXPECT_TRUE(has(candidates({"submit", "--launcher"}), "slurm"));
   EXPECT_FALSE(has(candidates({"submit"}), "slurm"));
+  EXPECT_TRUE(has(candidates({"explain"}), "model.moe.n_group"));
+  EXPECT_TRUE(has(candidates({"submit", "--set"}), "training.max_steps"));
   EXPECT_TRUE(has(candidates({"completion"}), "zsh"));
   EXPECT_TRUE(has(candidates({"configs"}), "list"));
 }
