@@ -32,9 +32,16 @@ inline const std::map<std::string, std::vector<std::string>>& allowed_includes()
         "runtime/model"}},
       {"runtime/data", {"base", "configs/spec"}},
       {"runtime/checkpoint", {"base"}},
+      {"runtime/comm", {"base"}},
+      {"runtime/comm/cpu", {"base", "runtime/comm"}},
+      {"runtime/parallel",
+       {"base", "kernels/ops", "configs/spec", "runtime/device", "runtime/tensor", "runtime/model",
+        "runtime/comm"}},
+      {"runtime/convert", {"base", "configs/spec", "runtime/checkpoint"}},
       {"runtime/train",
        {"base", "kernels/ops", "configs/spec", "cluster/plan", "runtime/device", "runtime/tensor",
-        "runtime/model", "runtime/optim", "runtime/data", "runtime/checkpoint"}},
+        "runtime/model", "runtime/optim", "runtime/data", "runtime/checkpoint", "runtime/comm",
+        "runtime/parallel"}},
       {"coordinator/protocol", {"base"}},
       {"coordinator/core", {"base", "coordinator/protocol"}},
       {"coordinator/store", {"base", "coordinator/protocol", "coordinator/core"}},
@@ -55,7 +62,7 @@ inline const std::map<std::string, std::vector<std::string>>& allowed_includes()
       {"worker/rank",
        {"base", "configs/spec", "cluster/plan", "coordinator/protocol", "worker/link",
         "runtime/device", "runtime/tensor", "runtime/model", "runtime/data", "runtime/checkpoint",
-        "runtime/train"}},
+        "runtime/comm", "runtime/comm/cpu", "runtime/convert", "runtime/train"}},
   };
   return rules;
 }
