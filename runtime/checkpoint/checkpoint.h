@@ -57,6 +57,11 @@ struct TrainingState {
   std::vector<std::pair<std::string, std::string>> extra;  // whatever else; strings, order kept
 };
 
+// Called by the writing thread before each step of a save, with its name: "shard" (a file's bytes),
+// "flush", "manifest", "complete", "publish", "latest"; a Status that is not ok ends the save there
+// as if the disk had said it. For tests that slow a write, fail it or end the process in it.
+using SaveProbe = std::function<Status(std::string_view point)>;
+
 struct SaveRequest {
   std::string dir;  // the job's folder of checkpoints; created
   std::string job;
@@ -66,6 +71,7 @@ struct SaveRequest {
   TrainingState state;
   std::vector<TensorRef> tensors;
   int64_t shard_bytes_max = int64_t{2} << 30;  // a larger single tensor has a shard of its own
+  SaveProbe probe;                             // may be empty
 };
 
 struct SavedCheckpoint {
@@ -97,6 +103,8 @@ class Checkpoint {
   // Opens DIR/step-… . With `verify` every shard's checksum is computed; always its size, header
   // and ranges. kNotFound when absent; kCheckpointUnusable, naming file and fault, otherwise.
   static Result<Checkpoint> open(const std::string& path, bool verify = true);
+  // Computes every shard's checksum; kCheckpointUnusable, naming the shard that is damaged.
+  Status verify() const;
   Checkpoint(Checkpoint&&) noexcept;
   Checkpoint& operator=(Checkpoint&&) noexcept;
   ~Checkpoint();
@@ -117,6 +125,9 @@ class Checkpoint {
               int64_t element_count) const;
   // The whole tensor.
   Status read(std::string_view name, std::span<std::byte> out) const;
+  // The whole tensor where it lies, unaligned, as long as the checkpoint lives; empty when there is
+  // no such tensor or it is in several pieces.
+  std::span<const std::byte> bytes(std::string_view name) const;
 
  private:
   struct Impl;

@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kStepPrefix = "step-";
 constexpr std::string_view kTemporaryPrefix = ".tmp-step-";
+constexpr std::string_view kUnusablePrefix = "unusable-";
 constexpr std::string_view kAttemptMark = "-attempt-";
 constexpr std::string_view kClaimFile = ".attempt";
 
@@ -84,14 +85,14 @@ std::vector<Listed> list_checkpoints(const std::string& dir) {
     entry.step = step_of_folder_name(name);
     if (entry.step < 0) continue;
     entry.path = dir + "/" + name;
-    const auto manifest = read_manifest(entry.path);
-    if (!manifest.ok()) {
-      entry.fault = manifest.status().message();
-    } else if (manifest->step != entry.step) {
-      entry.fault = fmt::format("'{}' holds step {}", entry.path, manifest->step);
+    const auto head = read_manifest_head(entry.path);
+    if (!head.ok()) {
+      entry.fault = head.status().message();
+    } else if (head->step != entry.step) {
+      entry.fault = fmt::format("'{}' holds step {}", entry.path, head->step);
     } else {
-      entry.attempt = manifest->attempt;
-      entry.job = manifest->job;
+      entry.attempt = head->attempt;
+      entry.job = head->job;
     }
     listed.push_back(std::move(entry));
   }
@@ -164,8 +165,25 @@ Status publish(const std::string& dir, const std::string& temporary, int64_t ste
       DSV3_RETURN_IF_ERROR(remove_folder(aside));
     }
   }
-  DSV3_RETURN_IF_ERROR(sync_path(dir));
-  return write_file(fmt::format("{}/{}", dir, kLatestFile), fmt::format("{}\n", step));
+  return sync_path(dir);
+}
+
+Status check_claim(const std::string& dir, int64_t attempt) {
+  DSV3_ASSIGN_OR_RETURN(const int64_t claimed, claimed_attempt(dir));
+  if (claimed == attempt) return {};
+  return Status(Code::kConflict, fmt::format("attempt {} does not hold '{}': attempt {} has begun",
+                                             attempt, dir, claimed));
+}
+
+Result<std::string> set_folder_aside(const std::string& path) {
+  const size_t name = path.find_last_of('/') + 1;
+  const std::string base =
+      fmt::format("{}{}{}", path.substr(0, name), kUnusablePrefix, path.substr(name));
+  std::string target = base;
+  // A rename onto an empty folder would replace it; the caller's lock keeps others away.
+  for (int suffix = 2; path_exists(target); ++suffix) target = fmt::format("{}-{}", base, suffix);
+  if (::rename(path.c_str(), target.c_str()) != 0) return system_error("cannot set aside", path);
+  return target;
 }
 
 Status remove_folder(const std::string& path) {

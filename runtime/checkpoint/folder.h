@@ -46,10 +46,16 @@ class FolderLock {
 // kConflict when a higher attempt has claimed DIR or published in it, or when what is there is
 // another job's.
 Status check_fence(const std::string& dir, const std::string& job, int64_t attempt);
-// Renames `temporary` (in DIR, all flushed) to its step's folder, replacing what is there, and sets
-// the latest marker. The caller holds the lock. What was replaced is left under the temporary name
-// for the caller to delete.
+// Renames `temporary` (in DIR, all flushed) to its step's folder, replacing what is there. The
+// caller holds the lock. What was replaced is left under the temporary name for the caller to
+// delete.
 Status publish(const std::string& dir, const std::string& temporary, int64_t step);
+// kConflict unless `attempt` is the one that has claimed DIR.
+Status check_claim(const std::string& dir, int64_t attempt);
+// Renames DIR/step-00000123 to DIR/unusable-step-00000123, or with "-2", "-3" … behind it where
+// that is taken; gives the new path. From then on no listing sees it and nothing here deletes it.
+// The caller holds the lock and flushes DIR.
+Result<std::string> set_folder_aside(const std::string& path);
 // Deletes a folder with all that is in it.
 Status remove_folder(const std::string& path);
 // Deletes temporary folders that attempts up to `attempt` left behind.

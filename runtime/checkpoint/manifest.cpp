@@ -98,6 +98,10 @@ bool plain_file_name(const std::string& name) {
   return !name.empty() && name[0] != '.' && name.find('/') == std::string::npos;
 }
 
+bool numbers_possible(int64_t attempt, int64_t step) {
+  return attempt >= 1 && step >= 0 && step <= kStepMax;
+}
+
 // May throw Json::exception for what is absent or of another type; gives what else is wrong, or "".
 std::string fill_manifest(const Json& json, Manifest* manifest) {
   if (json.at("format") != Json(kFormat)) return "its manifest is of something else";
@@ -107,7 +111,7 @@ std::string fill_manifest(const Json& json, Manifest* manifest) {
   json.at("job").get_to(manifest->job);
   json.at("attempt").get_to(manifest->attempt);
   json.at("step").get_to(manifest->step);
-  if (manifest->attempt < 1 || manifest->step < 0 || manifest->step > kStepMax)
+  if (!numbers_possible(manifest->attempt, manifest->step))
     return fmt::format("attempt {} or step {} cannot be", manifest->attempt, manifest->step);
   json.at("spec").get_to(manifest->spec_yaml);
   manifest->state = parse_state(json.at("state"));
@@ -135,6 +139,82 @@ std::string fill_manifest(const Json& json, Manifest* manifest) {
       return fmt::format("tensor '{}' stands twice", name);
   }
   return "";
+}
+
+// Finds the head's keys in the outermost object and stops as soon as it has them.
+class HeadReader final : public Json::json_sax_t {
+ public:
+  std::string format;
+  int64_t version = -1;
+  ManifestHead head{"", -1, -1};
+
+  bool null() override { return take_none(); }
+  bool boolean(bool) override { return take_none(); }
+  bool number_integer(Json::number_integer_t value) override { return take_number(value); }
+  bool number_unsigned(Json::number_unsigned_t value) override {
+    return take_number(value <= uint64_t{1} << 62 ? static_cast<int64_t>(value) : -1);
+  }
+  bool number_float(Json::number_float_t, const std::string&) override { return take_none(); }
+  bool string(std::string& value) override {
+    if (key_ == "format") format = value;
+    if (key_ == "job") head.job = value;
+    return take_none();
+  }
+  bool binary(Json::binary_t&) override { return false; }
+  bool start_object(size_t) override { return open(); }
+  bool start_array(size_t) override { return open(); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(std::string& name) override {
+    key_ = depth_ == 1 ? name : "";
+    return true;
+  }
+  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception&) override {
+    return false;
+  }
+
+ private:
+  bool take_none() {
+    key_.clear();
+    return !complete();
+  }
+  bool take_number(int64_t value) {
+    if (key_ == "format_version") version = value;
+    if (key_ == "attempt") head.attempt = value;
+    if (key_ == "step") head.step = value;
+    return take_none();
+  }
+  bool complete() const {
+    return !format.empty() && version >= 0 && !head.job.empty() && head.attempt >= 0 &&
+           head.step >= 0;
+  }
+  bool open() {
+    ++depth_;
+    key_.clear();
+    return true;
+  }
+  bool close() {
+    --depth_;
+    return true;
+  }
+
+  int64_t depth_ = 0;
+  std::string key_;  // of the value that comes next, in the outermost object
+};
+
+// manifest.json, compared with its seal.
+Result<std::string> read_sealed(const std::string& path) {
+  if (!path_exists(path))
+    return Status(Code::kNotFound, fmt::format("there is no checkpoint '{}'", path));
+  const auto complete = read_file(fmt::format("{}/{}", path, kCompleteFile), 4096);
+  if (!complete.ok())
+    return unusable(path, "it was never completed (" + complete.status().message() + ")");
+  const auto text = read_file(fmt::format("{}/{}", path, kManifestFile), kManifestBytesMax);
+  if (!text.ok()) return unusable(path, text.status().message());
+  const std::string expected = checksum(std::as_bytes(std::span<const char>(*text))) + "\n";
+  if (*complete != expected)
+    return unusable(path, "manifest.json is not the one that was completed (checksum)");
+  return *text;
 }
 
 }  // namespace
@@ -215,17 +295,21 @@ Result<Manifest> parse_manifest(std::string_view text, const std::string& path) 
 }
 
 Result<Manifest> read_manifest(const std::string& path) {
-  if (!path_exists(path))
-    return Status(Code::kNotFound, fmt::format("there is no checkpoint '{}'", path));
-  const auto complete = read_file(fmt::format("{}/{}", path, kCompleteFile), 4096);
-  if (!complete.ok())
-    return unusable(path, "it was never completed (" + complete.status().message() + ")");
-  const auto text = read_file(fmt::format("{}/{}", path, kManifestFile), kManifestBytesMax);
-  if (!text.ok()) return unusable(path, text.status().message());
-  const std::string expected = checksum(std::as_bytes(std::span<const char>(*text))) + "\n";
-  if (*complete != expected)
-    return unusable(path, "manifest.json is not the one that was completed (checksum)");
-  return parse_manifest(*text, path);
+  DSV3_ASSIGN_OR_RETURN(const std::string text, read_sealed(path));
+  return parse_manifest(text, path);
+}
+
+Result<ManifestHead> read_manifest_head(const std::string& path) {
+  DSV3_ASSIGN_OR_RETURN(const std::string text, read_sealed(path));
+  HeadReader reader;
+  Json::sax_parse(text, &reader);
+  if (reader.format != kFormat) return unusable(path, "its manifest is of something else");
+  if (reader.version != kManifestVersion)
+    return unusable(path, fmt::format("its format version is not {}", kManifestVersion));
+  if (!numbers_possible(reader.head.attempt, reader.head.step))
+    return unusable(path, fmt::format("attempt {} or step {} cannot be", reader.head.attempt,
+                                      reader.head.step));
+  return reader.head;
 }
 
 }  // namespace dsv3::checkpoint

@@ -59,11 +59,21 @@ std::vector<int64_t> range_shape(const TensorInfo& info, int64_t begin, int64_t 
 // Why the ranges (any order; sorted here) do not tile the tensor exactly; "" when they do.
 std::string tiling_fault(ManifestTensor& tensor);
 
+// What a listing needs of a manifest.
+struct ManifestHead {
+  std::string job;
+  int64_t attempt = 0;
+  int64_t step = 0;
+};
+
 std::string print_manifest(const Manifest& manifest);
 // kCheckpointUnusable, naming `path` and the fault.
 Result<Manifest> parse_manifest(std::string_view text, const std::string& path);
 // Reads PATH/manifest.json after comparing it with PATH/complete. kNotFound when PATH is absent,
 // else kCheckpointUnusable.
 Result<Manifest> read_manifest(const std::string& path);
+// The same checks of the seal, but only the head is parsed, wherever it stands: a listing is made
+// several times a save. Errors as read_manifest().
+Result<ManifestHead> read_manifest_head(const std::string& path);
 
 }  // namespace dsv3::checkpoint

@@ -274,9 +274,9 @@ Result<std::vector<float>> SafetensorsFile::read_f32(std::string_view name) cons
   return values;
 }
 
-Result<SafetensorsWriter> SafetensorsWriter::create(
-    const std::string& path, std::vector<SafetensorsTensor> tensors,
-    const std::map<std::string, std::string>& metadata) {
+Result<std::string> lay_out_safetensors(const std::string& path,
+                                        std::vector<SafetensorsTensor>& tensors,
+                                        const std::map<std::string, std::string>& metadata) {
   std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
     const int64_t a_bytes = safetensors_tag_bytes(a.tag);
     const int64_t b_bytes = safetensors_tag_bytes(b.tag);
@@ -312,16 +312,24 @@ Result<SafetensorsWriter> SafetensorsWriter::create(
     return Status(Code::kInvalid, fmt::format("'{}': a header of {} bytes is more than {}", path,
                                               text.size(), kSafetensorsHeaderBytesMax));
   }
+  const uint64_t header_bytes = text.size();
+  std::string length(sizeof header_bytes, '\0');
+  std::memcpy(length.data(), &header_bytes, sizeof header_bytes);
+  return length + text;
+}
+
+Result<SafetensorsWriter> SafetensorsWriter::create(
+    const std::string& path, std::vector<SafetensorsTensor> tensors,
+    const std::map<std::string, std::string>& metadata) {
   SafetensorsWriter writer;
+  DSV3_ASSIGN_OR_RETURN(const std::string header, lay_out_safetensors(path, tensors, metadata));
   writer.path_ = path;
   writer.tensors_ = std::move(tensors);
   writer.running_ = std::make_unique<Checksum>();
   DSV3_ASSIGN_OR_RETURN(writer.file_, FileWriter::create(path));
-  const uint64_t header_bytes = text.size();
-  writer.bytes_left_ = static_cast<int64_t>(sizeof header_bytes + text.size());
-  DSV3_RETURN_IF_ERROR(writer.append(std::as_bytes(std::span(&header_bytes, 1))));
-  DSV3_RETURN_IF_ERROR(writer.append(std::as_bytes(std::span<const char>(text))));
-  writer.bytes_left_ = at;
+  writer.bytes_left_ = static_cast<int64_t>(header.size());
+  DSV3_RETURN_IF_ERROR(writer.append(std::as_bytes(std::span<const char>(header))));
+  writer.bytes_left_ = writer.tensors_.empty() ? 0 : writer.tensors_.back().end_byte;
   return writer;
 }
 

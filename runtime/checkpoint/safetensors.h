@@ -70,6 +70,14 @@ class SafetensorsFile {
   std::map<std::string, std::string, std::less<>> metadata_;
 };
 
+// Sorts `tensors` (name, tag and shape given) as they lie in a file, largest element first, then by
+// name, sets their offsets in the data part, and gives what stands before the data: the length and
+// the header, padded to a multiple of 8 bytes. kInvalid, naming `path`, for a name twice, an
+// unknown tag or a header above the limit.
+Result<std::string> lay_out_safetensors(const std::string& path,
+                                        std::vector<SafetensorsTensor>& tensors,
+                                        const std::map<std::string, std::string>& metadata);
+
 // Writes one file: declare the tensors, then hand over their bytes in the order of order().
 class SafetensorsWriter {
  public:

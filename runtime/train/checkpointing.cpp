@@ -7,29 +7,112 @@
 #include <string_view>
 #include <utility>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "configs/spec/render.h"
+#include "runtime/checkpoint/select.h"
 
 namespace dsv3::train {
 namespace {
 
 using checkpoint::Checkpoint;
 
-// One tensor of the state: where it lies on the device.
-struct StateTensor {
-  std::string name;
-  DType dtype = DType::kF32;
-  std::vector<int64_t> shape;
-  void* data = nullptr;
-  bool optimizer = false;  // a moment
-
-  int64_t bytes() const {
-    int64_t n = static_cast<int64_t>(dtype_bytes(dtype));
-    for (int64_t dim : shape) n *= dim;
-    return n;
+Status check_tensor(const Checkpoint& saved, const StateTensor& tensor) {
+  const checkpoint::TensorInfo* info = saved.find(tensor.name);
+  if (!info) {
+    // Weights that were imported come without moments: training starts with zeros, as a fresh run
+    // does.
+    if (tensor.optimizer && saved.step() == 0) return {};
+    return Status(Code::kCheckpointUnusable,
+                  fmt::format("'{}' has no tensor {}", saved.path(), tensor.name),
+                  "it belongs to another model; give the job a folder of its own");
   }
-};
+  if (info->shape != tensor.shape || info->dtype != tensor.dtype) {
+    return Status(Code::kCheckpointUnusable,
+                  fmt::format("tensor {} of '{}' has another shape or dtype than the model's",
+                              tensor.name, saved.path()),
+                  "check the model section and training.moments_dtype");
+  }
+  return {};
+}
+
+// A run goes on with the model it had: a tensor that this model lacks means that it is another one,
+// say with fewer layers. (Imported weights, at step 0, may hold more, such as MTP modules.)
+Status check_all_wanted(const Checkpoint& saved, const std::vector<StateTensor>& tensors) {
+  if (saved.step() == 0) return {};
+  std::set<std::string_view> wanted;
+  for (const StateTensor& tensor : tensors) wanted.insert(tensor.name);
+  for (const checkpoint::TensorInfo& info : saved.tensors()) {
+    if (wanted.contains(info.name)) continue;
+    return Status(
+        Code::kCheckpointUnusable,
+        fmt::format("the model has no tensor {}, which '{}' holds", info.name, saved.path()),
+        "it belongs to another model; give the job a folder of its own");
+  }
+  return {};
+}
+
+// Whether the session can go on from the checkpoint, down to every tensor's shape.
+Status check_fits(const Session& session, const Checkpoint& saved) {
+  const int64_t seed = session.spec.training.seed;
+  if (saved.step() > 0 && saved.state().seed != seed) {
+    return Status(Code::kCheckpointUnusable,
+                  fmt::format("'{}' was trained with seed {}, the job has seed {}", saved.path(),
+                              saved.state().seed, seed),
+                  "the order of samples depends on it: set training.seed to the checkpoint's");
+  }
+  const int64_t position = saved.step() * session.samples_per_step();
+  if (saved.step() > 0 && saved.state().next_sample_idx != position) {
+    return Status(Code::kCheckpointUnusable,
+                  fmt::format("'{}' stands at sample {}, but {} steps of {} sequences are {}",
+                              saved.path(), saved.state().next_sample_idx, saved.step(),
+                              session.samples_per_step(), position),
+                  "training.global_batch_size must be that of the checkpoint");
+  }
+  const int64_t tokens = saved.step() * session.tokens_per_step();
+  if (saved.step() > 0 && saved.state().tokens_seen != tokens) {
+    return Status(
+        Code::kCheckpointUnusable,
+        fmt::format("'{}' has seen {} tokens, but {} steps of {} are {}", saved.path(),
+                    saved.state().tokens_seen, saved.step(), session.tokens_per_step(), tokens),
+        "training.seq_length must be that of the checkpoint: samples are cut by it");
+  }
+  const std::vector<StateTensor> tensors = state_tensors(session);
+  for (const StateTensor& tensor : tensors) DSV3_RETURN_IF_ERROR(check_tensor(saved, tensor));
+  return check_all_wanted(saved, tensors);
+}
+
+Status restore_tensor(const Session& session, const Checkpoint& saved, const StateTensor& tensor,
+                      std::vector<std::byte>& staging) {
+  if (saved.find(tensor.name) == nullptr) return {};  // check_tensor() allows it
+  std::span<const std::byte> bytes = saved.bytes(tensor.name);
+  if (bytes.empty()) {  // in several pieces
+    staging.resize(static_cast<size_t>(tensor.bytes()));
+    DSV3_RETURN_IF_ERROR(saved.read(tensor.name, staging));
+    bytes = staging;
+  }
+  session.device->backend().copy_to_device(tensor.data, bytes.data(), bytes.size(),
+                                           session.device->stream());
+  session.device->synchronize();
+  return {};
+}
+
+// In the log, and to whoever watches the job.
+void tell_set_aside(const checkpoint::Selection& selected, TrainObserver& observer) {
+  for (const checkpoint::SetAside& entry : selected.set_aside) {
+    const std::string text = fmt::format("{}; set aside as '{}', going on from '{}'", entry.reason,
+                                         entry.moved_to, selected.path);
+    log::warning("{}", text);
+    observer.on_note(text);
+  }
+}
+
+}  // namespace
+
+int64_t StateTensor::bytes() const {
+  int64_t n = static_cast<int64_t>(dtype_bytes(dtype));
+  for (int64_t dim : shape) n *= dim;
+  return n;
+}
 
 std::vector<StateTensor> state_tensors(const Session& session) {
   std::vector<StateTensor> tensors;
@@ -57,87 +140,7 @@ std::vector<StateTensor> state_tensors(const Session& session) {
   return tensors;
 }
 
-Status restore_tensor(const Session& session, const Checkpoint& saved, const StateTensor& tensor,
-                      std::vector<std::byte>& staging) {
-  const checkpoint::TensorInfo* info = saved.find(tensor.name);
-  if (!info) {
-    // Weights that were imported come without moments: training starts with zeros, as a fresh run
-    // does.
-    if (tensor.optimizer && saved.step() == 0) return {};
-    return Status(Code::kCheckpointUnusable,
-                  fmt::format("{} has no tensor {}", saved.path(), tensor.name),
-                  "it belongs to another model; give the job a folder of its own");
-  }
-  if (info->shape != tensor.shape || info->dtype != tensor.dtype) {
-    return Status(Code::kCheckpointUnusable,
-                  fmt::format("tensor {} of {} has another shape or dtype than the model's",
-                              tensor.name, saved.path()),
-                  "check the model section and training.moments_dtype");
-  }
-  staging.resize(static_cast<size_t>(tensor.bytes()));
-  DSV3_RETURN_IF_ERROR(saved.read(tensor.name, staging));
-  session.device->backend().copy_to_device(tensor.data, staging.data(), staging.size(),
-                                           session.device->stream());
-  session.device->synchronize();
-  return {};
-}
-
-// A run goes on with the model it had: a tensor that this model lacks means that it is another one,
-// say with fewer layers. (Imported weights, at step 0, may hold more, such as MTP modules.)
-Status check_all_wanted(const Checkpoint& saved, const std::vector<StateTensor>& tensors) {
-  if (saved.step() == 0) return {};
-  std::set<std::string_view> wanted;
-  for (const StateTensor& tensor : tensors) wanted.insert(tensor.name);
-  for (const checkpoint::TensorInfo& info : saved.tensors()) {
-    if (wanted.contains(info.name)) continue;
-    return Status(
-        Code::kCheckpointUnusable,
-        fmt::format("the model has no tensor {}, which {} holds", info.name, saved.path()),
-        "it belongs to another model; give the job a folder of its own");
-  }
-  return {};
-}
-
-Status restore_from(Session& session, const Checkpoint& saved) {
-  const int64_t seed = session.spec.training.seed;
-  if (saved.step() > 0 && saved.state().seed != seed) {
-    return Status(Code::kCheckpointUnusable,
-                  fmt::format("{} was trained with seed {}, the job has seed {}", saved.path(),
-                              saved.state().seed, seed),
-                  "the order of samples depends on it: set training.seed to the checkpoint's");
-  }
-  const int64_t position = saved.step() * session.samples_per_step();
-  if (saved.step() > 0 && saved.state().next_sample_idx != position) {
-    return Status(Code::kCheckpointUnusable,
-                  fmt::format("{} stands at sample {}, but {} steps of {} sequences are {}",
-                              saved.path(), saved.state().next_sample_idx, saved.step(),
-                              session.samples_per_step(), position),
-                  "training.global_batch_size must be that of the checkpoint");
-  }
-  const int64_t tokens = saved.step() * session.tokens_per_step();
-  if (saved.step() > 0 && saved.state().tokens_seen != tokens) {
-    return Status(
-        Code::kCheckpointUnusable,
-        fmt::format("{} has seen {} tokens, but {} steps of {} are {}", saved.path(),
-                    saved.state().tokens_seen, saved.step(), session.tokens_per_step(), tokens),
-        "training.seq_length must be that of the checkpoint: samples are cut by it");
-  }
-  const std::vector<StateTensor> tensors = state_tensors(session);
-  DSV3_RETURN_IF_ERROR(check_all_wanted(saved, tensors));
-  std::vector<std::byte> staging;
-  for (const StateTensor& tensor : tensors) {
-    DSV3_RETURN_IF_ERROR(restore_tensor(session, saved, tensor, staging));
-  }
-  session.model->params().refresh_compute();
-  session.steps_done = saved.step();
-  return {};
-}
-
-}  // namespace
-
-Result<CheckpointReport> save_checkpoint(const Session& session, const TrainOptions& options) {
-  const int64_t begin_ns = system_clock().steady_ns();
-  session.device->synchronize();
+checkpoint::SaveRequest save_request(const Session& session, const TrainOptions& options) {
   checkpoint::SaveRequest request;
   request.dir = options.checkpoint_dir;
   request.job = options.job;
@@ -149,49 +152,47 @@ Result<CheckpointReport> save_checkpoint(const Session& session, const TrainOpti
                    .lr_step = session.steps_done,
                    .tokens_seen = session.steps_done * session.tokens_per_step(),
                    .compute_dtype = dtype_name(session.model->params().compute_dtype())};
-  for (const StateTensor& tensor : state_tensors(session)) {
-    checkpoint::TensorRef ref{.name = tensor.name, .dtype = tensor.dtype, .shape = tensor.shape};
-    const auto* data = static_cast<const std::byte*>(tensor.data);
-    const auto element = static_cast<int64_t>(dtype_bytes(tensor.dtype));
-    ref.fill = [&session, data, element](int64_t begin, std::span<std::byte> out) -> Status {
-      session.device->backend().copy_to_host(out.data(), data + begin * element, out.size(),
-                                             session.device->stream());
-      session.device->synchronize();
-      return {};
-    };
-    request.tensors.push_back(std::move(ref));
+  request.probe = options.checkpoint_probe;
+  for (StateTensor& tensor : state_tensors(session)) {
+    request.tensors.push_back(
+        {.name = std::move(tensor.name), .dtype = tensor.dtype, .shape = std::move(tensor.shape)});
   }
-  DSV3_ASSIGN_OR_RETURN(const checkpoint::SavedCheckpoint saved, checkpoint::save(request));
-  const auto deleted =
-      checkpoint::keep_last(options.checkpoint_dir, session.spec.checkpoint.keep_last, saved.path);
-  if (!deleted.ok()) log::warning("old checkpoints stay: {}", deleted.status().to_string());
-  const double seconds = static_cast<double>(system_clock().steady_ns() - begin_ns) * 1e-9;
-  return CheckpointReport{session.steps_done, saved.path, saved.bytes, seconds};
+  return request;
 }
 
-Status restore_checkpoint(Session& session, const TrainOptions& options, std::string* path) {
-  path->clear();
+Result<std::string> choose_checkpoint(const Session& session, const TrainOptions& options,
+                                      TrainObserver& observer) {
   const std::string& dir = options.checkpoint_dir;
+  const auto fits = [&session](const Checkpoint& saved) { return check_fits(session, saved); };
   // Before looking: what an earlier attempt would publish after this could not be gone on from.
   if (!dir.empty()) DSV3_RETURN_IF_ERROR(checkpoint::claim(dir, options.attempt));
-  bool verified = false;
   if (options.resume && !dir.empty()) {
-    const Result<checkpoint::NewestValid> newest = checkpoint::newest_valid(dir);
-    if (newest.ok()) {
-      for (const auto& [folder, reason] : newest->skipped)
-        log::warning("skipped {}: {}", folder, reason);
-      *path = newest->path;
-      verified = true;
-    } else if (newest.status().code() != Code::kNotFound) {
-      return newest.status();
+    const auto selected = checkpoint::select_checkpoint(dir, options.job, options.attempt, fits);
+    if (selected.ok()) {
+      tell_set_aside(*selected, observer);
+      return selected->path;
     }
+    if (selected.status().code() != Code::kNotFound) return selected.status();
   }
-  if (path->empty() && !session.spec.checkpoint.load.empty()) {
-    DSV3_ASSIGN_OR_RETURN(*path, checkpoint::find_checkpoint(session.spec.checkpoint.load));
+  if (session.spec.checkpoint.load.empty()) return std::string();
+  DSV3_ASSIGN_OR_RETURN(const std::string path,
+                        checkpoint::find_checkpoint(session.spec.checkpoint.load));
+  DSV3_ASSIGN_OR_RETURN(const Checkpoint saved, Checkpoint::open(path, false));
+  DSV3_RETURN_IF_ERROR(fits(saved));
+  DSV3_RETURN_IF_ERROR(saved.verify());
+  return path;
+}
+
+Status restore_from(Session& session, const std::string& path) {
+  DSV3_ASSIGN_OR_RETURN(const Checkpoint saved, Checkpoint::open(path, false));
+  DSV3_RETURN_IF_ERROR(check_fits(session, saved));
+  std::vector<std::byte> staging;
+  for (const StateTensor& tensor : state_tensors(session)) {
+    DSV3_RETURN_IF_ERROR(restore_tensor(session, saved, tensor, staging));
   }
-  if (path->empty()) return {};
-  DSV3_ASSIGN_OR_RETURN(const Checkpoint saved, Checkpoint::open(*path, !verified));
-  return restore_from(session, saved);
+  session.model->params().refresh_compute();
+  session.steps_done = saved.step();
+  return {};
 }
 
 }  // namespace dsv3::train

@@ -1,6 +1,8 @@
 // Building a run's parts; see session.h.
 #include "runtime/train/session.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -8,10 +10,18 @@
 
 namespace dsv3::train {
 
-Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec) {
+Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec,
+                                              comm::Communicator* data_group) {
   DSV3_RETURN_IF_ERROR(plan::check_runnable(spec));
   auto session = std::make_unique<Session>();
   session->spec = spec;
+  session->data_group = data_group && data_group->size() > 1 ? data_group : nullptr;
+  if (const int64_t ranks = session->data_ranks(); spec.training.global_batch_size % ranks != 0) {
+    return Status(Code::kInvalid,
+                  fmt::format("training.global_batch_size {} can't be shared by {} data ranks",
+                              spec.training.global_batch_size, ranks),
+                  "make it a multiple of them");
+  }
   const spec::TrainingSpec& training = spec.training;
   DSV3_ASSIGN_OR_RETURN(data::SampleReader reader,
                         data::SampleReader::open(spec.data, training.seq_length, training.seed,
@@ -24,9 +34,14 @@ Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec) {
       .global_sequences = training.global_batch_size,
       .compute = model::compute_dtype(training, *session->device)};
   session->model = std::make_unique<model::Transformer>(spec.model, options, *session->arena);
-  session->model->params().initialise(training.seed);
   session->optimizer =
       std::make_unique<optim::Optimizer>(training, session->model->params(), *session->arena);
+  if (session->data_group) {
+    session->gradient_sync = std::make_unique<parallel::GradientSync>(
+        session->model->params(), *session->data_group,
+        parallel::SyncOptions{.num_layers = spec.model.num_layers + spec.model.mtp_layers,
+                              .overlap = spec.parallel.overlap_grad_reduce});
+  }
   return session;
 }
 

@@ -25,20 +25,47 @@ Status check_finite(const StepReport& report) {
                 "lower training.learning_rate or resume from an earlier checkpoint");
 }
 
+// Forward and backward of this rank's share of the step's samples; with a data group the gradients
+// are summed over it. Micro-batches are counted in the global order of samples: rank r has samples
+// [r, r + 1) · batch / ranks of the step.
+Status accumulate_gradients(Session& session) {
+  const spec::TrainingSpec& training = session.spec.training;
+  const int64_t share = training.global_batch_size / session.data_ranks();
+  const int64_t first =
+      session.steps_done * training.global_batch_size + session.data_rank() * share;
+  for (int64_t done = 0; done < share; done += training.micro_batch_size) {
+    const int64_t count = std::min(training.micro_batch_size, share - done);
+    DSV3_RETURN_IF_ERROR(read_samples(session, data::Split::kTrain, first + done, count));
+    const bool last = done + count == share;
+    session.model->train_micro_batch(session.tokens, last ? session.gradient_sync.get() : nullptr);
+  }
+  if (session.gradient_sync) session.gradient_sync->finish();
+  return {};
+}
+
+// Losses and counts of the whole batch, on every rank.
+void sum_step_state(Session& session) {
+  if (!session.data_group) return;
+  model::StepState& step = session.model->step();
+  const ops::Vector<double> scalars = step.scalars();
+  const ops::Vector<int64_t> counts = step.all_counts();
+  session.data_group->start_all_reduce("losses", {scalars.data, scalars.size, DType::kF64},
+                                       comm::Reduce::kSum);
+  session.data_group->start_all_reduce("expert counts", {counts.data, counts.size, DType::kI64},
+                                       comm::Reduce::kSum);
+  session.data_group->wait_all();
+}
+
 }  // namespace
 
 Result<StepReport> run_step(Session& session) {
   const int64_t begin_ns = system_clock().steady_ns();
-  const spec::TrainingSpec& training = session.spec.training;
+  const int64_t waited_ns = session.data_group ? session.data_group->traffic().wait_ns : 0;
   model::Transformer& model = *session.model;
   model.step().reset();
   model.params().zero_grad();
-  const int64_t first = session.steps_done * training.global_batch_size;
-  for (int64_t done = 0; done < training.global_batch_size; done += training.micro_batch_size) {
-    const int64_t count = std::min(training.micro_batch_size, training.global_batch_size - done);
-    DSV3_RETURN_IF_ERROR(read_samples(session, data::Split::kTrain, first + done, count));
-    model.train_micro_batch(session.tokens);
-  }
+  DSV3_RETURN_IF_ERROR(accumulate_gradients(session));
+  sum_step_state(session);
   StepReport report;
   report.step = session.steps_done + 1;
   report.lr = session.optimizer->update(report.step, model.step());
@@ -55,6 +82,10 @@ Result<StepReport> run_step(Session& session) {
                 report.aux_loss + report.z_loss;
   report.tokens = session.tokens_per_step();
   report.step_s = static_cast<double>(system_clock().steady_ns() - begin_ns) * 1e-9;
+  if (session.data_group) {
+    report.exposed_comm_s =
+        static_cast<double>(session.data_group->traffic().wait_ns - waited_ns) * 1e-9;
+  }
   report.tokens_per_s = static_cast<double>(report.tokens) / std::max(report.step_s, 1e-9);
   DSV3_RETURN_IF_ERROR(check_finite(report));
   session.steps_done = report.step;
@@ -71,11 +102,15 @@ Result<ValidationReport> run_validation(Session& session) {
                           .tokens = samples * training.seq_length};
   if (samples == 0) return report;
   model.step().reset();
-  for (int64_t done = 0; done < samples; done += training.micro_batch_size) {
+  // The ranks take the micro-batches in turn.
+  const int64_t stride = training.micro_batch_size * session.data_ranks();
+  for (int64_t done = session.data_rank() * training.micro_batch_size; done < samples;
+       done += stride) {
     const int64_t count = std::min(training.micro_batch_size, samples - done);
     DSV3_RETURN_IF_ERROR(read_samples(session, data::Split::kValidation, done, count));
     model.evaluate(session.tokens, 1.0 / static_cast<double>(report.tokens));
   }
+  sum_step_state(session);
   model.step().read_back();
   report.loss = model.step().host_scalar(Scalar::kLmLoss);
   return report;

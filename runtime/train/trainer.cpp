@@ -1,8 +1,12 @@
 // The loop around the steps: restore, train, validate, save, report; see trainer.h.
 #include "runtime/train/trainer.h"
 
+#include <fmt/core.h>
+
 #include "base/log.h"
 #include "configs/spec/counts.h"
+#include "runtime/train/agreement.h"
+#include "runtime/train/checkpoint_writer.h"
 #include "runtime/train/checkpointing.h"
 #include "runtime/train/peak.h"
 #include "runtime/train/step.h"
@@ -15,9 +19,9 @@ struct Loop {
   Session& session;
   const TrainOptions& options;
   TrainObserver& observer;
+  CheckpointWriter& writer;
   TrainStart start;
   TrainSummary summary;
-  int64_t saved_step = -1;      // last checkpoint
   int64_t validated_step = -1;  // last validation
 };
 
@@ -29,7 +33,7 @@ std::string compute_dtype_text(const Session& session) {
   return dtype_name(dtype);
 }
 
-TrainStart describe(const Session& session) {
+TrainStart describe(Session& session) {
   const spec::FlopsPerToken flops =
       spec::flops_per_token(session.spec.model, session.spec.training.seq_length);
   TrainStart start;
@@ -37,20 +41,14 @@ TrainStart describe(const Session& session) {
   start.max_steps = session.spec.training.max_steps;
   start.params_total = session.model->params().layout().parameters;
   start.device = session.device->description();
+  if (session.data_ranks() > 1) start.device += fmt::format(" on {} ranks", session.data_ranks());
   start.compute_dtype = compute_dtype_text(session);
   start.flops_per_token = flops.total_with_mtp;
-  start.peak_flops_per_s =
-      measure_peak_flops_per_s(*session.arena, session.model->params().compute_dtype());
+  // All ranks measure at once, because they share cores when they train too.
+  start.peak_flops_per_s = sum_over_ranks(
+      session, measure_peak_flops_per_s(*session.arena, session.model->params().compute_dtype()));
   start.unigram_entropy = session.reader->unigram_entropy();
   return start;
-}
-
-Status save(Loop& loop) {
-  if (loop.options.checkpoint_dir.empty() || loop.saved_step == loop.session.steps_done) return {};
-  DSV3_ASSIGN_OR_RETURN(const CheckpointReport report, save_checkpoint(loop.session, loop.options));
-  loop.saved_step = loop.session.steps_done;
-  loop.observer.on_checkpoint(report);
-  return {};
 }
 
 Status validate(Loop& loop) {
@@ -97,22 +95,27 @@ Status run_loop(Loop& loop) {
   Session& session = loop.session;
   const spec::JobSpec& spec = session.spec;
   while (session.steps_done < spec.training.max_steps) {
-    if (loop.observer.stop_requested()) {
+    Requests asked{.stop = loop.observer.stop_requested()};
+    // Before the first step there is nothing to save; the request stays.
+    if (session.steps_done > 0) asked.checkpoint = loop.observer.checkpoint_requested();
+    asked = agree_on_requests(session, asked);
+    if (asked.stop) {
       loop.summary.stopped = true;
-      return save(loop);
+      return loop.writer.finish();
     }
+    if (asked.checkpoint) DSV3_RETURN_IF_ERROR(loop.writer.save());
     DSV3_ASSIGN_OR_RETURN(const StepReport report, run_step(session));
     if (loop.summary.steps == 0) session.arena->compact();
     report_step(loop, report);
     if (loop.summary.steps == 1) report_memory(loop);
     if (is_due(spec.training.eval_interval_steps, session.steps_done))
       DSV3_RETURN_IF_ERROR(validate(loop));
-    const bool asked = loop.observer.checkpoint_requested();
-    if (asked || is_due(spec.checkpoint.interval_steps, session.steps_done))
-      DSV3_RETURN_IF_ERROR(save(loop));
+    DSV3_RETURN_IF_ERROR(loop.writer.collect());
+    if (is_due(spec.checkpoint.interval_steps, session.steps_done))
+      DSV3_RETURN_IF_ERROR(loop.writer.save());
   }
   // The checkpoint first: a fault in the validation data must not lose the run.
-  DSV3_RETURN_IF_ERROR(save(loop));
+  DSV3_RETURN_IF_ERROR(loop.writer.finish());
   DSV3_RETURN_IF_ERROR(validate(loop));
   report_memory(loop);
   return {};
@@ -120,18 +123,32 @@ Status run_loop(Loop& loop) {
 
 }  // namespace
 
-Result<TrainSummary> train(const TrainOptions& options, TrainObserver& observer) {
-  DSV3_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, open_session(options.spec));
+Result<TrainSummary> train(const TrainOptions& given, TrainObserver& observer) {
+  TrainOptions options = given;
+  DSV3_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
+                        open_session(options.spec, options.data_group));
+  // One rank chooses and saves; the others follow it.
+  const bool leads = session->data_rank() == 0;
+  if (!leads) options.checkpoint_dir.clear();
   std::string path;
-  DSV3_RETURN_IF_ERROR(restore_checkpoint(*session, options, &path));
-  Loop loop{*session, options, observer, describe(*session), {}};
-  if (!path.empty()) {
-    log::info("resumed from {} at step {}", path, session->steps_done);
-    const std::string& own = options.checkpoint_dir;
-    if (!own.empty() && path.starts_with(own + "/")) loop.saved_step = session->steps_done;
+  if (leads) {
+    DSV3_ASSIGN_OR_RETURN(path, choose_checkpoint(*session, options, observer));
   }
+  path = share_text(*session, path);
+  if (path.empty()) {
+    session->model->params().initialise(session->spec.training.seed);
+  } else {
+    DSV3_RETURN_IF_ERROR(restore_from(*session, path));
+    log::info("resumed from {} at step {}", path, session->steps_done);
+  }
+  const std::string& own = options.checkpoint_dir;
+  const bool is_own = !path.empty() && !own.empty() && path.starts_with(own + "/");
+  CheckpointWriter writer(*session, options, observer, is_own ? session->steps_done : -1);
+  Loop loop{*session, options, observer, writer, describe(*session), {}};
   observer.on_start(loop.start);
-  DSV3_RETURN_IF_ERROR(run_loop(loop));
+  const Status status = run_loop(loop);
+  writer.settle();
+  DSV3_RETURN_IF_ERROR(status);
   return loop.summary;
 }
 

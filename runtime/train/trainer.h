@@ -7,12 +7,18 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
 #include "configs/spec/job_spec.h"
+
+namespace dsv3::comm {
+class Communicator;
+}
 
 namespace dsv3::train {
 
@@ -32,6 +38,8 @@ struct StepReport {
   double tokens_per_s = 0;
   double mfu = 0;            // share of TrainStart::peak_flops_per_s; 0: unknown
   int64_t memory_bytes = 0;  // the arena's peak
+  // Of step_s: spent waiting for other ranks, that is communication which nothing hid.
+  double exposed_comm_s = 0;
 };
 
 struct ValidationReport {
@@ -44,7 +52,8 @@ struct CheckpointReport {
   int64_t step = 0;
   std::string path;
   int64_t bytes = 0;
-  double seconds = 0;
+  double seconds = 0;  // from when it was due to its publication
+  double pause_s = 0;  // of them training stood still
 };
 
 struct MemoryEntry {
@@ -74,7 +83,12 @@ class TrainObserver {
   // Tokens per expert of one layer in one step, exact; summed over the global batch.
   virtual void on_expert_counts(int64_t /*step*/, int64_t /*layer*/,
                                 std::span<const int64_t> /*counts*/) {}
+  // After its publication, in the thread that trains: one or more steps later when it was written
+  // in the background.
   virtual void on_checkpoint(const CheckpointReport&) {}
+  // What a person should know and no report says, one sentence: a checkpoint set aside or not
+  // written. Also before on_start(). It is in the log already.
+  virtual void on_note(const std::string& /*text*/) {}
   virtual void on_memory(const std::vector<MemoryEntry>&) {}
   // Asked between steps. stop: checkpoint and return; checkpoint: save once and go on (asking
   // clears the request).
@@ -89,6 +103,12 @@ struct TrainOptions {
   std::string checkpoint_dir;  // where step-*/ folders go; "": no checkpoints
   bool resume = true;          // from the newest valid checkpoint in checkpoint_dir, else
                                // spec.checkpoint.load, else fresh
+  // Called at named points of every save (checkpoint/checkpoint.h), by the thread that writes; for
+  // tests. Empty: nothing.
+  std::function<Status(std::string_view point)> checkpoint_probe;
+  // The ranks that train the same parameters on other samples (null: this one alone); outlives
+  // train(). All of them call train() with the same spec; rank 0 of the group saves.
+  comm::Communicator* data_group = nullptr;
 };
 
 struct TrainSummary {

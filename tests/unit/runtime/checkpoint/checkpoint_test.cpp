@@ -9,43 +9,15 @@
 #include <filesystem>
 
 #include "base/file.h"
-#include "base/rng.h"
 #include "runtime/checkpoint/manifest.h"
+#include "tests/unit/runtime/checkpoint/saved.h"
 #include "tests/unit/runtime/temporary_folder.h"
 
 namespace dsv3::checkpoint {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::vector<uint32_t> random_words(size_t count, const std::string& name) {
-  const CounterRng rng(1, name_key(name));
-  std::vector<uint32_t> words(count);
-  for (size_t i = 0; i < count; ++i)
-    words[i] = static_cast<uint32_t>(rng.bits(i));  // NaNs and denormals too
-  return words;
-}
-
-// A small model's state; owns its tensors.
-struct Saved {
-  std::vector<uint32_t> weight = random_words(6, "w");
-  std::vector<uint32_t> moment = random_words(1000, "m");
-  std::vector<uint32_t> bias = random_words(4, "b");
-  SaveRequest request;
-
-  explicit Saved(const std::string& dir, int64_t step = 10, int64_t attempt = 1) {
-    request.dir = dir;
-    request.job = "job-1";
-    request.attempt = attempt;
-    request.step = step;
-    request.spec_yaml = "model:\n  name: tiny  # ünïcode\n";
-    request.state = {123456789012, 7, 10, 40960, "bf16", {{"loss_scale", "1"}, {"a", "b\n\"c\""}}};
-    request.tensors.push_back({"model.w", DType::kF32, {2, 3}, weight.data()});
-    request.tensors.push_back({exp_avg_name("model.w"), DType::kF32, {10, 100}, moment.data()});
-    request.tensors.push_back({"half", DType::kBf16, {8}, bias.data()});
-    request.tensors.push_back({"none", DType::kF32, {0, 5}, nullptr});
-  }
-};
+using namespace testing_support;
 
 std::vector<std::byte> read_all(const Checkpoint& checkpoint, const std::string& name) {
   const TensorInfo* info = checkpoint.find(name);
@@ -58,21 +30,6 @@ std::vector<std::byte> read_all(const Checkpoint& checkpoint, const std::string&
 
 void expect_same(const std::vector<std::byte>& read, const void* expected) {
   EXPECT_EQ(std::memcmp(read.data(), expected, read.size()), 0);
-}
-
-int64_t count_in(const std::string& dir, const std::string& prefix) {
-  int64_t count = 0;
-  for (const auto& entry : fs::directory_iterator(dir)) {
-    count += entry.path().filename().string().starts_with(prefix) ? 1 : 0;
-  }
-  return count;
-}
-
-void flip_byte(const std::string& path, size_t at) {
-  std::string bytes = read_file(path).value();
-  ASSERT_LT(at, bytes.size());
-  bytes[at] = static_cast<char>(bytes[at] ^ 0x04);
-  overwrite(path, bytes);
 }
 
 TEST(Checkpoint, ReadsBackBitwiseWhatWasSaved) {

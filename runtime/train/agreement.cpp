@@ -1,0 +1,35 @@
+// See agreement.h.
+#include "runtime/train/agreement.h"
+
+#include <array>
+#include <cstdint>
+
+namespace dsv3::train {
+
+Requests agree_on_requests(Session& session, const Requests& own) {
+  if (!session.data_group) return own;
+  std::array<int64_t, 2> flags = {own.stop, own.checkpoint};
+  session.data_group->all_reduce("requests", {flags.data(), flags.size(), DType::kI64},
+                                 comm::Reduce::kMax);
+  return {flags[0] != 0, flags[1] != 0};
+}
+
+std::string share_text(Session& session, const std::string& text) {
+  if (!session.data_group) return text;
+  auto size = static_cast<int64_t>(text.size());
+  session.data_group->broadcast("length of the checkpoint's path", {&size, 1, DType::kI64}, 0);
+  // A byte in each element: paths are short, and the communicator has no smaller type.
+  std::vector<int32_t> letters(text.begin(), text.end());
+  letters.resize(static_cast<size_t>(size));
+  session.data_group->broadcast("the checkpoint's path", {letters.data(), size, DType::kI32}, 0);
+  return {letters.begin(), letters.end()};
+}
+
+double sum_over_ranks(Session& session, double value) {
+  if (session.data_group) {
+    session.data_group->all_reduce("rates", {&value, 1, DType::kF64}, comm::Reduce::kSum);
+  }
+  return value;
+}
+
+}  // namespace dsv3::train
