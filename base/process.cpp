@@ -1,6 +1,7 @@
 // fork + exec with an error pipe; see process.h.
 #include "base/process.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
@@ -106,6 +107,19 @@ std::string stat_fields(pid_t pid) {
   return paren == std::string::npos || paren + 2 >= stat.size() ? "" : stat.substr(paren + 2);
 }
 
+std::vector<pid_t> all_processes() {
+  std::vector<pid_t> found;
+  DIR* proc = ::opendir("/proc");
+  if (proc == nullptr) return found;
+  while (const dirent* item = ::readdir(proc)) {
+    const std::string name = item->d_name;
+    if (name.find_first_not_of("0123456789") == std::string::npos)
+      found.push_back(static_cast<pid_t>(std::strtol(name.c_str(), nullptr, 10)));
+  }
+  ::closedir(proc);
+  return found;
+}
+
 int open_log(const std::string& path) {
   return path.empty() ? -1 : ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 }
@@ -164,6 +178,31 @@ int64_t process_start_ticks(pid_t pid) {
     if (!(fields >> word)) return 0;
   }
   return std::strtoll(word.c_str(), nullptr, 10);
+}
+
+std::vector<pid_t> child_processes() {
+  std::vector<pid_t> children;
+  const std::string parent = std::to_string(::getpid());
+  for (const pid_t pid : all_processes()) {
+    std::istringstream fields(stat_fields(pid));  // state, parent …
+    std::string state, word;
+    if (fields >> state >> word && word == parent) children.push_back(pid);
+  }
+  return children;
+}
+
+bool process_has_env(pid_t pid, const std::string& entry) {
+  // Each variable ends with a NUL; the first has none before it.
+  const std::string environment = '\0' + read_text(fmt::format("/proc/{}/environ", pid));
+  return environment.find('\0' + entry + '\0') != std::string::npos && process_alive(pid);
+}
+
+std::vector<pid_t> processes_with_env(const std::string& entry) {
+  std::vector<pid_t> found;
+  for (const pid_t pid : all_processes()) {
+    if (process_has_env(pid, entry)) found.push_back(pid);
+  }
+  return found;
 }
 
 std::string boot_id() {

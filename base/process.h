@@ -35,9 +35,17 @@ Result<pid_t> spawn(const SpawnOptions& options);
 std::optional<int> try_reap(pid_t pid);
 // True while the process exists and is not a zombie.
 bool process_alive(pid_t pid);
+// This process's children, zombies included.
+std::vector<pid_t> child_processes();
 // When the process was started, in clock ticks since boot; 0 when there is none. With the boot's id
 // it tells a process from a later one that was given its number.
 int64_t process_start_ticks(pid_t pid);
+// True while the process lives and its environment, as it was started, holds exactly this
+// "NAME=value": a mark that everything started below a process inherits. False for those of other
+// users.
+bool process_has_env(pid_t pid, const std::string& entry);
+// All such processes.
+std::vector<pid_t> processes_with_env(const std::string& entry);
 // Of this boot of the machine; "" where the kernel doesn't say.
 std::string boot_id();
 

@@ -29,8 +29,10 @@ constexpr Row kMissing[] = {
      [](const Request& r) { return r.layout.pp > 1; }},
     {{"expert_parallel", "expert parallelism is not run yet (expert_parallel_size must be 1)"},
      [](const Request& r) { return r.layout.ep > 1; }},
-    {{"data_parallel", "data parallelism is not run yet (data_parallel_size must be 1)"},
-     [](const Request& r) { return r.layout.dp > 1; }},
+    {{"zero",
+      "ZeRO is not run yet: with several data ranks each holds the whole optimizer state "
+      "(parallel.zero_stage must be 0)"},
+     [](const Request& r) { return r.layout.zero_stage > 0 && r.layout.dense_zero_group() > 1; }},
     {{"recompute", "recomputation is not run yet (parallel.recompute must be none)"},
      [](const Request& r) { return r.layout.recompute != "none"; }},
     {{"offload_optimizer", "parallel.offload_optimizer is not run yet"},
@@ -50,6 +52,11 @@ constexpr Row kMissing[] = {
 };
 
 }  // namespace
+
+int64_t lowest_zero_stage(const spec::JobSpec& job, DeviceKind device) {
+  const int64_t stage = job.parallel.zero_stage;
+  return device == DeviceKind::kCpu && stage <= 1 ? 0 : stage;
+}
 
 std::vector<Capability> missing_capabilities(const spec::JobSpec& job, const Layout& layout,
                                              DeviceKind device) {
@@ -71,6 +78,7 @@ Status check_runnable(const spec::JobSpec& job) {
   layout.dp = std::max<int64_t>(1, parallel.data_parallel_size);
   layout.recompute = parallel.recompute;
   const DeviceKind device = job.cluster.devices == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
+  layout.zero_stage = lowest_zero_stage(job, device);
   std::string reasons;
   for (const Capability& capability : missing_capabilities(job, layout, device)) {
     reasons += (reasons.empty() ? "" : "; ") + std::string(capability.reason);

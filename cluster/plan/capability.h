@@ -20,6 +20,10 @@ struct Capability {
   const char* reason;  // "tensor parallelism is not run yet (TP must be 1)"
 };
 
+// The ZeRO stage from which layouts are tried: the job's; on CPUs stage 1 (the default) may give
+// way to 0, which gives the same numbers and is what the runtime runs there.
+int64_t lowest_zero_stage(const spec::JobSpec& job, DeviceKind device);
+
 // The rows that this job on this layout would need and the runtime lacks; empty: it runs.
 std::vector<Capability> missing_capabilities(const spec::JobSpec& job, const Layout& layout,
                                              DeviceKind device);

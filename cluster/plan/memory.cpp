@@ -151,6 +151,15 @@ int64_t runtime_bytes(const MemoryModel& model) {
   return model.device == DeviceKind::kCpu ? kCpuProcessBytes : to_bytes(kCudaContextGib * kGib);
 }
 
+int64_t checkpoint_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  const spec::CheckpointSpec& checkpoint = model.job.checkpoint;
+  if (model.device != DeviceKind::kCpu || !checkpoint.async || checkpoint.interval_steps == 0)
+    return 0;
+  // The master in fp32, whatever is computed in.
+  const int64_t bytes = (4 + 2 * model.state.moment) * model.counts.stage(layout, stage).total();
+  return bytes > kCheckpointStagingBytesMax ? 0 : bytes;
+}
+
 int64_t communication_bytes(const MemoryModel& model, const Layout& layout) {
   if (model.device == DeviceKind::kCpu || layout.world_size() == 1) return 0;
   double gib = 0;
@@ -183,6 +192,7 @@ std::vector<LedgerLine> memory_ledger(const MemoryModel& model, const Layout& la
       {"activations", activations},
       {"transient", transient},
       {cuda ? "cuda_context" : "process", runtime_bytes(model)},
+      {"checkpoint", checkpoint_bytes(model, layout, stage)},
       {"communication", communication_bytes(model, layout)},
   };
   if (cuda) {

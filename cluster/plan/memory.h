@@ -59,6 +59,11 @@ int64_t transient_bytes(const MemoryModel& model, const Layout& layout, int64_t 
 int64_t logits_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 // CUDA's context, or the process with its libraries.
 int64_t runtime_bytes(const MemoryModel& model);
+// The copy from which checkpoints are written in the background, master and moments of the stage; 0
+// where there is none: on GPUs (it is host memory), with checkpoint.async off, without periodic
+// checkpoints, or above the limit, where training waits for the write instead.
+inline constexpr int64_t kCheckpointStagingBytesMax = int64_t{4} << 30;
+int64_t checkpoint_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 // Buffers of the communicators that this layout creates.
 int64_t communication_bytes(const MemoryModel& model, const Layout& layout);
 

@@ -72,8 +72,9 @@ struct Plan {
 };
 
 // Plans `job` (valid: spec::validate has no errors) on `cluster`. Sizes of −1 in job.parallel are
-// chosen here; recompute and zero_stage may be raised, never lowered. job.cluster.devices says
-// which kind of device; a cluster that has GPUs only (cluster_of_gpus) is planned on those.
+// chosen here; recompute and zero_stage may be raised, never lowered (but lowest_zero_stage()).
+// job.cluster.devices says which kind of device; a cluster that has GPUs only (cluster_of_gpus) is
+// planned on those.
 Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster);
 
 // The presets to name in a refusal, any order.

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "base/text.h"
+#include "cluster/plan/capability.h"
 
 namespace dsv3::plan {
 namespace {
@@ -39,7 +40,8 @@ std::vector<int64_t> choices(int64_t n, int64_t fixed, bool keep_fixed, int64_t 
 }
 
 // With every way of saving memory from the job's own upwards.
-void add_variants(const spec::JobSpec& job, Layout layout, std::vector<Layout>* layouts) {
+void add_variants(const spec::JobSpec& job, Layout layout, DeviceKind device,
+                  std::vector<Layout>* layouts) {
   layout.micro_batch = job.training.micro_batch_size;
   layout.schedule = job.parallel.pipeline_schedule;
   const int64_t share = layout.micro_batch * layout.dense_dp();
@@ -53,10 +55,14 @@ void add_variants(const spec::JobSpec& job, Layout layout, std::vector<Layout>* 
       continue;
     }
     const bool cuts = layout.dense_zero_group() > 1;
-    for (int64_t zero = job.parallel.zero_stage; zero <= 3; ++zero) {
+    if (!cuts) {  // nothing to cut: more ZeRO saves nothing
+      layout.zero_stage = job.parallel.zero_stage;
+      layouts->push_back(layout);
+      continue;
+    }
+    for (int64_t zero = lowest_zero_stage(job, device); zero <= 3; ++zero) {
       layout.zero_stage = zero;
       layouts->push_back(layout);
-      if (!cuts) break;  // nothing to cut: more ZeRO saves nothing
     }
   }
 }
@@ -91,7 +97,8 @@ Candidate measure(const MemoryModel& model, const Layout& layout) {
 bool fits_somewhere(const MemoryModel& model, const SearchRequest& request) {
   const int64_t limit =
       static_cast<int64_t>(kFitShare * static_cast<double>(request.rank_memory_bytes));
-  for (const Layout& layout : enumerate_layouts(model.job, request, model.devices_per_node)) {
+  for (const Layout& layout :
+       enumerate_layouts(model.job, request, model.devices_per_node, model.device)) {
     if (static_exceeds(model, layout, limit)) continue;
     if (!check_layout(model.job, layout, model.devices_per_node).empty()) continue;
     if (measure(model, layout).peak_bytes <= limit) return true;
@@ -102,7 +109,7 @@ bool fits_somewhere(const MemoryModel& model, const SearchRequest& request) {
 }  // namespace
 
 std::vector<Layout> enumerate_layouts(const spec::JobSpec& job, const SearchRequest& request,
-                                      int64_t devices_per_node) {
+                                      int64_t devices_per_node, DeviceKind device) {
   const spec::ParallelSpec& parallel = job.parallel;
   const bool keep = request.fixed_sizes;
   const int64_t cp = std::max<int64_t>(1, parallel.context_parallel_size);
@@ -126,7 +133,7 @@ std::vector<Layout> enumerate_layouts(const spec::JobSpec& job, const SearchRequ
           continue;
         }
         layout.etp = parallel.expert_tensor_parallel_size > 1 ? tp : 1;
-        add_variants(job, layout, &layouts);
+        add_variants(job, layout, device, &layouts);
       }
     }
   }
@@ -145,7 +152,8 @@ SearchResult search(const MemoryModel& model, const SearchRequest& request) {
       result.rejected.push_back({layout, std::move(reason)});
     }
   };
-  for (const Layout& layout : enumerate_layouts(model.job, request, model.devices_per_node)) {
+  for (const Layout& layout :
+       enumerate_layouts(model.job, request, model.devices_per_node, model.device)) {
     std::string fault = check_layout(model.job, layout, model.devices_per_node);
     if (!fault.empty()) {
       reject(layout, std::move(fault));

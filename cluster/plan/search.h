@@ -40,7 +40,8 @@ inline constexpr size_t kRejectedMax = 32;
 // Layouts with TP·CP·PP·EP·DP = world that keep what job.parallel fixes (−1 is free), most
 // preferred first; not yet checked.
 std::vector<Layout> enumerate_layouts(const spec::JobSpec& job, const SearchRequest& request,
-                                      int64_t devices_per_node);
+                                      int64_t devices_per_node,
+                                      DeviceKind device = DeviceKind::kCuda);
 SearchResult search(const MemoryModel& model, const SearchRequest& request);
 // The smallest number of devices up to 4096 (of the usual cluster sizes) on which something fits.
 // The sizes that the job fixes are kept if any number fits with them, and are free otherwise.

@@ -56,6 +56,11 @@ const std::vector<Entry> kParallel = {
         .choices({"none", "selective", "full"})
         .doc("Activations to compute again in the backward pass instead of keeping."),
     AT(parallel.offload_optimizer).doc("Keep the optimizer's state in host memory."),
+    AT(parallel.collective_timeout_s)
+        .range(1, 86400)
+        .unit("s")
+        .doc("A rank that waits longer than this for the others in one collective operation ends "
+             "the attempt, naming the operation and whom it waited for."),
 };
 
 const std::vector<Entry> kTraining = {

@@ -102,6 +102,7 @@ struct ParallelSpec {
   std::string pipeline_schedule = "1f1b";  // afab | 1f1b | interleaved | zero_bubble
   std::string recompute = "none";          // none | selective | full
   bool offload_optimizer = false;
+  int64_t collective_timeout_s = 120;
   bool operator==(const ParallelSpec&) const = default;
 };
 

@@ -48,12 +48,15 @@ void add_values(const Globals& globals, Completes completes, std::vector<std::st
     for (const spec::Section& section : spec::section_table()) out->emplace_back(section.path);
     for (const spec::Field& field : spec::field_table()) out->emplace_back(field.key);
   }
-  if (completes == Completes::kJob) {
+  if (completes == Completes::kJob || completes == Completes::kEndedJob) {
     auto client = transport::Client::connect(globals.state_dir);
     wire::Envelope request, envelope;
     request.mutable_status();
     if (client.ok() && ask(*client, request, &envelope, 1000).ok()) {
-      for (const wire::JobStatus& job : envelope.status_reply().jobs()) out->push_back(job.id());
+      for (const wire::JobStatus& job : envelope.status_reply().jobs()) {
+        const bool ended = job.state() == wire::FAILED || job.state() == wire::CANCELLED;
+        if (ended || completes == Completes::kJob) out->push_back(job.id());
+      }
     }
   }
 }

@@ -1,14 +1,9 @@
 // dsv3ctl data: text → token files. The work is the worker's (only it links the runtime); this verb
 // hands its words over.
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <memory>
 
-#include "base/file.h"
 #include "coordinator/cli/output.h"
+#include "coordinator/cli/run_worker.h"
 #include "coordinator/cli/verbs.h"
 
 namespace dsv3::cli {
@@ -22,17 +17,7 @@ int data(const Globals& globals, const std::vector<std::string>& words) {
                words.empty() ? "data needs a command" : "unknown data command '" + words[0] + "'",
                "use 'dsv3ctl data prepare --input FILES --tokenizer SPEC --out PREFIX'"));
   }
-  const std::string program = executable_dir() + "/dsv3-worker";
-  std::vector<std::string> argv = {program, "data-prepare"};
-  argv.insert(argv.end(), words.begin() + 1, words.end());
-  if (globals.json && std::find(argv.begin(), argv.end(), "--json") == argv.end())
-    argv.emplace_back("--json");
-  std::vector<char*> raw;
-  for (std::string& word : argv) raw.push_back(word.data());
-  raw.push_back(nullptr);
-  ::execv(program.c_str(), raw.data());
-  return fail(globals,
-              Status(Code::kFailed, "cannot start '" + program + "': " + std::strerror(errno)));
+  return run_worker(globals, "data-prepare", {words.begin() + 1, words.end()});
 }
 
 }  // namespace

@@ -93,7 +93,7 @@ std::string next_action(const wire::JobStatus& job) {
     case protocol::JobState::kFailed:
       return fmt::format("dsv3ctl logs {}", id);
     case protocol::JobState::kCancelled:
-      return fmt::format("dsv3ctl events {}", id);
+      return fmt::format("dsv3ctl resume {}", id);
   }
   return fmt::format("dsv3ctl status {}", id);
 }

@@ -38,6 +38,10 @@ std::string since_text(const wire::JobStatus& job, int64_t now_ns) {
   return human_duration(static_cast<double>(now_ns - job.since_unix_ns()) / 1e9);
 }
 
+std::string counted(int64_t number, std::string_view what) {
+  return fmt::format("{} {}{}", number, what, number == 1 ? "" : "s");
+}
+
 void print_table(const Globals& globals, const wire::StatusReply& reply) {
   if (reply.jobs().empty()) {
     print("no jobs yet: start one with 'dsv3ctl submit configs/demo.yaml --wait'\n");
@@ -71,8 +75,11 @@ void print_job(const Globals& globals, const wire::JobStatus& job, int64_t now_n
          fmt::format("{} tokens/s, mfu {:.1f} %",
                      with_commas(static_cast<int64_t>(job.tokens_per_s())), 100 * job.mfu()));
   }
-  line("attempt", fmt::format("{} ({} restarts, {} steps lost)", job.attempt(), job.restarts(),
-                              job.lost_steps()));
+  line("attempt", fmt::format("{} ({}, {} lost)", job.attempt(), counted(job.restarts(), "restart"),
+                              counted(job.lost_steps(), "step")));
+  if (job.has_effective_time_ratio())
+    line("useful", fmt::format("{:.1f} % of the time since the launch went into steps that stand",
+                               100 * job.effective_time_ratio()));
   line("ranks", fmt::format("{} by the {} launcher", job.num_ranks(), job.launcher()));
   if (job.has_checkpoint()) line("checkpoint", job.checkpoint().path());
   line("folder", job.job_dir());

@@ -21,11 +21,8 @@
 #include "configs/spec/presets.h"
 #include "configs/spec/render.h"
 #include "coordinator/cli/config_options.h"
-#include "coordinator/cli/interrupt.h"
 #include "coordinator/cli/output.h"
-#include "coordinator/cli/progress.h"
 #include "coordinator/cli/session.h"
-#include "coordinator/cli/summary.h"
 #include "coordinator/cli/verbs.h"
 #include "coordinator/cli/wait.h"
 #include "coordinator/protocol/dsv3.pb.h"
@@ -111,19 +108,6 @@ int dry_run(const Globals& globals, const plan::Plan& plan) {
   return 0;
 }
 
-int wait_for_end(const Globals& globals, transport::Client& client, const std::string& job) {
-  catch_interrupts();
-  Progress progress;
-  wire::FollowReply last;
-  const Status status = follow_to_end(
-      client, job, 0, [&](const wire::FollowReply& reply) { progress.update(reply); }, &last);
-  progress.finish();
-  if (!status.ok()) return fail(globals, status);
-  if (Status printed = print_summary(client, last.job()); !printed.ok())
-    return fail(globals, printed);
-  return exit_code_of(last.job());
-}
-
 int hand_over(const Globals& globals, const spec::JobSpec& job, const plan::Plan& plan,
               const Options& options) {
   bool started = false;
@@ -144,7 +128,7 @@ int hand_over(const Globals& globals, const spec::JobSpec& job, const plan::Plan
   } else {
     print(id + "\n");
   }
-  return options.wait ? wait_for_end(globals, *client, id) : 0;
+  return options.wait ? show_to_end(globals, *client, id) : 0;
 }
 
 int submit(const Globals& globals, Options options) {

@@ -27,9 +27,9 @@ struct Globals {
 using Target = std::variant<bool*, int64_t*, double*, std::string*, std::optional<int64_t>*,
                             std::optional<double>*, std::vector<std::string>*>;
 
-// What completes a value: nothing, presets (and files, by the shell), job ids, keys of the field
-// table.
-enum class Completes { kNothing, kConfig, kJob, kKey };
+// What completes a value: nothing, presets (and files, by the shell), job ids (all, or those that
+// can be resumed), keys of the field table.
+enum class Completes { kNothing, kConfig, kJob, kEndedJob, kKey };
 
 struct Option {
   std::string name;  // "--gpus"; "-f,--follow"; a positional has no dash: "FILE"

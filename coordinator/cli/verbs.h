@@ -11,6 +11,7 @@ Verb make_down();
 Verb make_submit();
 Verb make_wait();
 Verb make_cancel();
+Verb make_resume();
 Verb make_checkpoint();
 Verb make_logs();
 Verb make_status();
@@ -21,8 +22,11 @@ Verb make_events();
 Verb make_nodes();
 Verb make_sql();
 
-// ---- data and help
+// ---- data, models and help
 Verb make_data();
+Verb make_import();
+Verb make_export();
+Verb make_score();
 Verb make_completion();
 Verb make_complete();
 

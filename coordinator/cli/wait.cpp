@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <csignal>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -11,7 +12,9 @@
 #include "coordinator/cli/interrupt.h"
 #include "coordinator/cli/job_view.h"
 #include "coordinator/cli/output.h"
+#include "coordinator/cli/progress.h"
 #include "coordinator/cli/session.h"
+#include "coordinator/cli/summary.h"
 #include "coordinator/cli/verbs.h"
 #include "coordinator/protocol/dsv3.pb.h"
 #include "coordinator/protocol/states.h"
@@ -20,6 +23,9 @@ namespace dsv3::cli {
 namespace {
 
 constexpr uint32_t kPollMs = 1000;
+constexpr double kGraceMaxS = 3600;
+// Beyond the grace: the ranks' last checkpoint, and the coordinator's own limits.
+constexpr double kCancelTimeoutS = 120;
 
 // One printed line, or the JOB object.
 void print_end(const Globals& globals, const wire::JobStatus& job) {
@@ -45,19 +51,34 @@ int wait(const Globals& globals, const std::string& job, double timeout_s) {
   return exit_code_of(last.job());
 }
 
-int cancel(const Globals& globals, const std::string& job, bool no_wait) {
+struct CancelOptions {
+  std::string job;
+  bool no_wait = false;
+  std::optional<double> grace_s;
+};
+
+int cancel(const Globals& globals, const CancelOptions& options) {
+  const std::string& job = options.job;
+  if (options.grace_s && !(*options.grace_s >= 0)) {
+    return fail(globals, Status(Code::kInvalid, "--grace takes seconds, 0 or more"));
+  }
   auto client = connect(globals);
   if (!client.ok()) return fail(globals, client.status());
   wire::Envelope request, envelope;
   request.mutable_cancel()->set_job(job);
   request.mutable_cancel()->set_reason("cancelled by the user");
+  if (options.grace_s) {
+    request.mutable_cancel()->set_grace_ms(
+        static_cast<uint32_t>(std::min(*options.grace_s, kGraceMaxS) * 1e3));
+  }
   if (Status status = ask(*client, request, &envelope); !status.ok()) return fail(globals, status);
   wire::JobStatus ended = envelope.job_reply().job();
-  if (!no_wait) {
+  if (!options.no_wait) {
     catch_interrupts();
     wire::FollowReply last;
     if (Status status = follow_to_end(
-            *client, job, 120, [](const wire::FollowReply&) {}, &last);
+            *client, job, kCancelTimeoutS + options.grace_s.value_or(0),
+            [](const wire::FollowReply&) {}, &last);
         !status.ok()) {
       return fail(globals, status);
     }
@@ -119,6 +140,23 @@ Status follow_to_end(transport::Client& client, const std::string& job, double t
   }
 }
 
+int show_to_end(const Globals& globals, transport::Client& client, const std::string& job,
+                wire::FollowReply seen) {
+  catch_interrupts();
+  Progress progress;
+  const Status status = follow_to_end(
+      client, job, 0, [&](const wire::FollowReply& reply) { progress.update(reply); }, &seen);
+  progress.finish();
+  if (!status.ok()) return fail(globals, status);
+  if (Status printed = print_summary(client, seen.job()); !printed.ok())
+    return fail(globals, printed);
+  return exit_code_of(seen.job());
+}
+
+int show_to_end(const Globals& globals, transport::Client& client, const std::string& job) {
+  return show_to_end(globals, client, job, {});
+}
+
 int exit_code_of(const wire::JobStatus& job) {
   return static_cast<protocol::JobState>(job.state()) == protocol::JobState::kCompleted
              ? 0
@@ -150,22 +188,25 @@ Verb make_wait() {
 }
 
 Verb make_cancel() {
-  struct Options {
-    std::string job;
-    bool no_wait = false;
-  };
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<CancelOptions>();
   Verb verb;
   verb.name = "cancel";
   verb.group = "Run";
   verb.summary = "End a job: every process of it, verified";
-  verb.help = "Examples:\n  dsv3ctl cancel demo-1";
+  verb.help =
+      "Its ranks write a checkpoint and end; what has not ended after the grace is killed. Returns "
+      "when no process of\nthe job is left. 'dsv3ctl resume' takes it up again.\n"
+      "Examples:\n  dsv3ctl cancel demo-1\n  dsv3ctl cancel demo-1 --grace 0";
   verb.options = {
       {"JOB", &options->job, "Job id", true, Completes::kJob, {}},
+      {"--grace",
+       &options->grace_s,
+       "Seconds for its ranks to end by themselves (default 30)",
+       false,
+       Completes::kNothing,
+       {}},
       {"--no-wait", &options->no_wait, "Return at once", false, Completes::kNothing, {}}};
-  verb.run = [options](const Globals& globals) {
-    return cancel(globals, options->job, options->no_wait);
-  };
+  verb.run = [options](const Globals& globals) { return cancel(globals, *options); };
   return verb;
 }
 

@@ -1,4 +1,4 @@
-// Watching a job to its end: used by `wait` and `submit --wait`.
+// Watching a job to its end: used by `wait`, `cancel`, `submit --wait` and `resume --wait`.
 #pragma once
 
 #include <functional>
@@ -16,6 +16,12 @@ namespace dsv3::cli {
 Status follow_to_end(transport::Client& client, const std::string& job, double timeout_s,
                      const std::function<void(const wire::FollowReply&)>& seen,
                      wire::FollowReply* last);
+
+// What `submit --wait` shows: live progress until the job ends, then a summary; the exit code.
+// `seen`: what was told before and isn't shown again (a job that goes on).
+int show_to_end(const Globals& globals, transport::Client& client, const std::string& job,
+                wire::FollowReply seen);
+int show_to_end(const Globals& globals, transport::Client& client, const std::string& job);
 
 // The exit code for a job that ended: 0 completed, 1 failed or cancelled.
 int exit_code_of(const wire::JobStatus& job);

@@ -2,6 +2,8 @@
 // STATES.md.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "coordinator/core/restart_policy.h"
 #include "coordinator/core/state.h"
 
@@ -27,8 +29,8 @@ void move_to(Machine machine, State& state, const Event& event) {
 
 bool is_agent_event(EventType type) {
   return type == EventType::kAgentConnected || type == EventType::kAgentDone ||
-         type == EventType::kAgentLost || type == EventType::kRankStarted ||
-         type == EventType::kRankExited;
+         type == EventType::kAgentLost || type == EventType::kAgentGone ||
+         type == EventType::kRankStarted || type == EventType::kRankExited;
 }
 bool is_rank_event(EventType type) {
   return type == EventType::kRankStarted || type == EventType::kRankExited;
@@ -57,7 +59,7 @@ Status check_guards(const Job& job, const Event& event) {
   }
   if (event.type == EventType::kAttemptEnded) {
     for (const auto& [node, agent] : attempt->agents) {
-      if (agent.state != AgentState::kDone && agent.state != AgentState::kLost) {
+      if (agent.state < AgentState::kDone) {
         return refused(event,
                        fmt::format("the agent of {} is {}", node,
                                    state_name(Machine::kAgent, static_cast<uint8_t>(agent.state))));
@@ -140,6 +142,7 @@ void launch(Job& job, const Event& event) {
   attempt.number = event.attempt;
   attempt.since_ns = event.time_ns;
   attempt.reason = event.reason;
+  attempt.checkpoint_before = job.checkpoint_step_max;
   for (const Placement& p : event.placement) {
     Agent& agent = attempt.agents[p.node];
     agent.node = p.node;
@@ -149,11 +152,20 @@ void launch(Job& job, const Event& event) {
   if (job.launched_ns == 0) job.launched_ns = event.time_ns;
 }
 
+// From here on it is a job that waits, with its attempts and checkpoints behind it.
+void resume(Job& job, const Event& event) {
+  if (job.launched_ns != 0) job.launched_ns += event.time_ns - job.ended_ns;
+  job.ended_ns = 0;
+  job.code = 0;
+  job.idle_attempts = 0;
+}
+
 // The code by which this event makes its attempt fail; 0 when it doesn't. An agent that is lost
-// after all its ranks have been reported took nothing with it.
-int32_t failure_code(const Agent& agent, const Event& event) {
-  if (event.type == EventType::kRankExited || event.type == EventType::kAgentDone)
-    return event.code;
+// after all its ranks have been reported took nothing with it. What a rank said wins over its
+// agent's word for it.
+int32_t failure_code(const Attempt& attempt, const Agent& agent, const Event& event) {
+  if (event.type == EventType::kRankExited) return event.code;
+  if (event.type == EventType::kAgentDone) return attempt.code == 0 ? event.code : 0;
   if (event.type != EventType::kAgentLost) return 0;
   for (const auto& [number, rank] : agent.ranks) {
     if (rank.state != RankState::kExited) return event.code;
@@ -164,7 +176,9 @@ int32_t failure_code(const Agent& agent, const Event& event) {
 std::string failure_text(const Event& event) {
   if (event.type != EventType::kRankExited)
     return fmt::format("the agent on {}: {}", event.node, event.reason);
-  std::string text = event.signal != 0
+  const bool by_us = event.signal != 0 && event.code != 128 + event.signal;
+  std::string text = by_us ? fmt::format("rank {} was killed by its agent", event.rank)
+                     : event.signal != 0
                          ? fmt::format("rank {} was killed by signal {}", event.rank, event.signal)
                          : fmt::format("rank {} ended with code {}", event.rank, event.code);
   if (!event.operation.empty()) text += fmt::format(" in {}", event.operation);
@@ -184,7 +198,7 @@ void change_attempt(Attempt& attempt, const Event& event) {
   Agent& agent = attempt.agents[event.node];
   if (!is_rank_event(event.type)) move_to(Machine::kAgent, agent.state, event);
   if (event.type == EventType::kAgentConnected) agent.pid = event.pid;
-  if (is_better_cause(attempt.code, failure_code(agent, event))) {
+  if (is_better_cause(attempt.code, failure_code(attempt, agent, event))) {
     attempt.code = event.code;
     attempt.failure = failure_text(event);
   }
@@ -202,6 +216,11 @@ void change_job(Job& job, const Event& event) {
   }
   if (event.type == EventType::kCheckpointDone) {
     job.checkpoint = CheckpointMark{event.step, event.path, event.bytes, event.seconds};
+    job.checkpoint_step_max = std::max(job.checkpoint_step_max, event.step);
+  }
+  if (event.type == EventType::kAttemptEnded) {
+    const bool further = job.checkpoint_step_max > job.attempt->checkpoint_before;
+    job.idle_attempts = further ? 0 : job.idle_attempts + 1;
   }
   if (!concerns(Machine::kJob, event.type)) return;
   move_to(Machine::kJob, job.state, event);
@@ -209,10 +228,8 @@ void change_job(Job& job, const Event& event) {
   job.reason = event.reason;
   if (event.type == EventType::kJobFailed) job.code = event.code;
   if (event.type == EventType::kJobCancelled) job.code = static_cast<int32_t>(Code::kTerminated);
-  if (event.type == EventType::kJobRestarting) {
-    ++job.restarts;
-    job.not_before_ns = event.not_before_ns;
-  }
+  if (event.type == EventType::kJobRestarting) ++job.restarts;
+  if (event.type == EventType::kJobResumed) resume(job, event);
   if (protocol::is_terminal(job.state)) job.ended_ns = event.time_ns;
 }
 

@@ -6,7 +6,7 @@
 namespace dsv3::core {
 namespace {
 
-constexpr std::array<EventEntry, 26> kDictionary = {{
+constexpr std::array<EventEntry, 28> kDictionary = {{
     {EventType::kCoordinatorStarted, "coordinator_started", kFieldInstance | kFieldPid},
     {EventType::kCoordinatorStopped, "coordinator_stopped", kFieldInstance | kFieldReason},
     {EventType::kJobSubmitted, "job_submitted", kFieldSubmission},
@@ -17,6 +17,7 @@ constexpr std::array<EventEntry, 26> kDictionary = {{
     {EventType::kJobCompleted, "job_completed", kFieldReason},
     {EventType::kJobFailed, "job_failed", kFieldReason | kFieldCode},
     {EventType::kJobCancelled, "job_cancelled", kFieldReason},
+    {EventType::kJobResumed, "job_resumed", kFieldReason},
     {EventType::kAttemptLaunched, "attempt_launched", kFieldPlacement | kFieldReason},
     {EventType::kAgentConnected, "agent_connected", kFieldNode | kFieldHost | kFieldPid},
     {EventType::kRankStarted, "rank_started", kFieldNode | kFieldRank | kFieldPid},
@@ -27,6 +28,7 @@ constexpr std::array<EventEntry, 26> kDictionary = {{
     {EventType::kAgentDone, "agent_done", kFieldNode | kFieldCode | kFieldReason},
     {EventType::kAgentLost, "agent_lost", kFieldNode | kFieldCode | kFieldReason},
     {EventType::kAttemptEnded, "attempt_ended", kFieldCode | kFieldReason},
+    {EventType::kAgentGone, "agent_gone", kFieldNode | kFieldReason},
     {EventType::kCheckpointRequested, "checkpoint_requested", 0},
     {EventType::kCheckpointDone, "checkpoint_done",
      kFieldStep | kFieldPath | kFieldBytes | kFieldSeconds},

@@ -41,6 +41,7 @@ struct Attempt {
   int32_t code =
       0;  // of the failure that explains its end (is_better_cause); 0 while there is none
   std::string failure;                  // that failure as a sentence
+  int64_t checkpoint_before = -1;       // checkpoint_step_max of the job when it was launched
   std::map<std::string, Agent> agents;  // by node
   bool operator==(const Attempt&) const = default;
 };
@@ -61,13 +62,17 @@ struct Job {
   std::string reason;
   int64_t since_ns = 0;
   int64_t submitted_ns = 0;
-  int64_t launched_ns = 0;  // of the first attempt; 0 before it
-  int64_t ended_ns = 0;     // 0 until a terminal state
-  int64_t not_before_ns = 0;
+  // Of the first attempt, later by the time that the job had ended before it was resumed; 0 before
+  // it.
+  int64_t launched_ns = 0;
+  int64_t ended_ns = 0;  // 0 until a terminal state
   int32_t code = 0;
   uint32_t num_ranks = 0;
   uint32_t restarts = 0;
-  std::optional<Attempt> attempt;  // the newest; older ones are in the log
+  // Attempts in a row that ended without a checkpoint of a later step than any before them.
+  uint32_t idle_attempts = 0;
+  int64_t checkpoint_step_max = -1;  // of all checkpoints that were completed; -1: none
+  std::optional<Attempt> attempt;    // the newest; older ones are in the log
   std::optional<CheckpointMark> checkpoint;
   bool operator==(const Job&) const = default;
 };

@@ -54,9 +54,9 @@ bool Step::is_live(const AgentKey& key) {
   return false;
 }
 
-Decision step(State& state, Heard& heard, const Input& input, const Now& now,
+Decision step(State& state, Times& times, const Input& input, const Now& now,
               const Limits& limits) {
-  Step one(state, heard, now, limits);
+  Step one(state, times, now, limits);
   std::visit(one, input);
   return one.take();
 }

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <variant>
@@ -33,7 +34,7 @@ struct Limits {
   // For ranks to end when asked, then SIGKILL by the agent: when the user stops the job (they write
   // a checkpoint first), and for the rest of a gang that has lost a rank.
   uint32_t stop_grace_ms = 30'000;
-  uint32_t fail_grace_ms = 10'000;
+  uint32_t fail_grace_ms = 2'000;
   int64_t stop_slack_ns = 10'000'000'000;  // beyond the grace: then the launcher kills the agent
 };
 
@@ -46,6 +47,11 @@ struct SubmitInput {
 struct CancelInput {
   std::string job;
   std::string reason;
+  std::optional<uint32_t> grace_ms = std::nullopt;  // for its ranks; absent: Limits::stop_grace_ms
+};
+// A job that failed or was cancelled goes on from its newest checkpoint.
+struct ResumeInput {
+  std::string job;
 };
 struct CheckpointNowInput {
   std::string job;
@@ -85,7 +91,8 @@ struct AgentDoneInput {
   int32_t code = 0;
   std::string reason;
 };
-// The launcher could not start the agent, or saw its process end.
+// The launcher could not start the agent, or made sure that no process of it is left. `code`: how
+// the agent ended, 0 when that isn't known.
 struct AgentGoneInput {
   AgentKey key;
   int32_t code = 0;
@@ -116,10 +123,10 @@ struct StoppedInput {
   std::string reason;
 };
 
-using Input = std::variant<SubmitInput, CancelInput, CheckpointNowInput, AgentHelloInput,
-                           AgentHeartbeatInput, RankStartedInput, RankExitedInput, AgentDoneInput,
-                           AgentGoneInput, CheckpointDoneInput, NoteInput, TickInput,
-                           NodeFoundInput, StartedInput, StoppedInput>;
+using Input = std::variant<SubmitInput, CancelInput, ResumeInput, CheckpointNowInput,
+                           AgentHelloInput, AgentHeartbeatInput, RankStartedInput, RankExitedInput,
+                           AgentDoneInput, AgentGoneInput, CheckpointDoneInput, NoteInput,
+                           TickInput, NodeFoundInput, StartedInput, StoppedInput>;
 
 // ------------------------------------------------------------------------------------------------
 // results
@@ -151,11 +158,16 @@ struct Decision {
   bool created = false;  // of a submit: false when the request_key was known
 };
 
-// When each agent was last heard, steady ns. Not part of the state: lost at a restart, and set anew
-// by StartedInput.
-using Heard = std::map<AgentKey, int64_t>;
+// What is measured with the monotonic clock (steady ns). Not part of the state: lost at a restart,
+// and set anew by StartedInput.
+struct Times {
+  std::map<AgentKey, int64_t> heard;              // of each agent that is not GONE, the last time
+  std::map<std::string, int64_t> not_before;      // of RESTARTING jobs; absent: at once
+  std::map<std::string, int64_t> stopping_since;  // of jobs whose attempt is STOPPING
+  std::map<std::string, uint32_t> stop_grace_ms;  // of a cancel that said it
+};
 
-Decision step(State& state, Heard& heard, const Input& input, const Now& now, const Limits& limits);
+Decision step(State& state, Times& times, const Input& input, const Now& now, const Limits& limits);
 
 // Job ids, node names: letters, digits, '.', '_', '-', at most 128, not first a '-' or '.'.
 bool is_plain_name(const std::string& name);

@@ -92,9 +92,8 @@ void Step::operator()(const AgentDoneInput& in) {
   event.node = in.key.node;
   event.code = in.code;
   event.reason = in.reason;
-  if (!offer(std::move(event))) return;
-  free_node(in.key, false, "its ranks have ended");
-  conclude_attempt(in.key.job);
+  // The attempt is over when the agent's process is.
+  (void)offer(std::move(event));
 }
 
 void Step::operator()(const AgentGoneInput& in) {
@@ -102,10 +101,17 @@ void Step::operator()(const AgentGoneInput& in) {
   if (attempt == nullptr)
     return;  // the launcher also sees agents end whose attempt is over: nothing to add
   const auto agent = attempt->agents.find(in.key.node);
-  if (agent == attempt->agents.end() || agent->second.state >= AgentState::kDone) return;
-  const int32_t code = in.code != 0 ? in.code : static_cast<int32_t>(Code::kFailed);
-  emit_for_agent(EventType::kAgentLost, in.key, code, in.reason);
-  free_node(in.key, false, in.reason);
+  if (agent == attempt->agents.end() || agent->second.state == AgentState::kGone) return;
+  if (agent->second.state < AgentState::kDone) {
+    const int32_t code = in.code != 0 ? in.code : static_cast<int32_t>(Code::kPeerLost);
+    emit_for_agent(EventType::kAgentLost, in.key, code, in.reason);
+  }
+  Event gone = make(EventType::kAgentGone, in.key.job, in.key.attempt);
+  gone.node = in.key.node;
+  gone.reason = in.reason;
+  emit(std::move(gone));
+  times_.heard.erase(in.key);
+  free_node(in.key, false, "nothing of ours runs on it");
   conclude_attempt(in.key.job);
 }
 

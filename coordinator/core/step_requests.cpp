@@ -76,18 +76,23 @@ void Step::operator()(const CancelInput& in) {
     return;
   }
   const std::string reason = in.reason.empty() ? "cancelled" : in.reason;
+  if (in.grace_ms) times_.stop_grace_ms[in.job] = *in.grace_ms;
   switch (found->state) {
-    case JobState::kStopping:
-      return;  // asked already
+    case JobState::kStopping:  // asked already; less time can be given
+      if (in.grace_ms) stop_agents(*found, reason);
+      return;
     case JobState::kCompleted:
     case JobState::kFailed:
     case JobState::kCancelled:
+      times_.stop_grace_ms.erase(in.job);
       out_.status = Status(Code::kConflict, fmt::format("job '{}' is {} already", in.job,
                                                         protocol::job_state_name(found->state)));
       return;
     case JobState::kQueued:
     case JobState::kPlanning:
     case JobState::kRestarting: {
+      times_.stop_grace_ms.erase(in.job);
+      times_.not_before.erase(in.job);
       Event event = make(EventType::kJobCancelled, in.job);
       event.reason = reason;
       emit(std::move(event));
@@ -104,6 +109,32 @@ void Step::operator()(const CancelInput& in) {
       return;
     }
   }
+}
+
+void Step::operator()(const ResumeInput& in) {
+  const Job* found = find_job(state_, in.job);
+  if (found == nullptr) {
+    out_.status = no_such_job(in.job);
+    return;
+  }
+  if (found->state == JobState::kCompleted) {
+    out_.status = Status(Code::kConflict, fmt::format("job '{}' is COMPLETED", in.job),
+                         "to train on, submit it with more training.max_steps and checkpoint.load "
+                         "set to its checkpoint");
+    return;
+  }
+  if (!protocol::is_terminal(found->state)) {
+    out_.status = Status(Code::kConflict, fmt::format("job '{}' is {}: it has not ended", in.job,
+                                                      protocol::job_state_name(found->state)));
+    return;
+  }
+  act(ActionType::kWriteJobFiles, {in.job, 0, ""});
+  Event event = make(EventType::kJobResumed, in.job);
+  event.reason = found->checkpoint ? fmt::format("resumed; its newest checkpoint is of step {}",
+                                                 found->checkpoint->step)
+                                   : "resumed; it has no checkpoint yet";
+  emit(std::move(event));
+  pick_jobs();
 }
 
 void Step::operator()(const CheckpointNowInput& in) {

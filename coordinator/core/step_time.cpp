@@ -9,7 +9,11 @@ namespace dsv3::core {
 
 bool Step::nodes_are_free(const Job& job) const {
   for (const auto& [id, other] : state_.jobs) {
-    if (id == job.id || !other.attempt || other.attempt->state == AttemptState::kEnded) continue;
+    if (id == job.id || !other.attempt) continue;
+    // A job that is about to be tried again keeps its nodes.
+    const bool keeps = other.state == JobState::kRestarting &&
+                       (job.state != JobState::kRestarting || other.number < job.number);
+    if (other.attempt->state == AttemptState::kEnded && !keeps) continue;
     for (const Placement& p : job.submission.nodes) {
       if (other.attempt->agents.contains(p.node)) return false;
     }
@@ -26,11 +30,14 @@ void Step::pick_jobs() {
   std::sort(waiting.begin(), waiting.end(),
             [](const Job* a, const Job* b) { return a->number < b->number; });
   for (const Job* job : waiting) {
-    if (now_.wall_ns >= job->not_before_ns && nodes_are_free(*job)) launch(job->id);
+    const auto due = times_.not_before.find(job->id);
+    if (due != times_.not_before.end() && now_.steady_ns < due->second) continue;
+    if (nodes_are_free(*job)) launch(job->id);
   }
 }
 
 void Step::launch(const std::string& id) {
+  times_.not_before.erase(id);
   Event picked = make(EventType::kJobPicked, id);
   picked.reason = "its nodes are free";
   emit(std::move(picked));
@@ -49,15 +56,25 @@ void Step::launch(const std::string& id) {
 void Step::check_silence(const std::string& id) {
   const Attempt& attempt = *job(id).attempt;
   const int64_t stop_ns = int64_t{grace_ms(job(id))} * 1'000'000 + limits_.stop_slack_ns;
-  const bool overdue = is_stopping(attempt) && now_.wall_ns - attempt.since_ns > stop_ns;
+  const bool overdue =
+      is_stopping(attempt) &&
+      now_.steady_ns - times_.stopping_since.try_emplace(id, now_.steady_ns).first->second >
+          stop_ns;
   std::vector<AgentKey> lost;
   for (const auto& [node, agent] : attempt.agents) {
-    if (agent.state >= AgentState::kDone) continue;
+    if (agent.state == AgentState::kGone) continue;
     const AgentKey key{id, attempt.number, node};
     const int64_t limit_ns =
         agent.state == AgentState::kExpected ? limits_.agent_start_ns : limits_.agent_silence_ns;
-    const auto heard = heard_.try_emplace(key, now_.steady_ns).first;
-    if (overdue || now_.steady_ns - heard->second > limit_ns) lost.push_back(key);
+    const int64_t heard_ns = times_.heard.try_emplace(key, now_.steady_ns).first->second;
+    const bool silent = now_.steady_ns - heard_ns > limit_ns;
+    if (agent.state >= AgentState::kDone) {
+      // It has said its last word, and its process is still there.
+      if (silent) act(ActionType::kKillAgent, key, 0, "it did not end");
+      if (silent) hear(key);
+    } else if (overdue || silent) {
+      lost.push_back(key);
+    }
   }
   if (lost.empty()) return;
   for (const AgentKey& key : lost) {
@@ -67,8 +84,7 @@ void Step::check_silence(const std::string& id) {
                                    ? "it was not heard after its start"
                                    : "it has not been heard for too long";
     const Code code = agent.state == AgentState::kExpected ? Code::kTemporary : Code::kPeerLost;
-    act(ActionType::kKillAgent, key, 0, reason);
-    emit_for_agent(EventType::kAgentLost, key, static_cast<int32_t>(code), reason);
+    lose_agent(key, code, reason);
     free_node(key, true, reason);
   }
   conclude_attempt(id);
@@ -103,7 +119,7 @@ void Step::operator()(const StartedInput& in) {
   event.instance = in.instance;
   event.pid = in.pid;
   emit(std::move(event));
-  heard_.clear();
+  times_ = {};
   for (const auto& [id, job] : state_.jobs) {
     if (!protocol::is_terminal(job.state)) act(ActionType::kWriteJobFiles, {id, 0, ""});
     if (!job.attempt || job.attempt->state == AttemptState::kEnded) continue;
@@ -111,8 +127,9 @@ void Step::operator()(const StartedInput& in) {
       const AgentKey key{id, job.attempt->number, node};
       // An agent that is there has until readopt_ns to come back; one that was only asked for is
       // asked for again.
-      heard_[key] = now_.steady_ns + limits_.readopt_ns - limits_.agent_silence_ns;
+      times_.heard[key] = now_.steady_ns + limits_.readopt_ns - limits_.agent_silence_ns;
       if (agent.state == AgentState::kExpected) act(ActionType::kStartAgent, key);
+      if (agent.state == AgentState::kLost) act(ActionType::kKillAgent, key, 0, "it was given up");
     }
   }
 }

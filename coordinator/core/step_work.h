@@ -18,13 +18,14 @@ inline bool is_stopping(const Attempt& attempt) {
 
 class Step {
  public:
-  Step(State& state, Heard& heard, const Now& now, const Limits& limits)
-      : state_(state), heard_(heard), now_(now), limits_(limits) {}
+  Step(State& state, Times& times, const Now& now, const Limits& limits)
+      : state_(state), times_(times), now_(now), limits_(limits) {}
 
   Decision take() { return std::move(out_); }
 
   void operator()(const SubmitInput& in);
   void operator()(const CancelInput& in);
+  void operator()(const ResumeInput& in);
   void operator()(const CheckpointNowInput& in);
   void operator()(const AgentHelloInput& in);
   void operator()(const AgentHeartbeatInput& in);
@@ -61,9 +62,12 @@ class Step {
   const Job& job(const std::string& id) const { return state_.jobs.at(id); }
   // True when the key names an agent of a live attempt; else the sender is dismissed.
   bool is_live(const AgentKey& key);
-  void hear(const AgentKey& key) { heard_[key] = now_.steady_ns; }
+  void hear(const AgentKey& key) { times_.heard[key] = now_.steady_ns; }
+  // What the ranks of a job that is being stopped have until they are killed.
   uint32_t grace_ms(const Job& job) const {
-    return job.state == JobState::kStopping ? limits_.stop_grace_ms : limits_.fail_grace_ms;
+    if (job.state != JobState::kStopping) return limits_.fail_grace_ms;
+    const auto said = times_.stop_grace_ms.find(job.id);
+    return said == times_.stop_grace_ms.end() ? limits_.stop_grace_ms : said->second;
   }
   void stop_agents(const Job& job, const std::string& reason);
   void conclude_attempt(const std::string& id);
@@ -72,10 +76,11 @@ class Step {
   void launch(const std::string& id);
   void check_silence(const std::string& id);
   bool nodes_are_free(const Job& job) const;
+  void lose_agent(const AgentKey& key, Code code, const std::string& reason);
   void free_node(const AgentKey& key, bool lost, const std::string& reason);
 
   State& state_;
-  Heard& heard_;
+  Times& times_;
   const Now& now_;
   const Limits& limits_;
   Decision out_;

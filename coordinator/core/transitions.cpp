@@ -35,6 +35,8 @@ constexpr std::array kJob = {
     cell(J::kStopping, E::kJobCancelled, J::kCancelled),
     cell(J::kRestarting, E::kJobPicked, J::kPlanning),
     cell(J::kRestarting, E::kJobCancelled, J::kCancelled),
+    cell(J::kFailed, E::kJobResumed, J::kQueued),
+    cell(J::kCancelled, E::kJobResumed, J::kQueued),
 };
 
 using A = AttemptState;
@@ -48,6 +50,7 @@ constexpr std::array kAttempt = {
     cell(A::kStarting, E::kAttemptStopping, A::kStopping),
     cell(A::kStarting, E::kAgentDone, A::kStarting),
     cell(A::kStarting, E::kAgentLost, A::kStarting),
+    cell(A::kStarting, E::kAgentGone, A::kStarting),
     cell(A::kStarting, E::kAttemptEnded, A::kEnded),
     cell(A::kStarting, E::kCheckpointDone, A::kStarting),
     cell(A::kStarting, E::kNote, A::kStarting),
@@ -56,6 +59,7 @@ constexpr std::array kAttempt = {
     cell(A::kRunning, E::kAttemptStopping, A::kStopping),
     cell(A::kRunning, E::kAgentDone, A::kRunning),
     cell(A::kRunning, E::kAgentLost, A::kRunning),
+    cell(A::kRunning, E::kAgentGone, A::kRunning),
     cell(A::kRunning, E::kAttemptEnded, A::kEnded),
     cell(A::kRunning, E::kCheckpointRequested, A::kRunning),
     cell(A::kRunning, E::kCheckpointDone, A::kRunning),
@@ -66,6 +70,7 @@ constexpr std::array kAttempt = {
     cell(A::kStopping, E::kJobStopping, A::kStopping),
     cell(A::kStopping, E::kAgentDone, A::kStopping),
     cell(A::kStopping, E::kAgentLost, A::kStopping),
+    cell(A::kStopping, E::kAgentGone, A::kStopping),
     cell(A::kStopping, E::kAttemptEnded, A::kEnded),
     cell(A::kStopping, E::kCheckpointDone, A::kStopping),
     cell(A::kStopping, E::kNote, A::kStopping),
@@ -78,6 +83,8 @@ constexpr std::array kAgent = {
     cell(G::kExpected, E::kAgentLost, G::kLost),
     cell(G::kConnected, E::kAgentDone, G::kDone),
     cell(G::kConnected, E::kAgentLost, G::kLost),
+    cell(G::kDone, E::kAgentGone, G::kGone),
+    cell(G::kLost, E::kAgentGone, G::kGone),
 };
 
 using R = RankState;
@@ -105,8 +112,8 @@ constexpr std::array<std::string_view, 10> kJobNames = {
     "STOPPING", "RESTARTING", "COMPLETED", "FAILED",    "CANCELLED"};
 constexpr std::array<std::string_view, 5> kAttemptNames = {"NONE", "STARTING", "RUNNING",
                                                            "STOPPING", "ENDED"};
-constexpr std::array<std::string_view, 5> kAgentNames = {"NONE", "EXPECTED", "CONNECTED", "DONE",
-                                                         "LOST"};
+constexpr std::array<std::string_view, 6> kAgentNames = {"NONE", "EXPECTED", "CONNECTED",
+                                                         "DONE", "LOST",     "GONE"};
 constexpr std::array<std::string_view, 4> kRankNames = {"NONE", "PENDING", "STARTED", "EXITED"};
 constexpr std::array<std::string_view, 4> kNodeNames = {"NONE", "IDLE", "UP", "LOST"};
 

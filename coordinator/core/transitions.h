@@ -19,7 +19,7 @@ using protocol::JobState;
 using protocol::NodeState;
 
 enum class AttemptState : uint8_t { kStarting = 1, kRunning = 2, kStopping = 3, kEnded = 4 };
-enum class AgentState : uint8_t { kExpected = 1, kConnected = 2, kDone = 3, kLost = 4 };
+enum class AgentState : uint8_t { kExpected = 1, kConnected = 2, kDone = 3, kLost = 4, kGone = 5 };
 enum class RankState : uint8_t { kPending = 1, kStarted = 2, kExited = 3 };
 
 // The machines, named as in STATES.md.

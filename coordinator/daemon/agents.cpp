@@ -66,7 +66,8 @@ Status Daemon::take_reports(const transport::Peer& peer, const wire::AgentReport
     DSV3_RETURN_IF_ERROR(commit(&pending));
     taken_reports_[report_key] = last;
   }
-  if (core::agent_is_live(state_, key.job, key.attempt, key.node)) heard_[key] = clock_.steady_ns();
+  if (core::agent_is_live(state_, key.job, key.attempt, key.node))
+    times_.heard[key] = clock_.steady_ns();
   wire::Envelope ack;
   ack.mutable_report_ack()->set_seq(last);
   (void)server_.send(peer, ack);

@@ -100,7 +100,7 @@ void Daemon::nodes(wire::NodesReply* reply) const {
   for (const auto& [name, node] : state_.nodes) {
     wire::NodeStatus* status = reply->add_nodes();
     to_node_status(node, status);
-    for (const auto& [key, heard_ns] : heard_) {
+    for (const auto& [key, heard_ns] : times_.heard) {
       if (key.node == name)
         status->set_last_heard_s(std::max(0.0, static_cast<double>(now_ns - heard_ns) * 1e-9));
     }

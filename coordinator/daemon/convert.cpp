@@ -74,7 +74,8 @@ core::RankExitedInput to_rank_exited(const core::AgentKey& key, uint32_t rank,
   core::RankExitedInput in;
   in.key = key;
   in.rank = rank;
-  in.code = exited.exit_code();
+  // A signal that was our own explains nothing: see restart_policy.h.
+  in.code = exited.killed_by_agent() ? static_cast<int32_t>(Code::kTerminated) : exited.exit_code();
   in.signal = exited.signal();
   in.operation = exited.report().operation();
   in.reason = exited.report().message();

@@ -96,7 +96,10 @@ Status Daemon::find_local_node() {
 Status Daemon::run(int signal_fd) {
   DSV3_RETURN_IF_ERROR(find_local_node());
   while (!stop_) {
-    const int64_t left_ns = next_tick_ns_ - clock_.steady_ns();
+    const int64_t now_ns = clock_.steady_ns();
+    if (waits_for_agents())
+      next_tick_ns_ = std::min(next_tick_ns_, now_ns + kEndingTickMs * kNsPerMs);
+    const int64_t left_ns = next_tick_ns_ - now_ns;
     DSV3_RETURN_IF_ERROR(server_.wait(
         signal_fd, static_cast<int>(std::clamp<int64_t>(left_ns / kNsPerMs + 1, 0, kTickMs))));
     signalfd_siginfo signal{};

@@ -28,6 +28,8 @@
 namespace dsv3::daemon {
 
 inline constexpr int kTickMs = 250;
+// Between two looks at agents that are about to end: the next attempt waits for them.
+inline constexpr int kEndingTickMs = 10;
 inline constexpr uint32_t kHeartbeatMs = 1'000;
 // After this long without a HeartbeatAck an agent looks for the coordinator again.
 inline constexpr uint32_t kAgentPatienceMs = 3'000;
@@ -86,6 +88,8 @@ class Daemon {
   launch::Launcher* find_launcher(const std::string& name);
   Status process_gone();
   Status tick();
+  // True while an agent is DONE or LOST whose processes are not known to have ended.
+  bool waits_for_agents() const;
   void poll_agents();
 
   // agents.cpp: what agents say.
@@ -125,7 +129,7 @@ class Daemon {
   std::map<std::string, std::unique_ptr<launch::Launcher>> launchers_;
 
   core::State state_;
-  core::Heard heard_;
+  core::Times times_;
   std::map<core::AgentKey, transport::Peer> peers_;  // where each agent was heard last
   std::set<core::AgentKey> watched_;  // agents whose processes the launcher is asked about
   std::map<store::ReportKey, uint64_t> taken_reports_;  // cache of the store's

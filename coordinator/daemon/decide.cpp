@@ -26,7 +26,7 @@ void log_event(const core::Event& event) {
 }  // namespace
 
 core::Decision Daemon::decide(const core::Input& input, Pending* pending) {
-  core::Decision decision = core::step(state_, heard_, input, now(), options_.limits);
+  core::Decision decision = core::step(state_, times_, input, now(), options_.limits);
   for (const core::Event& event : decision.events) {
     log_event(event);
     if (!event.job.empty()) pending->changed.insert(event.job);
@@ -200,6 +200,7 @@ void Daemon::poll_agents() {
       ++key;
       continue;
     }
+    // Of one that was started by an earlier coordinator the code isn't known: 0.
     const int code =
         status.ok() ? status->exit_code.value_or(0) : static_cast<int>(status.status().code());
     const std::string why =
@@ -210,6 +211,14 @@ void Daemon::poll_agents() {
     peers_.erase(*key);
     key = watched_.erase(key);
   }
+}
+
+bool Daemon::waits_for_agents() const {
+  return std::any_of(watched_.begin(), watched_.end(), [this](const core::AgentKey& key) {
+    const core::Attempt* attempt = core::find_live_attempt(state_, key.job, key.attempt);
+    return attempt != nullptr && attempt->agents.contains(key.node) &&
+           attempt->agents.at(key.node).state >= core::AgentState::kDone;
+  });
 }
 
 Status Daemon::tick() {

@@ -15,6 +15,12 @@ namespace {
 
 constexpr int64_t kNsPerMs = 1'000'000;
 constexpr size_t kFollowersMax = 1'000;
+constexpr uint32_t kGraceMaxMs = 3'600'000;
+
+Status ending() {
+  return Status(Code::kConflict, "the coordinator is ending its jobs and takes no new one",
+                "wait, then `dsv3ctl up`");
+}
 
 }  // namespace
 
@@ -51,9 +57,16 @@ Status Daemon::handle_request(const transport::Peer& peer, const wire::Envelope&
   switch (request.body_case()) {
     case wire::Envelope::kSubmit:
       return submit(request.submit(), reply->mutable_submit_reply());
-    case wire::Envelope::kCancel:
-      return change_job(core::CancelInput{request.cancel().job(), request.cancel().reason()},
-                        request.cancel().job(), reply->mutable_job_reply());
+    case wire::Envelope::kCancel: {
+      const wire::CancelRequest& cancel = request.cancel();
+      core::CancelInput input{cancel.job(), cancel.reason()};
+      if (cancel.has_grace_ms()) input.grace_ms = std::min(cancel.grace_ms(), kGraceMaxMs);
+      return change_job(input, cancel.job(), reply->mutable_job_reply());
+    }
+    case wire::Envelope::kResume:
+      if (draining_) return ending();
+      return change_job(core::ResumeInput{request.resume().job()}, request.resume().job(),
+                        reply->mutable_job_reply());
     case wire::Envelope::kCheckpointNow:
       return change_job(core::CheckpointNowInput{request.checkpoint_now().job()},
                         request.checkpoint_now().job(), reply->mutable_job_reply());
@@ -77,9 +90,7 @@ Status Daemon::handle_request(const transport::Peer& peer, const wire::Envelope&
 }
 
 Status Daemon::submit(const wire::SubmitRequest& request, wire::SubmitReply* reply) {
-  if (draining_)
-    return Status(Code::kConflict, "the coordinator is ending its jobs and takes no new one",
-                  "wait, then `dsv3ctl up`");
+  if (draining_) return ending();
   if (find_launcher(request.launcher()) == nullptr) {
     return Status(Code::kInvalid, fmt::format("there is no launcher '{}'", request.launcher()),
                   "use --launcher local");

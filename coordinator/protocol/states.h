@@ -31,7 +31,7 @@ std::optional<JobState> job_state_from_name(std::string_view name);
 // "IDLE", "UP", "LOST".
 std::string_view node_state_name(NodeState state);
 
-// COMPLETED, FAILED and CANCELLED: nothing follows.
+// COMPLETED, FAILED and CANCELLED: nothing follows, unless a user resumes one of the last two.
 constexpr bool is_terminal(JobState state) {
   return state >= JobState::kCompleted;
 }

@@ -133,6 +133,26 @@ const StepSums& Reader::Impl::step_sums(uint32_t job_number) {
   return known;
 }
 
+PendingSteps Reader::Impl::pending_steps(uint32_t job_number) {
+  PendingSteps pending;
+  SQLite::Statement start(*db,
+                          "SELECT s.attempt, max(s.first_step, coalesce((SELECT m.step FROM"
+                          " metric_rows m WHERE m.job = s.job AND m.attempt = s.attempt AND m.row ="
+                          " (SELECT max(row) FROM metric_rows WHERE job = s.job)), 0))"
+                          " FROM start_rows s WHERE s.job = ? ORDER BY s.attempt DESC LIMIT 1");
+  start.bind(1, job_number);
+  if (!start.executeStep()) return pending;
+  SQLite::Statement rows(
+      *db, fmt::format("SELECT count(*), total(m.step_s) FROM metric_rows m WHERE m.job = ?"
+                       " AND m.step > ? AND m.attempt < ? AND {}",
+                       kIsLastStep));
+  rows.bind(1, job_number);
+  rows.bind(2, start.getColumn(1).getInt64());
+  rows.bind(3, start.getColumn(0).getUInt());
+  if (!rows.executeStep()) return pending;
+  return {rows.getColumn(0).getInt64(), rows.getColumn(1).getDouble()};
+}
+
 Status Reader::fill_progress(uint32_t job_number, int64_t launched_ns, int64_t until_ns,
                              wire::JobStatus* status) {
   return guarded("cannot read the metrics", [&]() -> Status {
@@ -153,10 +173,11 @@ Status Reader::fill_progress(uint32_t job_number, int64_t launched_ns, int64_t u
       status->set_step_s(row.metrics().step_s());
     }
     const StepSums& sums = impl_->step_sums(job_number);
-    status->set_lost_steps(sums.lost_steps);
+    const PendingSteps pending = impl_->pending_steps(job_number);
+    status->set_lost_steps(sums.lost_steps + pending.count);
     const double wall_s = static_cast<double>(until_ns - launched_ns) * 1e-9;
     if (sums.last_row > 0 && launched_ns > 0 && wall_s > 0)
-      status->set_effective_time_ratio(sums.useful_s / wall_s);
+      status->set_effective_time_ratio((sums.useful_s - pending.step_s) / wall_s);
     SQLite::Statement validation(
         *impl_->db,
         "SELECT row, attempt, time, step, loss, tokens FROM validation_rows WHERE job = ?"

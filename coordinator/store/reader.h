@@ -37,8 +37,9 @@ class Reader {
   ~Reader();
 
   // Fills what the metrics know of a job: step, loss, tokens_per_s, mfu, grad_norm, lr, step_s,
-  // validation, lost_steps, and effective_time_ratio = Σ step_s of the steps as they stand / (until
-  // − launched); absent where there is none yet.
+  // validation, lost_steps (trained again, or to be trained again by the newest attempt), and
+  // effective_time_ratio = Σ step_s of the other steps / (until − launched); absent where there is
+  // none yet.
   Status fill_progress(uint32_t job_number, int64_t launched_ns, int64_t until_ns,
                        wire::JobStatus* status);
   // Events after a seq; job "" means all.

@@ -18,9 +18,17 @@ struct StepSums {
   double useful_s = 0;     // Σ step_s of the steps as they stand
 };
 
+// Steps that the newest attempt will train again: it began before them, and has not come to them
+// yet.
+struct PendingSteps {
+  int64_t count = 0;
+  double step_s = 0;  // Σ of their step_s, which was spent for nothing
+};
+
 struct Reader::Impl {
   // Takes in the rows since the last call.
   const StepSums& step_sums(uint32_t job_number);
+  PendingSteps pending_steps(uint32_t job_number);
 
   std::map<uint32_t, StepSums> sums;
   std::optional<SQLite::Database> db;

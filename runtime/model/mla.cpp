@@ -114,6 +114,7 @@ void MlaBlock::backward_input(const Pass& pass, ops::Vector<const float> cos,
   const tensor::Tensor dout = pass.push("transient/attention/out", heads_ * v_dim_);
   linear_input_grad(pass, dy, o_proj_, dout);
   const ops::Matrix dq = query(grad.dlatent, grad.dq);
+  pass.between_operations();
   ops::mla_attention_backward(pass.ctx, {.shape = shape(pass),
                                          .q = query(stash.latent, stash.q),
                                          .kv = stash.kv,

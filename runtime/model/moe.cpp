@@ -148,6 +148,7 @@ void MoeBlock::backward_input(const Pass& pass, const MoeStash& stash, ops::Cons
     const tensor::Scope hidden_scope(pass.arena);
     const tensor::Tensor dhidden = pass.push_rows("transient/moe/hidden", rows, width_);
     ops::grouped_gemm(pass.ctx, {.a = grad.dy, .b = down_.value, .c = dhidden, .offsets = offsets});
+    pass.between_operations();
     ops::swiglu_backward(pass.ctx, {.dy = dhidden,
                                     .gate_up = stash.gate_up,
                                     .row_scale = stash.row_weight.vector<const float>(),
@@ -156,6 +157,7 @@ void MoeBlock::backward_input(const Pass& pass, const MoeStash& stash, ops::Cons
   }
   ops::grouped_gemm(pass.ctx,
                     {.a = grad.dgate_up, .b = gate_up_.value, .c = drows, .offsets = offsets});
+  pass.between_operations();
   ops::unpermute_sum(pass.ctx, {.x = drows,
                                 .row_of_slot = stash.row_of_slot.vector<const int32_t>(),
                                 .top_k = top_k_,
@@ -196,11 +198,13 @@ void MoeBlock::backward_weight(const Pass& pass, const MoeStash& stash, ops::Con
   ops::grouped_gemm_weight_grad(
       pass.ctx,
       {.a = grad.dy, .b = stash.hidden, .c = down_.grad, .offsets = offsets, .accumulate = true});
+  pass.between_operations();
   ops::grouped_gemm_weight_grad(pass.ctx, {.a = grad.dgate_up,
                                            .b = stash.x,
                                            .c = gate_up_.grad,
                                            .offsets = offsets,
                                            .accumulate = true});
+  pass.between_operations();
   const tensor::Scope scope(pass.arena);
   linear_weight_grad(pass, grad.dlogits, as_f32(pass, x), gate_);
 }

@@ -8,13 +8,14 @@
 
 namespace dsv3::model {
 
-ParamStore::ParamStore(const spec::ModelSpec& model, tensor::Arena& arena, DType compute)
+ParamStore::ParamStore(const spec::ModelSpec& model, tensor::Arena& arena, DType compute,
+                       bool gradients)
     : arena_(arena),
       init_std_(model.init_std),
       compute_dtype_(compute),
       layout_(param_layout(model)) {
   master_ = arena.persistent("weights", DType::kF32, {layout_.elements});
-  grad_ = arena.persistent("gradients", DType::kF32, {layout_.elements});
+  if (gradients) grad_ = arena.persistent("gradients", DType::kF32, {layout_.elements});
   if (compute == DType::kBf16)
     compute_ = arena.persistent("weights/compute", DType::kBf16, {layout_.decay_elements});
   for (size_t i = 0; i < layout_.blocks.size(); ++i) block_by_name_[layout_.blocks[i].name] = i;
@@ -32,7 +33,7 @@ Weight ParamStore::f32_weight(std::string_view name) const {
   const ParamBlock& b = block(name);
   DSV3_CHECK(b.groups == 1, name);
   return {ops::ConstMatrix(master_.as<float>() + b.offset, DType::kF32, b.rows, b.cols),
-          ops::Matrix(grad_.as<float>() + b.offset, DType::kF32, b.rows, b.cols)};
+          ops::Matrix(grad_at(b.offset), DType::kF32, b.rows, b.cols)};
 }
 
 Weight ParamStore::weight(std::string_view name) const {
@@ -48,14 +49,14 @@ Gain ParamStore::gain(std::string_view name) const {
   const ParamBlock& b = block(name);
   DSV3_CHECK(b.groups == 1 && b.rows == 1, name);
   return {ops::Vector<const float>(master_.as<float>() + b.offset, b.cols),
-          ops::Vector<float>(grad_.as<float>() + b.offset, b.cols)};
+          ops::Vector<float>(grad_at(b.offset), b.cols)};
 }
 
 ExpertWeight ParamStore::experts(std::string_view name) const {
   const ParamBlock& b = block(name);
   ExpertWeight weight{
       ops::ConstStack(master_.as<float>() + b.offset, DType::kF32, b.groups, b.rows, b.cols),
-      ops::Stack(grad_.as<float>() + b.offset, DType::kF32, b.groups, b.rows, b.cols)};
+      ops::Stack(grad_at(b.offset), DType::kF32, b.groups, b.rows, b.cols)};
   if (compute_dtype_ == DType::kBf16) {
     weight.value =
         ops::ConstStack(compute_.as<Bf16>() + b.offset, DType::kBf16, b.groups, b.rows, b.cols);
@@ -90,6 +91,7 @@ void ParamStore::initialise(int64_t seed) {
 }
 
 void ParamStore::zero_grad() {
+  if (grad_.empty()) return;
   arena_.device().backend().fill_zero(grad_.data, static_cast<size_t>(grad_.bytes()),
                                       arena_.device().stream());
 }

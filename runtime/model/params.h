@@ -38,14 +38,16 @@ struct ExpertWeight {
 class ParamStore {
  public:
   // Takes the memory from `arena`, zeroed. compute: kF32 (the master is multiplied) or kBf16.
-  ParamStore(const spec::ModelSpec& model, tensor::Arena& arena, DType compute);
+  // Without gradients the model can only run forward.
+  ParamStore(const spec::ModelSpec& model, tensor::Arena& arena, DType compute,
+             bool gradients = true);
   ParamStore(const ParamStore&) = delete;
   ParamStore& operator=(const ParamStore&) = delete;
 
   const ParamLayout& layout() const { return layout_; }
   DType compute_dtype() const { return compute_dtype_; }
   const tensor::Tensor& master() const { return master_; }    // [elements] f32
-  const tensor::Tensor& grad() const { return grad_; }        // [elements] f32
+  const tensor::Tensor& grad() const { return grad_; }        // [elements] f32, or empty
   const tensor::Tensor& compute() const { return compute_; }  // [decay_elements] bf16, or empty
 
   // Views by block name (param_layout.h); an unknown name or another shape of block aborts. The
@@ -73,6 +75,9 @@ class ParamStore {
 
  private:
   const ParamBlock& block(std::string_view name) const;
+  float* grad_at(int64_t offset) const {
+    return grad_.empty() ? nullptr : grad_.as<float>() + offset;
+  }
 
   tensor::Arena& arena_;
   double init_std_;

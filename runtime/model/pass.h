@@ -14,6 +14,19 @@
 
 namespace dsv3::model {
 
+// Told while a backward pass runs, so that gradients which are finished can be sent on their way
+// while the rest is computed.
+class BackwardObserver {
+ public:
+  virtual ~BackwardObserver() = default;
+  // All losses are differentiated: nothing more is added to lm_head's gradient.
+  virtual void head_done() = 0;
+  // Nothing more is added to the gradients of this Hugging Face layer (MTP modules too).
+  virtual void layer_done(int64_t layer) = 0;
+  // Often, between two operations; must be cheap.
+  virtual void between_operations() = 0;
+};
+
 // Factors of the losses: every micro-batch adds its share of a mean over the GLOBAL batch.
 struct LossScales {
   double token = 0;  // 1 / tokens of the global batch
@@ -29,7 +42,11 @@ struct Pass {
   int64_t sequence = 0;     // tokens of each
   bool training = true;     // losses, counts and gradients; else only the language-model loss
   LossScales scales;
+  BackwardObserver* observer = nullptr;  // null: nobody asked
 
+  void between_operations() const {
+    if (observer) observer->between_operations();
+  }
   int64_t tokens() const { return sequences * sequence; }
   // Activations [tokens, cols] act.
   tensor::Tensor push(std::string_view name, int64_t cols) const {
@@ -56,11 +73,13 @@ inline void linear(const Pass& pass, ops::ConstMatrix x, const Weight& w, ops::M
 inline void linear_input_grad(const Pass& pass, ops::ConstMatrix dy, const Weight& w,
                               ops::Matrix dx, bool accumulate = false) {
   ops::gemm(pass.ctx, {.a = dy, .b = w.value, .c = dx, .accumulate = accumulate});
+  pass.between_operations();
 }
 // dW += dyᵀ x.
 inline void linear_weight_grad(const Pass& pass, ops::ConstMatrix dy, ops::ConstMatrix x,
                                const Weight& w) {
   ops::gemm(pass.ctx, {.a = dy, .b = x, .c = w.grad, .transpose_a = true, .accumulate = true});
+  pass.between_operations();
 }
 
 }  // namespace dsv3::model

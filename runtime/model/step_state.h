@@ -31,6 +31,11 @@ class StepState {
   ops::Vector<int64_t> counts(int64_t moe_idx) const {
     return ops::Vector<int64_t>(data_.as<int64_t>() + kNumScalars + moe_idx * experts_, experts_);
   }
+  // All of them at once, for sums over ranks: [kNumScalars], [moe_layers · experts].
+  ops::Vector<double> scalars() const { return {scalar(Scalar::kLmLoss), kNumScalars}; }
+  ops::Vector<int64_t> all_counts() const {
+    return {data_.as<int64_t>() + kNumScalars, data_.shape[0] - kNumScalars};
+  }
   // Device f32: the factor by which the optimizer multiplies gradients.
   float* clip_scale() const { return clip_scale_.as<float>(); }
 

@@ -39,7 +39,7 @@ Transformer::Transformer(const spec::ModelSpec& model, const TransformerOptions&
     : model_(model),
       options_(options),
       arena_(arena),
-      params_(model, arena, options.compute),
+      params_(model, arena, options.compute, options.gradients),
       moe_layers_(moe_layers_of(model)),
       step_(arena, num_moe_layers(), model.moe.num_experts),
       embedding_(params_.weight("model.embed_tokens")),
@@ -159,9 +159,11 @@ double Transformer::mtp_scale(int64_t depth) const {
              : 1.0 / (static_cast<double>(model_.mtp_layers) * static_cast<double>(labelled));
 }
 
-void Transformer::train_micro_batch(std::span<const int32_t> tokens) {
+void Transformer::train_micro_batch(std::span<const int32_t> tokens, BackwardObserver* observer) {
+  DSV3_CHECK(options_.gradients, "a model without gradients only runs forward");
   const tensor::Scope scope(arena_);
-  const Pass pass = make_pass(static_cast<int64_t>(tokens.size()), true);
+  Pass pass = make_pass(static_cast<int64_t>(tokens.size()), true);
+  pass.observer = observer;
   const auto cos = cos_.vector<const float>(), sin = sin_.vector<const float>();
   const int64_t depths = model_.mtp_layers;
   const Inputs& inputs = upload(pass, tokens);
@@ -187,6 +189,7 @@ void Transformer::train_micro_batch(std::span<const int32_t> tokens) {
                .loss = step_.scalar(Scalar::kMtpLoss),
                .dx = dnormed_[i]});
   }
+  if (observer) observer->head_done();
   if (depths > 0) {
     // Two buffers take turns as gradient of h^depth and of h^{depth−1}; the last goes into the
     // main model's.
@@ -198,20 +201,19 @@ void Transformer::train_micro_batch(std::span<const int32_t> tokens) {
       mtp_[i - 1].backward(pass, cos, sin, inputs.mtp_ids[i - 1], mtp_stashes_[i - 1], dnormed_[i],
                            own, depth < depths, depth == 1 ? dnormed_[0] : next, depth == 1);
       std::swap(own, next);
+      if (observer) observer->layer_done(model_.num_layers + depth - 1);
     }
   }
   norm_backward(pass, norm_, dnormed_[0], hidden_.back(), normed_rstd_, dh, false);
   for (size_t layer = layers_.size(); layer-- > 0;) {
     layers_[layer].backward(pass, cos, sin, stashes_[layer], dh);
     arena_.release(marks_[layer]);
+    if (observer) observer->layer_done(static_cast<int64_t>(layer));
   }
   ops::embedding_backward(pass.ctx, {.dy = dh, .ids = inputs.ids, .dtable = embedding_.grad});
 }
 
-void Transformer::evaluate(std::span<const int32_t> tokens, double scale) {
-  const tensor::Scope scope(arena_);
-  const Pass pass = make_pass(static_cast<int64_t>(tokens.size()), false);
-  const Inputs& inputs = upload(pass, tokens);
+tensor::Tensor Transformer::forward_only(const Pass& pass, const Inputs& inputs) {
   tensor::Tensor x = pass.push("activations/residual", model_.d_model);
   tensor::Tensor y = pass.push("activations/residual", model_.d_model);
   ops::embedding_forward(pass.ctx, {.table = embedding_.value, .ids = inputs.ids, .y = x});
@@ -223,11 +225,28 @@ void Transformer::evaluate(std::span<const int32_t> tokens, double scale) {
   }
   const tensor::Tensor rstd = pass.push_f32("activations/norm/statistics", {pass.tokens()});
   norm_forward(pass, norm_, static_cast<float>(model_.rms_norm_eps), x, y, rstd);
+  return y;
+}
+
+void Transformer::evaluate(std::span<const int32_t> tokens, double scale) {
+  const tensor::Scope scope(arena_);
+  const Pass pass = make_pass(static_cast<int64_t>(tokens.size()), false);
+  const Inputs& inputs = upload(pass, tokens);
   head_loss(pass, head_,
-            {.x = y,
+            {.x = forward_only(pass, inputs),
              .labels = inputs.labels,
              .loss_scale = scale,
              .loss = step_.scalar(Scalar::kLmLoss)});
+}
+
+tensor::Tensor Transformer::score(std::span<const int32_t> tokens) {
+  const Pass pass = make_pass(static_cast<int64_t>(tokens.size()), false);
+  const tensor::Tensor result =
+      pass.push_f32("transient/logits", {pass.tokens(), model_.vocab_size});
+  const tensor::Scope scope(arena_);
+  const Inputs& inputs = upload(pass, tokens);
+  head_logits(pass, head_, forward_only(pass, inputs), result);
+  return result;
 }
 
 tensor::Tensor Transformer::logits(std::span<const int32_t> tokens, int64_t depth) {

@@ -22,6 +22,7 @@ struct TransformerOptions {
   int64_t sequence = 0;          // tokens of a sequence
   int64_t global_sequences = 1;  // sequences of a global batch: what losses are means over
   DType compute = DType::kF32;   // of activations and matrix products
+  bool gradients = true;         // false: forward only, in half the memory
 };
 
 // The dtype to compute in for training.dtype on this device: bf16 only where asked for and where
@@ -49,9 +50,13 @@ class Transformer {
 
   // Forward and backward of `tokens` [sequences, sequence + 1] (host; inputs and labels overlap):
   // adds to the gradients, and to step()'s losses and counts. Leaves the arena's stack as it was.
-  void train_micro_batch(std::span<const int32_t> tokens);
+  // `observer` (may be null) is told how far the backward pass is.
+  void train_micro_batch(std::span<const int32_t> tokens, BackwardObserver* observer = nullptr);
   // Adds lm_loss · scale, summed over all tokens, to step()'s kLmLoss; touches nothing else.
   void evaluate(std::span<const int32_t> tokens, double scale);
+  // Logits [tokens, vocabulary] f32 of the main model, left on the arena's stack: the caller
+  // releases it. Nothing else is kept, so one layer's activations is all the memory beside it.
+  tensor::Tensor score(std::span<const int32_t> tokens);
   // Logits [tokens, vocabulary] f32 of the main model (depth 0) or an MTP depth, left on the
   // arena's stack: the caller releases it. `tokens` as above.
   tensor::Tensor logits(std::span<const int32_t> tokens, int64_t depth = 0);
@@ -74,6 +79,8 @@ class Transformer {
   // Embedding, layers, final norm with every stash kept; gives h⁰. hidden_[l] is the input of
   // layer l.
   void forward_main(const Pass& pass, const Inputs& inputs);
+  // The final norm's output [tokens, d_model], on the arena's stack; no stash is kept.
+  tensor::Tensor forward_only(const Pass& pass, const Inputs& inputs);
   void forward_mtp(const Pass& pass, const Inputs& inputs);
   double mtp_scale(int64_t depth) const;
   const tensor::Tensor& mtp_previous(int64_t depth) const;

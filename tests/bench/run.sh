@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Benchmarks of this machine. `run.sh step` times the training step of configs/demo.yaml beside PyTorch's on the same model,
 # in turn, and prints both medians and their ratio. PyTorch is optional: give its interpreter in DSV3_BENCH_PYTHON
-# (versions: tests/golden/requirements.txt). Figures that are kept go into RESULTS.md with date, machine and commit.
+# (versions: tests/golden/requirements.txt). `run.sh comm [ROUNDS]` times the
+# communicator beside Open MPI. Figures that are kept go into RESULTS.md with date, machine and commit.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin=build/${DSV3_PRESET:-dev}/bin
@@ -37,5 +38,8 @@ case ${1:-step} in
       done
     done
     ;;
-  *) echo "usage: tests/bench/run.sh step [CONFIG]" >&2; exit 2 ;;
+  comm) shift; exec tests/bench/comm/compare.sh "$@" ;;
+  overlap) shift; exec tests/bench/overlap.sh "$@" ;;
+  checkpoint) shift; exec tests/bench/checkpoint.sh "$@" ;;
+  *) echo "usage: tests/bench/run.sh step|comm|overlap|checkpoint [CONFIG]" >&2; exit 2 ;;
 esac

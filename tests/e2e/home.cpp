@@ -139,10 +139,18 @@ std::string Home::write_config(const std::string& name, const std::string& data_
   return file;
 }
 
-std::string Home::start_job(int max_steps) const {
-  const Outcome outcome = ctl({"submit", write_config("long", prepare_text(), max_steps)});
+std::string Home::submit_job(int max_steps, const std::vector<std::string>& more) const {
+  const std::string prefix = path_ + "/data/bytes";
+  if (!std::filesystem::exists(prefix + ".idx")) (void)prepare_text();
+  std::vector<std::string> words = {"submit", write_config("long", prefix, max_steps)};
+  words.insert(words.end(), more.begin(), more.end());
+  const Outcome outcome = ctl(words);
   EXPECT_EQ(outcome.code, 0) << outcome.err;
-  const std::string id = split(outcome.out, '\n')[0];
+  return split(outcome.out, '\n')[0];
+}
+
+std::string Home::start_job(int max_steps, const std::vector<std::string>& more) const {
+  const std::string id = submit_job(max_steps, more);
   EXPECT_TRUE(wait_until([&] { return step(id) > 0; }, 60)) << job(id).dump(1);
   return id;
 }

@@ -45,8 +45,11 @@ class Home {
   // step.
   std::string write_config(const std::string& name, const std::string& data_prefix,
                            int max_steps) const;
-  // Submits and waits until a step is on record; the job id.
-  std::string start_job(int max_steps) const;
+  // Submits and waits until a step is on record; the job id. `more`: words for submit, such as
+  // "--set", "checkpoint.interval_steps=5".
+  std::string start_job(int max_steps, const std::vector<std::string>& more = {}) const;
+  // As start_job(), but returns at once.
+  std::string submit_job(int max_steps, const std::vector<std::string>& more = {}) const;
   // JOB of CLI.md.
   Json job(const std::string& id) const;
   int64_t step(const std::string& id) const;  // 0 before the first

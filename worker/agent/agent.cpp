@@ -33,6 +33,7 @@ Result<std::unique_ptr<Agent>> Agent::create(const Options& options, const Clock
   if (::sigprocmask(SIG_BLOCK, &signals, nullptr) != 0) {
     return Status(Code::kFailed, std::string("sigprocmask: ") + std::strerror(errno));
   }
+  DSV3_RETURN_IF_ERROR(become_reaper());
   const int signal_fd = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
   if (signal_fd < 0) return Status(Code::kFailed, std::string("signalfd: ") + std::strerror(errno));
   Result<transport::AgentLink> link = transport::AgentLink::connect(options.state_dir);
@@ -136,7 +137,7 @@ void Agent::reap_ranks() {
     ranks_[i].channel().close();
     on_rank_end(i, *end);
   }
-  if (launched_ && !done_ && num_alive() == 0) finish();
+  if (launched_ && !done_ && num_alive() == 0 && end_orphans()) finish();
 }
 
 size_t Agent::num_alive() const {

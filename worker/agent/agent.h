@@ -3,8 +3,8 @@
 //
 // Law: no rank outlives its agent, and no rank dies because the coordinator is away: it keeps
 // running, its reports are kept, and the coordinator is looked for until orphan_ms have passed. The
-// first failure of a rank ends the others (a gang lives or dies together). One thread; every wait
-// is one poll() with a deadline.
+// first failure of a rank ends the others (a gang lives or dies together). It has not ended before
+// everything that its ranks had started has. One thread; every wait is one poll() with a deadline.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +38,9 @@ class Agent {
   Agent(const Agent&) = delete;
   Agent& operator=(const Agent&) = delete;
 
-  // Until the attempt's part here is over. The exit code: 0, the first failed rank's code (1 when a
-  // signal killed it), or 75 when no coordinator was heard for too long or a signal ended it.
+  // Until the attempt's part here is over. The exit code: 0, the first failed rank's code (128 +
+  // signal when one killed it), or 75 when no coordinator was heard for too long or a signal ended
+  // it.
   int run();
 
  private:
@@ -55,6 +56,7 @@ class Agent {
 
   void on_message(const wire::Envelope& message);
   void launch(const wire::LaunchRanks& order);
+  Status prepare_gang(const wire::LaunchRanks& order);
   Status start_rank(const wire::LaunchRanks& order, uint32_t rank, const std::string& spec_path,
                     const std::string& plan_path);
   void begin_stop(int64_t grace_ms, bool checkpoint, const std::string& reason);
@@ -79,7 +81,10 @@ class Agent {
   ReportBuffer reports_;
   std::vector<RankProcess> ranks_;
   std::vector<std::string>
-      exit_reports_;  // serialised, by index of ranks_; "" until a rank sent one
+      exit_reports_;        // serialised, by index of ranks_; "" until a rank sent one
+  int64_t last_step_ = 0;   // the furthest that a rank spoke of
+  std::string rendezvous_;  // of this attempt's ranks; "": one rank meets nobody
+  std::string token_;       // their shared secret
 
   std::string instance_;   // of the coordinator that acknowledged heartbeats last; "" before
   bool greeted_ = false;   // the coordinator of this connection has answered the hello

@@ -17,9 +17,9 @@ struct Options {
   std::string worker;  // program of a rank; "": dsv3-worker beside this one
   // Without a word from a coordinator for this long, the ranks are asked to end with a checkpoint.
   int64_t orphan_ms = 600'000;
-  int64_t hello_ms = 60'000;  // from the start to LaunchRanks
-  int64_t grace_ms =
-      10'000;  // for ranks, when the agent itself is asked to end or a rank has failed
+  int64_t hello_ms = 60'000;      // from the start to LaunchRanks
+  int64_t grace_ms = 10'000;      // for ranks, when the agent itself is asked to end
+  int64_t fail_grace_ms = 2'000;  // for ranks, when another one of them has failed
 };
 
 // --state-dir DIR --job ID --attempt N --node NAME [--worker PROGRAM] [--orphan-ms N]. kInvalid

@@ -1,8 +1,11 @@
 // What the coordinator says to the agent, and what becomes of the ranks. See agent.h.
 #include <fmt/format.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 #include <algorithm>
+#include <array>
+#include <span>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -11,6 +14,30 @@
 #include "worker/agent/agent.h"
 
 namespace dsv3::agent {
+namespace {
+
+constexpr size_t kTokenBytes = 16;
+constexpr size_t kNonceBytes = 4;
+
+// As hexadecimal digits; "" when the system gives none.
+std::string random_hex(size_t num_bytes) {
+  std::array<unsigned char, kTokenBytes> bytes{};
+  if (::getrandom(bytes.data(), num_bytes, 0) != static_cast<ssize_t>(num_bytes)) return {};
+  std::string text;
+  for (const unsigned char byte : std::span(bytes).first(num_bytes))
+    text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+// The step that a message speaks of; 0 when of none.
+int64_t step_of(const wire::RankMessage& message) {
+  if (message.has_step()) return message.step().step();
+  if (message.has_progress()) return message.progress().step();
+  if (message.has_start()) return message.start().first_step();
+  return message.exit_report().step();
+}
+
+}  // namespace
 
 void Agent::drain_link() {
   while (true) {
@@ -104,6 +131,7 @@ void Agent::launch(const wire::LaunchRanks& order) {
   if (status.ok()) status = make_dirs(order.job_dir() + "/logs");
   if (status.ok()) status = write_file(spec_path, order.spec_yaml(), 0600);
   if (status.ok()) status = write_file(plan_path, order.plan_json(), 0600);
+  if (status.ok()) status = prepare_gang(order);
   for (const uint32_t rank : order.ranks()) {
     if (status.ok()) status = start_rank(order, rank, spec_path, plan_path);
   }
@@ -112,6 +140,18 @@ void Agent::launch(const wire::LaunchRanks& order) {
   exit_code_ = static_cast<int>(status.code());
   exit_reason_ = status.to_string();
   begin_stop(0, false, exit_reason_);
+}
+
+// Where this attempt's ranks meet, under a name that no other attempt has, and the secret by which
+// they know each other. One node only today, so one agent draws both.
+Status Agent::prepare_gang(const wire::LaunchRanks& order) {
+  if (order.world_size() <= 1) return {};
+  token_ = random_hex(kTokenBytes);
+  const std::string nonce = random_hex(kNonceBytes);
+  if (token_.empty() || nonce.empty())
+    return Status(Code::kFailed, "the system gives no random numbers");
+  rendezvous_ = fmt::format("local:{}/{}@{}", order.job(), order.attempt(), nonce);
+  return {};
 }
 
 Status Agent::start_rank(const wire::LaunchRanks& order, uint32_t rank,
@@ -126,6 +166,10 @@ Status Agent::start_rank(const wire::LaunchRanks& order, uint32_t rank,
                  "--attempt",     std::to_string(order.attempt()),
                  "--job-dir",     order.job_dir()};
   launch.env.assign(order.env().begin(), order.env().end());
+  if (!rendezvous_.empty()) {
+    launch.argv.insert(launch.argv.end(), {"--rendezvous", rendezvous_});
+    launch.env.emplace_back("DSV3_JOB_TOKEN", token_);
+  }
   // Ranks that share cores must not each take them all: threads that wait for a core stall the
   // others.
   const bool chosen =
@@ -150,6 +194,7 @@ Status Agent::start_rank(const wire::LaunchRanks& order, uint32_t rank,
 }
 
 void Agent::on_rank_message(uint32_t rank, wire::RankMessage message) {
+  last_step_ = std::max(last_step_, step_of(message));
   if (message.has_exit_report()) {  // told with the rank's end
     for (size_t i = 0; i < ranks_.size(); ++i) {
       if (ranks_[i].rank() == rank) exit_reports_[i] = message.exit_report().SerializeAsString();
@@ -173,15 +218,18 @@ void Agent::on_rank_end(size_t idx, const RankEnd& end) {
   wire::RankExited* exited = report.mutable_rank_exited();
   exited->set_exit_code(end.exit_code);
   exited->set_signal(end.signal);
+  exited->set_killed_by_agent(end.by_agent);
   if (!exit_reports_[idx].empty()) exited->mutable_report()->ParseFromString(exit_reports_[idx]);
+  // One that was killed could not say how far it was; the gang steps together.
+  if (exited->report().step() == 0) exited->mutable_report()->set_step(last_step_);
   const std::string said = exited->report().message();
   reports_.push(std::move(report));
   if (end.exit_code == 0 || exit_code_ != 0) return;
-  exit_code_ = end.signal != 0 ? static_cast<int>(Code::kFailed) : end.exit_code;
+  exit_code_ = end.exit_code;
   exit_reason_ = end.signal != 0 ? fmt::format("rank {} was killed by signal {}", rank, end.signal)
                                  : fmt::format("rank {} ended with code {}{}{}", rank,
                                                end.exit_code, said.empty() ? "" : ": ", said);
-  if (num_alive() > 0) begin_stop(options_.grace_ms, false, exit_reason_);
+  if (num_alive() > 0) begin_stop(options_.fail_grace_ms, false, exit_reason_);
 }
 
 void Agent::finish() {

@@ -2,8 +2,12 @@
 #include "worker/agent/rank_process.h"
 
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 
 #include "base/log.h"
 #include "base/process.h"
@@ -78,7 +82,9 @@ void RankProcess::ask_for_checkpoint() {
 }
 
 void RankProcess::kill() {
-  if (alive()) ::kill(-pid_, SIGKILL);
+  if (!alive()) return;
+  ::kill(-pid_, SIGKILL);
+  killed_ = true;
 }
 
 std::optional<RankEnd> RankProcess::reap() {
@@ -87,13 +93,28 @@ std::optional<RankEnd> RankProcess::reap() {
   if (::waitpid(pid_, &status, WNOHANG) != pid_) return std::nullopt;
   RankEnd end;
   if (WIFSIGNALED(status)) {
-    end = {128 + WTERMSIG(status), WTERMSIG(status)};
+    end = {128 + WTERMSIG(status), WTERMSIG(status), killed_ && WTERMSIG(status) == SIGKILL};
   } else {
     end = {WEXITSTATUS(status), 0};
   }
   ::kill(-pid_, SIGKILL);  // children that it may have left behind
   end_ = end;
   return end;
+}
+
+Status become_reaper() {
+  if (::prctl(PR_SET_CHILD_SUBREAPER, 1) == 0) return {};
+  return Status(Code::kFailed, std::string("prctl: ") + std::strerror(errno));
+}
+
+bool end_orphans() {
+  while (true) {
+    const pid_t ended = ::waitpid(-1, nullptr, WNOHANG);
+    if (ended < 0) return true;
+    if (ended == 0) break;
+  }
+  for (const pid_t pid : child_processes()) ::kill(pid, SIGKILL);
+  return false;
 }
 
 }  // namespace dsv3::agent

@@ -2,7 +2,8 @@
 // reaped.
 //
 // Law: a rank leads its own session, dies with its agent, and is reaped exactly once; what it said
-// before it ended is read to the last byte before its end is reported.
+// before it ended is read to the last byte before its end is reported. A signal of ours is told
+// from one of somebody else's.
 #pragma once
 
 #include <sys/types.h>
@@ -29,8 +30,9 @@ struct RankLaunch {
 };
 
 struct RankEnd {
-  int exit_code = 0;  // 128 + signal when killed
-  int signal = 0;     // 0: it exited
+  int exit_code = 0;      // 128 + signal when killed
+  int signal = 0;         // 0: it exited
+  bool by_agent = false;  // the signal was kill()'s
 };
 
 class RankProcess {
@@ -56,7 +58,14 @@ class RankProcess {
   uint32_t rank_ = 0;
   pid_t pid_ = 0;
   link::Channel channel_;
+  bool killed_ = false;
   std::optional<RankEnd> end_;
 };
+
+// Processes that ranks had started and that outlived them: they are this process's children once it
+// is their reaper (become_reaper). Kills and reaps; true when none is left. To be called when every
+// rank has been reaped.
+bool end_orphans();
+Status become_reaper();
 
 }  // namespace dsv3::agent

@@ -4,7 +4,6 @@
 // Law: nothing is decided here: options in, runtime/data's prepare(), a report out (with --json one
 // object on stdout).
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -14,6 +13,7 @@
 #include "base/text.h"
 #include "runtime/data/demo_text.h"
 #include "runtime/data/prepare.h"
+#include "worker/rank/verb_io.h"
 #include "worker/rank/verbs.h"
 
 namespace dsv3::rank {
@@ -49,44 +49,6 @@ void add_options(CLI::App& app, Words& words) {
   app.add_flag("--json", words.json, "print one JSON object");
 }
 
-int fail(const Words& words, const Status& status) {
-  if (words.json) {
-    const nlohmann::ordered_json error{{"error",
-                                        {{"code", code_name(status.code())},
-                                         {"message", status.message()},
-                                         {"hint", status.hint()},
-                                         {"where", status.where()}}}};
-    fmt::print(stderr, "{}\n", error.dump());
-  } else {
-    fmt::print(stderr, "{}\n", status.to_string());
-  }
-  return static_cast<int>(status.code());  // a verb of dsv3ctl: its codes, not a rank's
-}
-
-// One line that is rewritten on a terminal; elsewhere a line a phase.
-class ProgressLine {
- public:
-  void show(std::string_view phase, int64_t done, int64_t total) {
-    const int percent = total > 0 ? static_cast<int>(100 * done / total) : 100;
-    if (terminal_) {
-      fmt::print(stderr, "\r\033[K{} {}%", phase, percent);
-      open_ = true;
-    } else if (phase != last_phase_) {
-      fmt::print(stderr, "{}\n", phase);
-    }
-    last_phase_ = phase;
-  }
-  void end() {
-    if (open_) fmt::print(stderr, "\r\033[K");
-    open_ = false;
-  }
-
- private:
-  bool terminal_ = ::isatty(STDERR_FILENO) == 1;
-  bool open_ = false;
-  std::string last_phase_;
-};
-
 Status use_demo_text(Words* words) {
   fmt::print(stderr, "getting the demo's text (package dict-gcide, unpacked, not installed)\n");
   DSV3_ASSIGN_OR_RETURN(const std::string text,
@@ -107,7 +69,7 @@ Result<data::PrepareReport> prepare(Words* words) {
   if (words->prepare.inputs.empty()) {
     return Status(Code::kInvalid, "data prepare needs --input FILES (or --demo)");
   }
-  ProgressLine progress;
+  ProgressLine progress(true);
   words->prepare.progress = [&progress](std::string_view phase, int64_t done, int64_t total) {
     progress.show(phase, done, total);
   };
@@ -119,8 +81,7 @@ Result<data::PrepareReport> prepare(Words* words) {
 void print_report(const Words& words, const data::PrepareReport& report) {
   const data::DatasetInfo& info = report.info;
   if (words.json) {
-    const nlohmann::ordered_json json{{"schema_version", 1},
-                                      {"prefix", words.prepare.prefix},
+    const nlohmann::ordered_json json{{"prefix", words.prepare.prefix},
                                       {"up_to_date", report.up_to_date},
                                       {"tokenizer", info.tokenizer},
                                       {"vocab_size", info.vocab_size},
@@ -128,7 +89,7 @@ void print_report(const Words& words, const data::PrepareReport& report) {
                                       {"tokens", info.num_tokens},
                                       {"unigram_entropy_nats", info.unigram_entropy_nats},
                                       {"input_bytes", info.input_bytes}};
-    fmt::print("{}\n", json.dump());
+    print_object(json);
     return;
   }
   fmt::print(stderr,
@@ -145,19 +106,11 @@ int data_prepare_verb(const std::vector<std::string>& arguments) {
   CLI::App app("Text files into Megatron's indexed token format: PREFIX.bin, .idx, .json");
   app.name("dsv3ctl data prepare");
   add_options(app, words);
-  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
-  try {
-    app.parse(reversed);
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::ParseError& fault) {
-    return fail(words, Status(Code::kInvalid, fault.what(), "see dsv3ctl data prepare --help"));
-  }
-  const Result<data::PrepareReport> report = prepare(&words);
-  if (!report.ok()) return fail(words, report.status());
-  print_report(words, *report);
-  return 0;
+  return run_verb(app, arguments, words.json, [&words]() -> Status {
+    DSV3_ASSIGN_OR_RETURN(const data::PrepareReport report, prepare(&words));
+    print_report(words, report);
+    return {};
+  });
 }
 
 }  // namespace dsv3::rank

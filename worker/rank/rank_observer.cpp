@@ -116,6 +116,14 @@ void RankObserver::on_checkpoint(const train::CheckpointReport& report) {
   reporter_->send(std::move(message));
 }
 
+void RankObserver::on_note(const std::string& text) {
+  if (!speaks()) return;
+  wire::RankMessage message;
+  message.mutable_note()->set_text(text);
+  message.mutable_note()->set_warning(true);
+  reporter_->send(std::move(message));
+}
+
 void RankObserver::on_memory(const std::vector<train::MemoryEntry>& entries) {
   if (reporter_ == nullptr) return;
   wire::RankMessage message;

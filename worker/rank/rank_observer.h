@@ -38,6 +38,7 @@ class RankObserver final : public train::TrainObserver {
   void on_validation(const train::ValidationReport& report) override;
   void on_expert_counts(int64_t step, int64_t layer, std::span<const int64_t> counts) override;
   void on_checkpoint(const train::CheckpointReport& report) override;
+  void on_note(const std::string& text) override;
   void on_memory(const std::vector<train::MemoryEntry>& entries) override;
   bool stop_requested() override;
   bool checkpoint_requested() override;

@@ -48,6 +48,7 @@ std::string StepLines::step(const train::StepReport& report) {
                         first_word(start_.compute_dtype));
   }
   line += fmt::format(" mem {}", human_bytes(report.memory_bytes));
+  if (report.exposed_comm_s > 0) line += fmt::format(" comm {:.1f}ms", 1e3 * report.exposed_comm_s);
   const int64_t left = start_.max_steps - report.step;
   if (left > 0) line += fmt::format(" eta {}", human_duration(static_cast<double>(left) * pace_s_));
   return line;

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdlib>
 
 namespace dsv3::rank {
 
@@ -20,6 +21,9 @@ Result<TrainWords> parse_train_words(const std::vector<std::string>& words, bool
   app.add_option("--attempt", options.attempt, "attempt of the job")->check(CLI::NonNegativeNumber);
   app.add_option("--job-dir", options.job_dir, "checkpoints go to its checkpoints/ by default");
   app.add_option("--checkpoint-dir", options.checkpoint_dir, "where step-*/ folders go");
+  app.add_option("--rendezvous", options.rendezvous,
+                 "where the ranks meet: local:NAME (one host) or tcp:HOST:PORT (of rank 0); they "
+                 "share the secret in DSV3_JOB_TOKEN");
   app.add_option("--link-fd", options.link_fd, "descriptor of the agent's socket");
   app.add_flag("--fresh", fresh, "don't resume from a checkpoint that is there");
   std::vector<std::string> reversed(words.rbegin(), words.rend());  // as CLI11 wants them
@@ -36,6 +40,14 @@ Result<TrainWords> parse_train_words(const std::vector<std::string>& words, bool
     return Status(Code::kInvalid, "--rank " + std::to_string(options.rank) +
                                       " is not below --world " + std::to_string(options.world));
   }
+  if (options.world > 1 && options.rendezvous.empty()) {
+    return Status(
+        Code::kInvalid,
+        "--world " + std::to_string(options.world) + " needs --rendezvous: where the ranks meet",
+        "one host: --rendezvous local:NAME");
+  }
+  const char* token = std::getenv("DSV3_JOB_TOKEN");
+  options.token = token ? token : "";
   options.resume = !fresh;
   return options;
 }

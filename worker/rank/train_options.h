@@ -19,6 +19,8 @@ struct TrainWords {
   int64_t attempt = 1;
   std::string job_dir;         // default place of checkpoints: <job_dir>/checkpoints
   std::string checkpoint_dir;  // wins over job_dir and over the spec's checkpoint.path
+  std::string rendezvous;      // where the ranks meet (runtime/comm/cpu/mesh.h); "" with world 1
+  std::string token;           // from DSV3_JOB_TOKEN: what the ranks know each other by
   int link_fd = -1;            // the agent's socket; -1: standalone
   bool resume = true;
 };

@@ -15,9 +15,11 @@
 #include "base/log.h"
 #include "cluster/plan/capability.h"
 #include "cluster/plan/plan.h"
+#include "cluster/plan/rank_grid.h"
 #include "configs/spec/parse.h"
 #include "coordinator/protocol/dsv3.pb.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/comm/cpu/mesh.h"
 #include "worker/rank/rank_observer.h"
 #include "worker/rank/train_options.h"
 #include "worker/rank/verbs.h"
@@ -26,6 +28,7 @@ namespace dsv3::rank {
 namespace {
 
 constexpr int64_t kDrainMs = 10'000;
+constexpr int64_t kMeetMs = 60'000;  // for the other ranks to start
 // "@demo" in data.path: the demo's text, as `dsv3ctl submit` prepares it.
 constexpr const char* kDemoData = "@demo";
 
@@ -62,17 +65,61 @@ std::string checkpoint_dir(const TrainWords& words, const spec::JobSpec& job) {
   return words.job_dir.empty() ? "" : words.job_dir + "/checkpoints";
 }
 
-// The plan's prediction for this job; empty without a plan. kInvalid when the plan is for other
-// ranks.
-Result<std::vector<plan::LedgerLine>> read_plan(const TrainWords& words) {
-  if (words.plan.empty()) return std::vector<plan::LedgerLine>{};
-  DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(words.plan));
-  DSV3_ASSIGN_OR_RETURN(const plan::Plan plan, plan::parse_plan(text));
-  if (static_cast<int64_t>(plan.ranks.size()) != words.world) {
-    return Status(Code::kInvalid, fmt::format("the plan is for {} ranks, --world says {}",
-                                              plan.ranks.size(), words.world));
+// The layout that the job runs in, and what was predicted for it: the plan's, whose choices become
+// the job's; without a plan the job's own sizes, data parallel where they leave it free. kInvalid
+// when it is for other ranks.
+Result<plan::Plan> settle_plan(const TrainWords& words, spec::JobSpec* job) {
+  plan::Plan plan;
+  plan::Layout& layout = plan.layout;
+  if (words.plan.empty()) {
+    int64_t& data_ranks = job->parallel.data_parallel_size;
+    if (data_ranks < 1) data_ranks = words.world;
+    layout.dp = data_ranks;
+    layout.zero_stage = 0;
+  } else {
+    DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(words.plan));
+    DSV3_ASSIGN_OR_RETURN(plan, plan::parse_plan(text));
+    job->parallel.tensor_parallel_size = layout.tp;
+    job->parallel.pipeline_parallel_size = layout.pp;
+    job->parallel.expert_parallel_size = layout.ep;
+    job->parallel.data_parallel_size = layout.dp;
+    job->parallel.zero_stage = layout.zero_stage;
+    job->parallel.recompute = layout.recompute;
+    job->training.micro_batch_size = layout.micro_batch;
   }
-  return plan.ledger;
+  if (layout.world_size() != words.world) {
+    return Status(Code::kInvalid,
+                  fmt::format("the layout {} is for {} ranks, --world says {}",
+                              plan::to_string(layout), layout.world_size(), words.world),
+                  "give --set parallel.data_parallel_size the number of ranks");
+  }
+  return plan;
+}
+
+// The other ranks of the attempt, met; and the group that shares its gradients.
+struct Peers {
+  std::unique_ptr<comm::Mesh> mesh;
+  std::unique_ptr<comm::Communicator> data_group;
+};
+
+Result<Peers> meet_peers(const TrainWords& words, const plan::Layout& layout,
+                         const spec::JobSpec& job) {
+  Peers peers;
+  if (words.world == 1) return peers;
+  const int64_t timeout_ms = job.parallel.collective_timeout_s * 1000;
+  DSV3_ASSIGN_OR_RETURN(
+      peers.mesh, comm::Mesh::connect({.rank = static_cast<int>(words.rank),
+                                       .world = static_cast<int>(words.world),
+                                       .rendezvous = words.rendezvous,
+                                       .token = words.token,
+                                       .connect_timeout_ms = std::min<int64_t>(timeout_ms, kMeetMs),
+                                       .operation_timeout_ms = timeout_ms}));
+  std::vector<int> members;
+  for (const int64_t rank : plan::RankGrid(layout).group_of(words.rank, plan::kDenseGradGroup)) {
+    members.push_back(static_cast<int>(rank));
+  }
+  peers.data_group = peers.mesh->create_group("data", members);
+  return peers;
 }
 
 // The first attempt of a job finds no checkpoint: one that is there is of another job with this id,
@@ -94,26 +141,47 @@ void settle_demo_data(spec::JobSpec* job) {
   }
 }
 
+// Trains; what ends this rank by its own fault is told to its peers, who would otherwise only see
+// it leave.
+Result<train::TrainSummary> train_beside(const Peers& peers, const train::TrainOptions& options,
+                                         train::TrainObserver& observer) {
+  if (!peers.mesh) return train::train(options, observer);
+  try {
+    Result<train::TrainSummary> summary = train::train(options, observer);
+    if (!summary.ok()) peers.mesh->abort(summary.status().to_string());
+    return summary;
+  } catch (const std::exception& fault) {
+    peers.mesh->abort(fault.what());
+    throw;
+  }
+}
+
 Result<train::TrainSummary> train_job(const TrainWords& words, link::Reporter* reporter,
                                       int64_t* last_step) {
   DSV3_ASSIGN_OR_RETURN(spec::JobSpec job, spec::load_valid(words.spec, words.overrides));
+  DSV3_ASSIGN_OR_RETURN(const plan::Plan plan, settle_plan(words, &job));
   DSV3_RETURN_IF_ERROR(plan::check_runnable(job));
-  DSV3_ASSIGN_OR_RETURN(const auto predicted, read_plan(words));
   settle_demo_data(&job);
   ObserverOptions observing{.rank = words.rank, .log_interval_steps = job.logging.interval_steps};
   observing.num_moe_layers = count_moe_layers(job.model);
-  observing.predicted = predicted;
+  observing.predicted = plan.ledger;
   train::TrainOptions options{.spec = job, .job = words.job, .attempt = words.attempt};
   options.checkpoint_dir = checkpoint_dir(words, job);
   options.resume = words.resume;
   DSV3_RETURN_IF_ERROR(check_folder_is_free(words, options.checkpoint_dir));
+  DSV3_ASSIGN_OR_RETURN(const Peers peers, meet_peers(words, plan.layout, job));
+  options.data_group = peers.data_group.get();
+  if (words.world > 1) {
+    log::info("rank {} of {} ({}){}", words.rank, words.world, plan::to_string(plan.layout),
+              words.rank == 0 ? "" : "; the steps are in rank 0's log");
+  }
   RankObserver observer(observing, reporter, &stop_signal);
   struct KeepStep {  // also when train() throws
     const RankObserver& observer;
     int64_t* step;
     ~KeepStep() { *step = observer.last_step(); }
   } keep{observer, last_step};
-  return train::train(options, observer);
+  return train_beside(peers, options, observer);
 }
 
 // Everything that can end a rank, as a value.

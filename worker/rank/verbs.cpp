@@ -24,6 +24,9 @@ struct Verb {
 constexpr Verb kVerbs[] = {
     {"train", train_verb, "run one rank of a job: --spec FILE"},
     {"data-prepare", data_prepare_verb, "text files into Megatron's indexed token format"},
+    {"import", import_verb, "a Hugging Face folder into a checkpoint"},
+    {"export", export_verb, "a checkpoint into a Hugging Face folder"},
+    {"score", score_verb, "log-probabilities of tokens under a checkpoint"},
 };
 
 int usage(const std::string& word) {

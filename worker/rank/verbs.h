@@ -1,4 +1,4 @@
-// The verbs of dsv3-worker: `train` (also without a word), `data-prepare`.
+// The verbs of dsv3-worker: `train` (also without a word), and those that dsv3ctl runs as a child.
 //
 // Law: a verb takes the words after its name, prints data on stdout and the rest on stderr, and
 // returns an exit code of DESIGN.md
@@ -18,6 +18,9 @@ int run(int argc, char** argv);
 
 int train_verb(const std::vector<std::string>& words);
 int data_prepare_verb(const std::vector<std::string>& words);
+int import_verb(const std::vector<std::string>& words);
+int export_verb(const std::vector<std::string>& words);
+int score_verb(const std::vector<std::string>& words);
 
 // The frozen exit code for a Status: codes that are not a worker's become 2 (the request can't be
 // served as it stands) or 1.

@@ -8,6 +8,8 @@
 #include <dirent.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <charconv>
@@ -46,6 +48,27 @@ pid_t find_by_argv(const std::vector<std::string>& argv) {
   }
   ::closedir(proc);
   return found;
+}
+
+constexpr const char* kMarkName = "DSV3_AGENT";
+
+std::string mark_of(const AgentSpec& spec) {
+  return fmt::format("{}#{}@{}", spec.job_dir, spec.key.attempt, spec.key.node);
+}
+
+// Of an agent that has ended: its ranks die with it, but not at the same instant, and what they
+// started need not. True when nothing is there.
+bool kill_what_is_left(const AgentSpec& spec) {
+  const std::string entry = fmt::format("{}={}", kMarkName, mark_of(spec));
+  const std::vector<pid_t> left = processes_with_env(entry);
+  for (const pid_t pid : left) {
+    // Between the look and the signal the number could be given anew: the descriptor can't.
+    const int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+    if (fd < 0) continue;
+    if (process_has_env(pid, entry)) ::syscall(SYS_pidfd_send_signal, fd, SIGKILL, nullptr, 0);
+    ::close(fd);
+  }
+  return left.empty();
 }
 
 }  // namespace
@@ -95,7 +118,8 @@ AgentStatus LocalLauncher::status_of(const AgentSpec& spec, const Record& record
   if (const std::optional<int> code = try_reap(record.pid)) live.exit_code = code;
   status.exit_code = live.exit_code;
   const bool ended = live.exit_code.has_value() || !record.alive();
-  status.state = ended ? AgentState::kExited : AgentState::kRunning;
+  if (ended && !live.left_nothing) live.left_nothing = kill_what_is_left(spec);
+  status.state = live.left_nothing ? AgentState::kExited : AgentState::kRunning;
   return status;
 }
 
@@ -123,6 +147,7 @@ Result<AgentStatus> LocalLauncher::submit(const AgentSpec& spec) {
   options.stdout_path = agent_log_path(spec);
   options.stderr_path = agent_log_path(spec);
   options.new_session = true;
+  options.extra_env.emplace_back(kMarkName, mark_of(spec));
   DSV3_ASSIGN_OR_RETURN(record.pid, spawn(options));
   record.start_ticks = process_start_ticks(record.pid);
   const Status written = write_file(record_path(spec), record.to_json(), 0600);
@@ -147,8 +172,7 @@ Result<AgentStatus> LocalLauncher::poll(const AgentSpec& spec) {
   }
   const AgentStatus status = status_of(spec, record);
   const Live& live = live_[spec.key];
-  if (status.state == AgentState::kRunning && live.kill_at_ns &&
-      clock_.steady_ns() >= *live.kill_at_ns) {
+  if (record.alive() && live.kill_at_ns && clock_.steady_ns() >= *live.kill_at_ns) {
     ::kill(-record.pid, SIGKILL);  // its ranks die with it
   }
   return status;
@@ -159,6 +183,7 @@ Status LocalLauncher::cancel(const AgentSpec& spec, int64_t grace_ms) {
   if (!status.ok()) return status.status().code() == Code::kNotFound ? Status() : status.status();
   if (status->state == AgentState::kExited) return {};
   DSV3_ASSIGN_OR_RETURN(const Record record, read_record(spec));
+  if (!record.alive()) return {};  // what it left is looked after by poll()
   Live& live = live_[spec.key];
   const int64_t kill_at_ns = clock_.steady_ns() + grace_ms * 1'000'000;
   if (!live.kill_at_ns || kill_at_ns < *live.kill_at_ns) live.kill_at_ns = kill_at_ns;

@@ -3,7 +3,9 @@
 //
 // Law: the record <job_dir>/run/agent-<node>.<attempt>.json (pid, its start time, boot) names one
 // process for certain: a pid that was given to somebody else since, or before a reboot, is never
-// taken for the agent, and never signalled.
+// taken for the agent, and never signalled. Everything that an agent starts carries its mark in the
+// environment: an agent has ended when no process with the mark is left, and what outlived it is
+// killed.
 #pragma once
 
 #include <map>
@@ -32,6 +34,7 @@ class LocalLauncher final : public Launcher {
     std::optional<int> exit_code;
     std::optional<int64_t> kill_at_ns;  // steady clock
     bool asked = false;                 // SIGTERM was sent
+    bool left_nothing = false;          // looked for after its end: no process of it is there
   };
   static std::string record_path(const AgentSpec& spec);
   static Result<Record> read_record(const AgentSpec& spec);

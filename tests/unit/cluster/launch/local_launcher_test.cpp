@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <thread>
@@ -129,6 +130,24 @@ TEST_F(LocalLauncherTest, StubbornAgentIsKilledWhenTheGraceHasPassed) {
   EXPECT_TRUE(eventually([&] { return launcher.poll(spec)->state == AgentState::kExited; }));
   EXPECT_EQ(launcher.poll(spec)->exit_code, 128 + SIGKILL);
   EXPECT_TRUE(launcher.cancel(spec, 0).ok());  // idempotent
+}
+
+TEST_F(LocalLauncherTest, AnAgentHasEndedWhenNothingThatItStartedIsLeft) {
+  LocalLauncher launcher(FAKE_AGENT);
+  const AgentSpec spec = make("leaves-one");
+  ASSERT_TRUE(launcher.submit(spec).ok());
+  pid_t left = 0;
+  ASSERT_TRUE(eventually([&] {
+    const auto log = read_file(agent_log_path(spec));
+    const size_t at = log.ok() ? log->find("left ") : std::string::npos;
+    if (at == std::string::npos || log->find('\n', at) == std::string::npos) return false;
+    left = std::atoi(log->c_str() + at + 5);
+    return true;
+  }));
+  EXPECT_TRUE(process_alive(left)) << "it would outlive its agent";
+  EXPECT_TRUE(eventually([&] { return launcher.poll(spec)->state == AgentState::kExited; }));
+  EXPECT_FALSE(process_alive(left));
+  EXPECT_EQ(launcher.poll(spec)->exit_code, 0);
 }
 
 TEST_F(LocalLauncherTest, NeverTakesAnotherProcessForTheAgent) {

@@ -233,5 +233,31 @@ TEST(MemoryLedger, LinesAreNonZeroAndSumToThePeak) {
   EXPECT_NEAR(gib, 36.7, 3.0);
 }
 
+TEST(MemoryLedger, HasTheCopyThatCheckpointsAreWrittenFromWhereThereIsOne) {
+  spec::JobSpec job = table_job("1b");
+  job.model.num_layers = 2;  // small enough for a copy
+  job.model.moe.num_experts = 0;
+  job.checkpoint = {.interval_steps = 10, .async = true};
+  const auto copy_bytes = [&job](DeviceKind device) {
+    return checkpoint_bytes(MemoryModel(job, device), {}, 0);
+  };
+  const MemoryModel model(job, DeviceKind::kCpu);
+  const int64_t expected = 12 * model.counts.stage({}, 0).total();  // master and two moments, f32
+  ASSERT_LT(expected, kCheckpointStagingBytesMax);
+  EXPECT_EQ(copy_bytes(DeviceKind::kCpu), expected);
+  int64_t in_ledger = 0;
+  for (const LedgerLine& line : memory_ledger(model, {}, 0))
+    in_ledger += line.name == "checkpoint" ? line.bytes : 0;
+  EXPECT_EQ(in_ledger, expected);
+  EXPECT_EQ(copy_bytes(DeviceKind::kCuda), 0) << "it is host memory there";
+  job.checkpoint.async = false;
+  EXPECT_EQ(copy_bytes(DeviceKind::kCpu), 0);
+  job.checkpoint = {.interval_steps = 0, .async = true};
+  EXPECT_EQ(copy_bytes(DeviceKind::kCpu), 0);
+  job = table_job("1b");
+  job.checkpoint = {.interval_steps = 10, .async = true};
+  EXPECT_EQ(copy_bytes(DeviceKind::kCpu), 0) << "training waits for one so large";
+}
+
 }  // namespace
 }  // namespace dsv3::plan

@@ -165,7 +165,7 @@ TEST(Plan, CpuRanksShareTheMemoryOfTheirNode) {
   EXPECT_FALSE(four.feasible);
   const Plan roomy = plan(job, cpu_machine(64));
   EXPECT_TRUE(roomy.feasible) << roomy.reason;
-  EXPECT_FALSE(roomy.runnable);  // today's runtime runs one rank
+  EXPECT_TRUE(roomy.runnable);  // today's runtime runs one rank
   EXPECT_EQ(roomy.ranks.size(), 4u);
 }
 
@@ -211,6 +211,24 @@ TEST(Capability, PlainCpuJobIsRunnable) {
   EXPECT_EQ(status.code(), Code::kInvalid);
   EXPECT_NE(status.message().find("tensor parallelism"), std::string::npos);
   EXPECT_NE(status.message().find("fp8"), std::string::npos);
+}
+
+TEST(Capability, DataRanksOnCpusRunWithWholeOptimizerStates) {
+  spec::JobSpec job = cpu_job("small");
+  job.parallel.data_parallel_size = 2;
+  job.training.global_batch_size = 4 * job.training.micro_batch_size;
+  EXPECT_TRUE(check_runnable(job).ok());
+  const Plan two = plan(job, cpu_machine(64));
+  ASSERT_TRUE(two.feasible) << two.reason;
+  EXPECT_TRUE(two.runnable);
+  EXPECT_EQ(two.layout.zero_stage, 0);
+  EXPECT_EQ(two.ranks.size(), 2u);
+  job.parallel.zero_stage = 2;  // asked for: not lowered, and refused by name
+  const Plan asked = plan(job, cpu_machine(64));
+  EXPECT_FALSE(asked.runnable);
+  EXPECT_EQ(asked.layout.zero_stage, 2);
+  ASSERT_FALSE(asked.not_runnable.empty());
+  EXPECT_NE(asked.not_runnable[0].find("ZeRO"), std::string::npos);
 }
 
 TEST(PlanJson, ReadsBackWhatItWrote) {

@@ -59,6 +59,14 @@ TEST(CommandLine, ABadNumberIsShownWithItsOption) {
   EXPECT_EQ(command_line({"experts", "demo-1", "--step", "1.5"}).code, 2);
 }
 
+TEST(CommandLine, AGraceIsSecondsAndNotNegative) {
+  for (const char* value : {"-1", "nan", "soon"}) {
+    const Outcome outcome = command_line({"cancel", "demo-1", "--grace", value});
+    EXPECT_EQ(outcome.code, 2) << value << ": " << outcome.err;
+    EXPECT_TRUE(contains(outcome.err, "--grace")) << outcome.err;
+  }
+}
+
 TEST(CommandLine, AnUnknownOptionAndAnUnknownChoiceAreRefused) {
   EXPECT_EQ(command_line({"status", "--jsno"}).code, 2);
   const Outcome launcher = command_line({"submit", "demo", "--launcher", "kubernetes"});
@@ -121,6 +129,7 @@ TEST(CommandLine, EveryVerbThatNeedsACoordinatorSaysHowToStartOne) {
                                                        {"experts", "demo-1"},
                                                        {"wait", "demo-1"},
                                                        {"cancel", "demo-1"},
+                                                       {"resume", "demo-1"},
                                                        {"checkpoint", "demo-1"}};
   for (const auto& line : lines) {
     std::vector<std::string> words = {"--state-dir", dir.path};

@@ -6,7 +6,6 @@
 
 #include <cmath>
 
-#include "coordinator/core/restart_policy.h"
 #include "tests/unit/coordinator/core/world.h"
 
 namespace dsv3::core {
@@ -41,8 +40,9 @@ TEST(Job, GoesFromSubmitToCompleted) {
   EXPECT_EQ(w.job("demo-1").state, JobState::kRunning);
   w.give(CheckpointDoneInput{kFirst, {10, "/c/step-10", 5, 0.5}});
   w.give(RankExitedInput{kFirst, 0, 0, 0, "", "", 0});
-  EXPECT_EQ(w.job("demo-1").state, JobState::kRunning);
   w.give(AgentDoneInput{kFirst, 0, ""});
+  EXPECT_EQ(w.job("demo-1").state, JobState::kRunning) << "the agent's process is still there";
+  w.give(AgentGoneInput{kFirst, 0, "its process ended"});
   EXPECT_EQ(w.job("demo-1").state, JobState::kCompleted);
   EXPECT_EQ(w.job("demo-1").checkpoint->step, 10);
   EXPECT_EQ(w.job("demo-1").code, 0);
@@ -104,7 +104,7 @@ TEST(Queue, HoldsAJobUntilItsNodeIsFree) {
   w.give(hello(kFirst));
   w.give(RankStartedInput{kFirst, 0, 11});
   w.give(RankExitedInput{kFirst, 0, 0, 0, "", "", 0});
-  w.give(AgentDoneInput{kFirst, 0, ""});
+  w.end_agent(kFirst, 0);
   EXPECT_EQ(w.job("demo-1").state, JobState::kCompleted);
   EXPECT_EQ(w.job("demo-2").state, JobState::kLaunching);
 }
@@ -116,9 +116,9 @@ TEST(Failure, StopsTheGangAndNamesTheCause) {
   EXPECT_EQ(w.count(ActionType::kSendStop), 2);
   // The one that failed by itself reports later, and is the cause.
   w.give(RankExitedInput{kSecondNode, 1, 13, 0, "arena", "out of memory", 7});
-  w.give(AgentDoneInput{kFirst, 11, ""});
+  w.end_agent(kFirst, 11);
   EXPECT_EQ(w.job("demo-1").state, JobState::kRunning);
-  w.give(AgentDoneInput{kSecondNode, 13, ""});
+  w.end_agent(kSecondNode, 13);
   EXPECT_EQ(w.job("demo-1").state, JobState::kFailed);
   EXPECT_EQ(w.job("demo-1").code, 13);
   EXPECT_NE(
@@ -126,37 +126,6 @@ TEST(Failure, StopsTheGangAndNamesTheCause) {
       std::string::npos)
       << w.job("demo-1").reason;
   EXPECT_EQ(w.replayed(), w.state);
-}
-
-TEST(Failure, OfATemporaryKindIsTriedThreeTimesInAll) {
-  World w;
-  w.give(SubmitInput{submission()});
-  for (uint32_t attempt = 1; attempt <= 3; ++attempt) {
-    const AgentKey key{"demo-1", attempt, "n1"};
-    w.give(hello(key, false, 100 + attempt));
-    w.give(RankStartedInput{key, 0, 11});
-    w.give(RankExitedInput{key, 0, 75, 0, "", "", 0});
-    w.give(AgentDoneInput{key, 75, ""});
-    if (attempt == 3) break;
-    EXPECT_EQ(w.job("demo-1").state, JobState::kRestarting);
-    w.give(TickInput{});
-    EXPECT_EQ(w.job("demo-1").state, JobState::kRestarting) << "not before its time";
-    w.pass(int64_t{attempt} * kSecond);
-    w.give(TickInput{});
-    EXPECT_EQ(w.job("demo-1").state, JobState::kLaunching);
-  }
-  EXPECT_EQ(w.job("demo-1").state, JobState::kFailed);
-  EXPECT_EQ(w.job("demo-1").restarts, 2u);
-  EXPECT_EQ(w.job("demo-1").code, 75);
-  EXPECT_EQ(w.replayed(), w.state);
-}
-
-TEST(RestartPolicy, RetriesTemporaryFailuresOnly) {
-  for (const int32_t code : {1, 2, 10, 11, 12, 13, 14, 15, 93, 134, 137, 143})
-    EXPECT_FALSE(decide_restart(code, 1).restart) << code;
-  EXPECT_EQ(decide_restart(75, 1).delay_ns, kSecond);
-  EXPECT_EQ(decide_restart(75, 2).delay_ns, 2 * kSecond);
-  EXPECT_FALSE(decide_restart(75, 3).restart);
 }
 
 TEST(Cancel, OfARunningJobStopsItsAgentsFirst) {
@@ -167,11 +136,25 @@ TEST(Cancel, OfARunningJobStopsItsAgentsFirst) {
   EXPECT_TRUE(w.give(CancelInput{"demo-1", ""}).events.empty());
   for (const AgentKey& key : {kFirst, kSecondNode}) {
     w.give(RankExitedInput{key, key.node == "n1" ? 0u : 1u, 143, 15, "", "", 0});
-    w.give(AgentDoneInput{key, 143, ""});
+    w.end_agent(key, 143);
   }
   EXPECT_EQ(w.job("demo-1").state, JobState::kCancelled);
   EXPECT_EQ(w.give(CancelInput{"demo-1", ""}).status.code(), Code::kConflict);
   EXPECT_EQ(w.replayed(), w.state);
+}
+
+TEST(Cancel, WithAGraceGivesTheRanksThatTimeAlsoWhenAskedAgain) {
+  World w = running();
+  w.give(CancelInput{"demo-1", "", 5'000});
+  ASSERT_EQ(w.count(ActionType::kSendStop), 2);
+  EXPECT_EQ(w.last.actions.front().grace_ms, 5'000u);
+  w.give(CancelInput{"demo-1", "", 0});
+  ASSERT_EQ(w.count(ActionType::kSendStop), 2);
+  EXPECT_EQ(w.last.actions.front().grace_ms, 0u);
+  w.give(AgentHeartbeatInput{kFirst});
+  EXPECT_EQ(w.last.actions.back().grace_ms, 0u);
+  w.give(CancelInput{"demo-9", "", 0});
+  EXPECT_EQ(w.times.stop_grace_ms.count("demo-9"), 0u);
 }
 
 TEST(Cancel, BeforeAnAgentCameKillsTheAgentAndEndsAtOnce) {
@@ -179,6 +162,8 @@ TEST(Cancel, BeforeAnAgentCameKillsTheAgentAndEndsAtOnce) {
   w.give(SubmitInput{submission()});
   w.give(CancelInput{"demo-1", "no more"});
   EXPECT_EQ(w.count(ActionType::kKillAgent), 1);
+  EXPECT_EQ(w.job("demo-1").state, JobState::kStopping) << "until it is certain that it is gone";
+  w.give(AgentGoneInput{kFirst, 137, "its process ended"});
   EXPECT_EQ(w.job("demo-1").state, JobState::kCancelled);
   EXPECT_EQ(w.job("demo-1").reason, "no more");
   w.give(hello(kFirst));
@@ -225,12 +210,14 @@ TEST(Silence, OfAnAgentIsALoss) {
   EXPECT_EQ(w.count(ActionType::kSendStop), 1);
   EXPECT_EQ(w.state.nodes.at("n2").state, NodeState::kLost);
   w.give(RankExitedInput{kFirst, 0, 143, 15, "", "", 0});
-  w.give(AgentDoneInput{kFirst, 143, ""});
-  EXPECT_EQ(w.job("demo-1").state, JobState::kFailed);
-  EXPECT_EQ(w.job("demo-1").code, 11);
+  w.end_agent(kFirst, 143);
   // It comes back too late.
   w.give(AgentHeartbeatInput{kSecondNode});
   EXPECT_EQ(w.count(ActionType::kDismissAgent), 1);
+  EXPECT_EQ(w.job("demo-1").state, JobState::kRunning);
+  w.give(AgentGoneInput{kSecondNode, 137, "its process ended"});
+  EXPECT_EQ(w.job("demo-1").state, JobState::kLaunching) << "and once more";
+  EXPECT_EQ(w.job("demo-1").attempt->number, 2u);
   EXPECT_EQ(w.replayed(), w.state);
 }
 
@@ -273,17 +260,38 @@ TEST(Stop, ThatTakesTooLongIsEnforced) {
   }
   w.give(TickInput{});
   EXPECT_EQ(w.count(ActionType::kKillAgent), 2);
+  EXPECT_EQ(w.job("demo-1").state, JobState::kStopping);
+  for (const AgentKey& key : {kFirst, kSecondNode}) w.give(AgentGoneInput{key, 137, "ended"});
   EXPECT_EQ(w.job("demo-1").state, JobState::kCancelled);
 }
 
-TEST(AgentProcess, ThatEndsWithoutAWordFailsTheJobAtOnce) {
+TEST(Stop, OfAnAgentThatHasSaidItsLastWordAndStaysIsEnforced) {
   World w = running();
-  w.give(AgentGoneInput{kSecondNode, 139, "its process ended with code 139"});
+  for (const AgentKey& key : {kFirst, kSecondNode}) {
+    w.give(RankExitedInput{key, key.node == "n1" ? 0u : 1u, 0, 0, "", "", 9});
+    w.give(AgentDoneInput{key, 0, ""});
+  }
+  w.give(AgentGoneInput{kFirst, 0, "its process ended"});
+  w.pass(9 * kSecond);
+  EXPECT_TRUE(w.give(TickInput{}).actions.empty());
+  w.pass(2 * kSecond);
+  w.give(TickInput{});
+  ASSERT_EQ(w.count(ActionType::kKillAgent), 1);
+  EXPECT_EQ(w.last.actions[0].agent, kSecondNode);
+  w.give(AgentGoneInput{kSecondNode, 137, "its process ended"});
+  EXPECT_EQ(w.job("demo-1").state, JobState::kCompleted) << "its ranks were done";
+}
+
+TEST(AgentProcess, ThatEndsWithoutAWordEndsTheAttemptAtOnce) {
+  World w = running();
+  w.give(AgentGoneInput{kSecondNode, 14, "its process ended with code 14"});
   EXPECT_TRUE(w.wrote(EventType::kAgentLost));
+  EXPECT_TRUE(w.wrote(EventType::kAgentGone));
   EXPECT_TRUE(w.wrote(EventType::kAttemptStopping));
   w.give(RankExitedInput{kFirst, 0, 11, 0, "", "", 0});
-  w.give(AgentDoneInput{kFirst, 11, ""});
-  EXPECT_EQ(w.job("demo-1").code, 139);
+  w.end_agent(kFirst, 11);
+  EXPECT_EQ(w.job("demo-1").state, JobState::kFailed);
+  EXPECT_EQ(w.job("demo-1").code, 14);
   // Its end is seen again, after the attempt: nothing to add.
   EXPECT_TRUE(w.give(AgentGoneInput{kFirst, 0, "ended"}).events.empty());
 }

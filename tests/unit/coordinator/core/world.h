@@ -14,16 +14,21 @@ namespace dsv3::core {
 
 struct World {
   State state;
-  Heard heard;
+  Times times;
   Now now{1'700'000'000'000'000'000, 5'000'000'000};
   Limits limits;
   std::vector<Event> log;
   Decision last;
 
   const Decision& give(const Input& input) {
-    last = step(state, heard, input, now, limits);
+    last = step(state, times, input, now, limits);
     log.insert(log.end(), last.events.begin(), last.events.end());
     return last;
+  }
+  // The agent's last report, then the launcher's word that nothing of it is left.
+  const Decision& end_agent(const AgentKey& key, int32_t code) {
+    give(AgentDoneInput{key, code, ""});
+    return give(AgentGoneInput{key, code, "its process ended"});
   }
   void pass(int64_t ns) {
     now.wall_ns += ns;

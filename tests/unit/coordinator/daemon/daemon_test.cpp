@@ -270,6 +270,32 @@ TEST_F(DaemonTest, CancelStopsAJobAndASecondOneGetsItsNode) {
   EXPECT_EQ(cancel("nothing-7").code(), Code::kNotFound);
 }
 
+TEST_F(DaemonTest, ResumeTakesUpWhatWasCancelledOrFailedAndNothingElse) {
+  const auto resume = [this](const std::string& job) {
+    wire::Envelope request;
+    request.mutable_resume()->set_job(job);
+    return ask(request);
+  };
+  const auto held = submit("hold: true\n");
+  ASSERT_TRUE(held.ok() && reaches(*held, wire::RUNNING));
+  EXPECT_EQ(resume(*held).status().code(), Code::kConflict);
+  EXPECT_EQ(resume("nothing-7").status().code(), Code::kNotFound);
+  EXPECT_EQ(resume("").status().code(), Code::kNotFound);
+  ASSERT_TRUE(cancel(*held).ok());
+  ASSERT_TRUE(reaches(*held, wire::CANCELLED));
+  const auto reply = resume(*held);
+  ASSERT_TRUE(reply.ok()) << reply.status().to_string();
+  EXPECT_EQ(reply->job_reply().job().id(), *held);
+  ASSERT_TRUE(reaches(*held, wire::RUNNING));
+  EXPECT_EQ(status(*held).attempt(), 2u);
+  EXPECT_FALSE(status(*held).has_ended_unix_ns());
+  ASSERT_TRUE(cancel(*held).ok());
+  const auto done = submit("steps: 1\n");
+  ASSERT_TRUE(done.ok() && reaches(*done, wire::COMPLETED));
+  EXPECT_EQ(resume(*done).status().code(), Code::kConflict);
+  EXPECT_NE(resume(*done).status().hint().find("checkpoint.load"), std::string::npos);
+}
+
 TEST_F(DaemonTest, KilledCoordinatorReadoptsItsAgents) {
   const auto job = submit("steps: 3\nhold: true\n");
   ASSERT_TRUE(job.ok());

@@ -95,7 +95,7 @@ class Store : public testing::Test {
       s.plan_json = "{}";
       s.launcher = "local";
       s.nodes = {{"n1", {0}}};
-      const core::Decision d = core::step(state_, heard_, core::SubmitInput{s}, {1000, 1000}, {});
+      const core::Decision d = core::step(state_, times_, core::SubmitInput{s}, {1000, 1000}, {});
       batch.events.insert(batch.events.end(), d.events.begin(), d.events.end());
     }
     for (const auto& [id, job] : state_.jobs) batch.changed_jobs.push_back(&job);
@@ -122,7 +122,7 @@ class Store : public testing::Test {
 
   std::string dir_;
   core::State state_;
-  core::Heard heard_;
+  core::Times times_;
 };
 
 TEST_F(Store, ReadsTheLogBackAsItWasWritten) {
@@ -219,6 +219,13 @@ TEST_F(Store, AStepTrainedTwiceAppearsOnceWithItsLastAttempt) {
   EXPECT_EQ(early.step(), 5);
   EXPECT_EQ(early.lost_steps(), 0);
   EXPECT_DOUBLE_EQ(early.effective_time_ratio(), 0.25);
+  wire::RankMessage start;
+  start.mutable_start()->set_first_step(2);
+  ASSERT_TRUE(write(writer, 1, 2, start).ok());
+  wire::JobStatus again;
+  ASSERT_TRUE(read.fill_progress(1, 1'000'000'000, 11'000'000'000, &again).ok());
+  EXPECT_EQ(again.lost_steps(), 3) << "known before they are trained again";
+  EXPECT_DOUBLE_EQ(again.effective_time_ratio(), 0.1);
   for (int64_t step = 3; step <= 4; ++step)
     ASSERT_TRUE(write(writer, 1, 2, step_message(step, 20.0 + static_cast<double>(step))).ok());
   wire::MetricsReply reply;
@@ -234,11 +241,11 @@ TEST_F(Store, AStepTrainedTwiceAppearsOnceWithItsLastAttempt) {
   EXPECT_EQ(number("SELECT count(*) FROM metrics WHERE job = 'demo-1'"), 5);
   EXPECT_EQ(number("SELECT count(*) FROM metrics WHERE job = 'demo-2'"), 0);
   wire::JobStatus status;
-  // Five useful steps of 0.5 s in 10 s.
+  // Four useful steps of 0.5 s in 10 s; the fifth will be trained again.
   ASSERT_TRUE(read.fill_progress(1, 1'000'000'000, 11'000'000'000, &status).ok());
   EXPECT_EQ(status.step(), 4);
-  EXPECT_EQ(status.lost_steps(), 2);
-  EXPECT_DOUBLE_EQ(status.effective_time_ratio(), 0.25);
+  EXPECT_EQ(status.lost_steps(), 3);
+  EXPECT_DOUBLE_EQ(status.effective_time_ratio(), 0.2);
   wire::JobStatus nothing;
   ASSERT_TRUE(read.fill_progress(2, 0, 5, &nothing).ok());
   EXPECT_FALSE(nothing.has_step() || nothing.has_loss() || nothing.has_effective_time_ratio());

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 
 #include "base/file.h"
@@ -115,8 +116,22 @@ TEST_F(AgentTest, RankKilledBySignalIsReportedAsThat) {
   ASSERT_TRUE(agent_ends()) << log();
   EXPECT_EQ(coordinator_->exited(0)->exit_code(), 137);
   EXPECT_EQ(coordinator_->exited(0)->signal(), SIGKILL);
-  EXPECT_EQ(coordinator_->done()->exit_code(), 1);
-  EXPECT_EQ(code_, 1);
+  EXPECT_FALSE(coordinator_->exited(0)->killed_by_agent());
+  EXPECT_EQ(coordinator_->done()->exit_code(), 137);
+  EXPECT_EQ(code_, 137);
+}
+
+TEST_F(AgentTest, KilledRankIsReportedWithTheStepThatTheGangWasAt) {
+  order("wait", 2);
+  (*coordinator_->launch.mutable_env())["FAKE_RANK_0"] = "ticks";
+  start_agent();
+  ASSERT_TRUE(coordinator_->pump([this] {
+    return coordinator_->rank_pid(1) != 0 && coordinator_->messages(RankMessage::kStep).size() > 5;
+  })) << log();
+  ::kill(coordinator_->rank_pid(1), SIGKILL);
+  ASSERT_TRUE(agent_ends()) << log();
+  EXPECT_GE(coordinator_->exited(1)->report().step(), 5);
+  EXPECT_EQ(code_, 137);
 }
 
 TEST_F(AgentTest, FailureCodeOfARankIsTheAgents) {
@@ -178,6 +193,50 @@ TEST_F(AgentTest, StubbornRankIsKilledAfterTheGrace) {
   coordinator_->send(message);
   ASSERT_TRUE(agent_ends()) << log();
   EXPECT_EQ(coordinator_->exited(0)->signal(), SIGKILL);
+  EXPECT_TRUE(coordinator_->exited(0)->killed_by_agent()) << "it is nobody's fault";
+}
+
+TEST_F(AgentTest, StoppedRankIsKilledAfterTheGrace) {
+  start_agent();
+  ASSERT_TRUE(ranks_run()) << log();
+  ::kill(coordinator_->rank_pid(0), SIGSTOP);
+  wire::Envelope message;
+  message.mutable_stop_ranks()->set_job("demo-1");
+  message.mutable_stop_ranks()->set_attempt(1);
+  message.mutable_stop_ranks()->set_grace_ms(50);
+  coordinator_->send(message);
+  ASSERT_TRUE(agent_ends()) << log();
+  EXPECT_TRUE(coordinator_->exited(0)->killed_by_agent());
+}
+
+TEST_F(AgentTest, EndsWhatItsRanksHaveLeftBehind) {
+  order("orphan");
+  start_agent();
+  ASSERT_TRUE(agent_ends()) << log();
+  const std::string said = *read_file(dir_ + "/jobs/demo-1/logs/rank-0.log");
+  const size_t at = said.find("left ");
+  ASSERT_NE(at, std::string::npos) << said;
+  EXPECT_FALSE(process_alive(std::atoi(said.c_str() + at + 5)))
+      << "in a session of its own, and its parent has ended: but it is the agent's to end";
+  EXPECT_EQ(code_, 0);
+}
+
+TEST_F(AgentTest, RanksOfAGangAreToldWhereToMeetAndOneAloneIsNot) {
+  order("steps=1", 2);
+  start_agent();
+  ASSERT_TRUE(agent_ends()) << log();
+  std::vector<std::string> told;
+  for (const char* rank : {"0", "1"}) {
+    const std::string said = *read_file(dir_ + "/jobs/demo-1/logs/rank-" + rank + ".log");
+    const size_t at = said.find("meets at ");
+    ASSERT_NE(at, std::string::npos) << said;
+    told.push_back(said.substr(at, said.find('\n', at) - at));
+  }
+  EXPECT_EQ(told[0], told[1]);
+  EXPECT_TRUE(told[0].starts_with("meets at local:demo-1/1@")) << told[0];
+  const std::string token = told[0].substr(told[0].rfind(' ') + 1);
+  EXPECT_EQ(token.size(), 32u);
+  EXPECT_EQ(token.find_first_not_of("0123456789abcdef"), std::string::npos) << token;
 }
 
 TEST_F(AgentTest, RanksDieWithTheirAgent) {

@@ -164,20 +164,22 @@ TEST(RankObserver, SignalStopsAlsoWithoutALink) {
 
 TEST(TrainWords, AreParsedAndChecked) {
   bool help = false;
-  const auto words =
-      parse_train_words({"--spec", "demo", "--set", "a=1", "--set", "b=2", "--rank", "1", "--world",
-                         "2", "--link-fd", "3", "--job", "j-1", "--attempt", "4"},
-                        &help);
+  const auto words = parse_train_words(
+      {"--spec", "demo", "--set", "a=1", "--set", "b=2", "--rank", "1", "--world", "2",
+       "--rendezvous", "local:j-1", "--link-fd", "3", "--job", "j-1", "--attempt", "4"},
+      &help);
   ASSERT_TRUE(words.ok()) << words.status().to_string();
   EXPECT_EQ(words->overrides, (std::vector<std::string>{"a=1", "b=2"}));
   EXPECT_EQ(words->rank, 1);
+  EXPECT_EQ(words->rendezvous, "local:j-1");
   EXPECT_EQ(words->link_fd, 3);
   EXPECT_EQ(words->attempt, 4);
   EXPECT_TRUE(words->resume);
   using Words = std::vector<std::string>;
   for (const Words& bad :
        {Words{}, Words{"--spec"}, Words{"--spec", "x", "--rank", "2", "--world", "2"},
-        Words{"--spec", "x", "--nonsense"}, Words{"--spec", "x", "--rank", "-1"}}) {
+        Words{"--spec", "x", "--rank", "1", "--world", "2"}, Words{"--spec", "x", "--nonsense"},
+        Words{"--spec", "x", "--rank", "-1"}}) {
     EXPECT_EQ(parse_train_words(bad, &help).status().code(), Code::kInvalid);
   }
   EXPECT_FALSE(help);

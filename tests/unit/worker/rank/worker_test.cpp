@@ -134,14 +134,15 @@ TEST_F(WorkerTest, RefusesWithTheFrozenCodeAndSaysWhy) {
 
 TEST_F(WorkerTest, FirstAttemptOfAJobDoesNotGoOnFromAnothersCheckpoint) {
   const std::string folder = *dir_ + "/shared/tiny-1";
-  const std::vector<std::string> words = {"train", "--spec", spec(), "--checkpoint-dir", folder};
+  const std::vector<std::string> words = {"train", "--spec", spec(),  "--checkpoint-dir",
+                                          folder,  "--job",  "tiny-1"};
   ASSERT_EQ(run(words), 0) << text_of("err");
   for (const auto& [attempt, code] : {std::pair{"1", 15}, {"2", 0}}) {
     const auto fds = link::make_socketpair();
     ASSERT_TRUE(fds.ok());
     std::filesystem::remove(*dir_ + "/err");
     std::vector<std::string> more = words;
-    more.insert(more.end(), {"--job", "tiny-1", "--attempt", attempt});
+    more.insert(more.end(), {"--attempt", attempt});
     const pid_t pid = start(more, fds->second);
     ::close(fds->second);
     EXPECT_EQ(wait_for(pid), code) << text_of("err");

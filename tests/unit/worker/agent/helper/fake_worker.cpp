@@ -2,8 +2,10 @@
 //   steps=N      reports N steps, then ends well          fail=N  says a failure with code N and
 //   ends with it ticks        reports a step every millisecond until RankStop wait         waits
 //   for RankStop, says it, ends well   stubborn  never ends
-// FAKE_RANK_<rank> wins over FAKE_RANK.
+//   orphan       leaves a process in a session of its own behind, then ends well
+// FAKE_RANK_<rank> wins over FAKE_RANK. With --rendezvous it prints where it meets, and the token.
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -47,14 +49,31 @@ int wait_for_stop(Reporter& reporter, bool ticks) {
   return 0;
 }
 
+void leave_orphan() {
+  const pid_t middle = ::fork();
+  if (middle == 0) {
+    const pid_t left = ::fork();
+    if (left == 0) {
+      ::setsid();
+      ::signal(SIGTERM, SIG_IGN);
+      while (true) ::pause();
+    }
+    std::printf("left %d\n", left);
+    std::fflush(stdout);
+    ::_exit(0);
+  }
+  ::waitpid(middle, nullptr, 0);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string rank = "0";
+  std::string rank = "0", rendezvous;
   int fd = -1;
   for (int i = 1; i + 1 < argc; ++i) {
     if (std::string(argv[i]) == "--link-fd") fd = std::atoi(argv[i + 1]);
     if (std::string(argv[i]) == "--rank") rank = argv[i + 1];
+    if (std::string(argv[i]) == "--rendezvous") rendezvous = argv[i + 1];
   }
   const char* own = std::getenv(("FAKE_RANK_" + rank).c_str());
   const char* common = std::getenv("FAKE_RANK");
@@ -62,7 +81,11 @@ int main(int argc, char** argv) {
   char folder[512] = {};
   std::printf("rank %s does %s in %s\n", rank.c_str(), what.c_str(),
               ::getcwd(folder, sizeof folder - 1));
+  const char* token = std::getenv("DSV3_JOB_TOKEN");
+  if (!rendezvous.empty())
+    std::printf("meets at %s with %s\n", rendezvous.c_str(), token == nullptr ? "" : token);
   std::fflush(stdout);
+  if (what == "orphan") leave_orphan();
   auto started = Reporter::start(fd);
   if (!started.ok()) return 2;
   Reporter& reporter = **started;
