@@ -64,13 +64,14 @@ measure() {
 }
 
 "$bin/dsv3ctl" submit "$config" --set training.max_steps=1 --wait >/dev/null 2>&1 # prepares the data
-bytes=$(("$("$bin/dsv3ctl" params "$config" --json | sed 's/.*"total": *\([0-9]*\).*/\1/')" * 4))
+params=$("$bin/dsv3ctl" params "$config" --json | sed -n 's/^ *"total": \([0-9]*\),$/\1/p' | head -1)
+bytes=$((params * 4))
 echo "machine: $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2), $(nproc) cores; commit $(git rev-parse --short HEAD); $(date +%F)"
 rate off
 read -r free _ < <(measure false)
 echo "no limit, overlap off: step $free s; $bytes bytes of gradients a rank and step"
 for share in "${shares[@]}"; do
-  bits=$(awk "BEGIN {printf \"%d\", 8 * $bytes / ($free * $share / (1 - $share))}")
+  bits=$(awk "BEGIN {printf \"%.0f\", 8 * $bytes / ($free * $share / (1 - $share))}")
   rate "$bits"
   for round in 1 2; do
     read -r off_step off_comm < <(measure false)

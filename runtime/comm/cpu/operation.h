@@ -221,6 +221,7 @@ class AllReduce final : public Operation {
   int64_t piece_ = 0;
   int64_t segment_ = 1;
   int rank_ = 0;
+  int size_ = 2;
 };
 
 // broadcast of many bytes to several: the root gives each a piece, who hands it on to the others.

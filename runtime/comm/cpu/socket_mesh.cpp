@@ -22,6 +22,8 @@ constexpr int64_t kExplainNs = 50'000'000;
 // giving the core away between looks, before it sleeps.
 constexpr int64_t kLookNs = 30'000;
 constexpr int kWaitPasses = 64;  // rounds between two looks at the control connections
+// progress() takes whatever has come and gives whatever there is room for; a bound, for a peer that keeps up.
+constexpr int kProgressPasses = 64;
 
 std::string rank_text(int rank) {
   return "rank " + std::to_string(rank);
@@ -69,7 +71,7 @@ void SocketMesh::progress(Group& group) {
   for (Group* g : groups_) {
     if (g->idle()) continue;
     g->refresh();
-    moved |= g->move(1);
+    moved |= g->move(kProgressPasses);
   }
   hear();
   if (!moved && !group.idle()) check_deadlines();
