@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <string_view>
+#include <utility>
 
 #include "base/check.h"
 
@@ -67,12 +68,13 @@ std::vector<std::vector<Range>> gradient_schedule(const model::ParamLayout& layo
   return schedule;
 }
 
-GradientSync::GradientSync(model::ParamStore& params, comm::Communicator& group,
+GradientSync::GradientSync(model::ParamStore& params, std::vector<comm::Communicator*> lanes,
                            const SyncOptions& options)
     : params_(params),
-      group_(group),
+      lanes_(std::move(lanes)),
       options_(options),
       schedule_(gradient_schedule(params.layout(), options.num_layers, options.bytes_min)) {
+  DSV3_CHECK(!lanes_.empty());
   size_t ranges = 0;
   for (const std::vector<Range>& event : schedule_) ranges += event.size();
   for (size_t i = 0; i < ranges; ++i) names_.push_back(fmt::format("gradients/{}", i));
@@ -83,7 +85,8 @@ void GradientSync::start_until(size_t events) {
     for (const Range& range : schedule_[next_event_]) {
       const comm::Buffer buffer{params_.grad().as<float>() + range.begin, range.end - range.begin,
                                 DType::kF32};
-      group_.start_all_reduce(names_[next_range_++], buffer, comm::Reduce::kSum);
+      comm::Communicator& lane = *lanes_[next_range_ % lanes_.size()];
+      lane.start_all_reduce(names_[next_range_++], buffer, comm::Reduce::kSum);
     }
   }
 }
@@ -97,14 +100,21 @@ void GradientSync::layer_done(int64_t layer) {
 }
 
 void GradientSync::between_operations() {
-  if (options_.overlap) group_.progress();
+  if (!options_.overlap) return;
+  for (comm::Communicator* lane : lanes_) lane->progress();
 }
 
 void GradientSync::finish() {
   start_until(schedule_.size());
-  group_.wait_all();
+  for (comm::Communicator* lane : lanes_) lane->wait_all();
   next_event_ = 0;
   next_range_ = 0;
+}
+
+int64_t GradientSync::wait_ns() const {
+  int64_t total = 0;
+  for (const comm::Communicator* lane : lanes_) total += lane->traffic().wait_ns;
+  return total;
 }
 
 }  // namespace dsv3::parallel

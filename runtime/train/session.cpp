@@ -10,12 +10,11 @@
 
 namespace dsv3::train {
 
-Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec,
-                                              comm::Communicator* data_group) {
+Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec, const DataGroup& group) {
   DSV3_RETURN_IF_ERROR(plan::check_runnable(spec));
   auto session = std::make_unique<Session>();
   session->spec = spec;
-  session->data_group = data_group && data_group->size() > 1 ? data_group : nullptr;
+  session->data_group = group.control && group.control->size() > 1 ? group.control : nullptr;
   if (const int64_t ranks = session->data_ranks(); spec.training.global_batch_size % ranks != 0) {
     return Status(Code::kInvalid,
                   fmt::format("training.global_batch_size {} can't be shared by {} data ranks",
@@ -38,7 +37,7 @@ Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec,
       std::make_unique<optim::Optimizer>(training, session->model->params(), *session->arena);
   if (session->data_group) {
     session->gradient_sync = std::make_unique<parallel::GradientSync>(
-        session->model->params(), *session->data_group,
+        session->model->params(), group.lanes,
         parallel::SyncOptions{.num_layers = spec.model.num_layers + spec.model.mtp_layers,
                               .overlap = spec.parallel.overlap_grad_reduce});
   }

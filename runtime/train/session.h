@@ -16,6 +16,7 @@
 #include "runtime/model/transformer.h"
 #include "runtime/optim/adamw.h"
 #include "runtime/parallel/gradient_sync.h"
+#include "runtime/train/trainer.h"
 
 namespace dsv3::train {
 
@@ -31,6 +32,10 @@ struct Session {
   // The ranks that train the same parameters on other samples; null: this one alone.
   comm::Communicator* data_group = nullptr;
   std::unique_ptr<parallel::GradientSync> gradient_sync;  // with a data_group
+  // Spent waiting for other ranks, ever.
+  int64_t comm_wait_ns() const {
+    return data_group ? data_group->traffic().wait_ns + gradient_sync->wait_ns() : 0;
+  }
 
   std::vector<int32_t> tokens;  // host: one micro-batch, [micro_batch_size, seq_length + 1]
 
@@ -43,11 +48,11 @@ struct Session {
 };
 
 // Opens device and data and builds the model; its weights are zero until they are restored or
-// drawn: params().initialise(). `data_group` (may be null) outlives the session. kInvalid for a
+// drawn: params().initialise(). `group` outlives the session. kInvalid for a
 // batch that its ranks can't share evenly, or bad data; kDevice for a device that is not there;
 // throws Failure when memory runs out.
 Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec,
-                                              comm::Communicator* data_group = nullptr);
+                                              const DataGroup& group = {});
 
 // Reads `count` samples from `first` on into session.tokens.
 Status read_samples(Session& session, data::Split split, int64_t first, int64_t count);

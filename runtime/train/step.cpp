@@ -60,7 +60,7 @@ void sum_step_state(Session& session) {
 
 Result<StepReport> run_step(Session& session) {
   const int64_t begin_ns = system_clock().steady_ns();
-  const int64_t waited_ns = session.data_group ? session.data_group->traffic().wait_ns : 0;
+  const int64_t waited_ns = session.comm_wait_ns();
   model::Transformer& model = *session.model;
   model.step().reset();
   model.params().zero_grad();
@@ -82,10 +82,7 @@ Result<StepReport> run_step(Session& session) {
                 report.aux_loss + report.z_loss;
   report.tokens = session.tokens_per_step();
   report.step_s = static_cast<double>(system_clock().steady_ns() - begin_ns) * 1e-9;
-  if (session.data_group) {
-    report.exposed_comm_s =
-        static_cast<double>(session.data_group->traffic().wait_ns - waited_ns) * 1e-9;
-  }
+  report.exposed_comm_s = static_cast<double>(session.comm_wait_ns() - waited_ns) * 1e-9;
   report.tokens_per_s = static_cast<double>(report.tokens) / std::max(report.step_s, 1e-9);
   DSV3_RETURN_IF_ERROR(check_finite(report));
   session.steps_done = report.step;

@@ -96,6 +96,13 @@ class TrainObserver {
   virtual bool checkpoint_requested() { return false; }
 };
 
+// The ranks that train the same parameters on other samples: communicators of the same members.
+// control null: this rank alone.
+struct DataGroup {
+  comm::Communicator* control = nullptr;   // losses, counts, agreement
+  std::vector<comm::Communicator*> lanes;  // gradients (parallel/gradient_sync.h); at least one
+};
+
 struct TrainOptions {
   spec::JobSpec spec;
   std::string job = "local";
@@ -106,9 +113,8 @@ struct TrainOptions {
   // Called at named points of every save (checkpoint/checkpoint.h), by the thread that writes; for
   // tests. Empty: nothing.
   std::function<Status(std::string_view point)> checkpoint_probe;
-  // The ranks that train the same parameters on other samples (null: this one alone); outlives
-  // train(). All of them call train() with the same spec; rank 0 of the group saves.
-  comm::Communicator* data_group = nullptr;
+  // Outlives train(). All its ranks call train() with the same spec; rank 0 of it saves.
+  DataGroup data_group;
 };
 
 struct TrainSummary {

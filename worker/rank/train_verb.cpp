@@ -29,6 +29,7 @@ namespace {
 
 constexpr int64_t kDrainMs = 10'000;
 constexpr int64_t kMeetMs = 60'000;  // for the other ranks to start
+constexpr int kGradientLanes = 4;    // tests/bench/RESULTS.md: what one, two and four hide
 // "@demo" in data.path: the demo's text, as `dsv3ctl submit` prepares it.
 constexpr const char* kDemoData = "@demo";
 
@@ -96,10 +97,11 @@ Result<plan::Plan> settle_plan(const TrainWords& words, spec::JobSpec* job) {
   return plan;
 }
 
-// The other ranks of the attempt, met; and the group that shares its gradients.
+// The other ranks of the attempt, met; and the groups that share its gradients.
 struct Peers {
   std::unique_ptr<comm::Mesh> mesh;
-  std::unique_ptr<comm::Communicator> data_group;
+  std::vector<std::unique_ptr<comm::Communicator>> groups;
+  train::DataGroup data_group;
 };
 
 Result<Peers> meet_peers(const TrainWords& words, const plan::Layout& layout,
@@ -118,7 +120,14 @@ Result<Peers> meet_peers(const TrainWords& words, const plan::Layout& layout,
   for (const int64_t rank : plan::RankGrid(layout).group_of(words.rank, plan::kDenseGradGroup)) {
     members.push_back(static_cast<int>(rank));
   }
-  peers.data_group = peers.mesh->create_group("data", members);
+  const auto create = [&](const std::string& name) {
+    peers.groups.push_back(peers.mesh->create_group(name, members));
+    return peers.groups.back().get();
+  };
+  peers.data_group.control = create("data");
+  for (int lane = 0; lane < kGradientLanes; ++lane) {
+    peers.data_group.lanes.push_back(create(fmt::format("gradients {}", lane)));
+  }
   return peers;
 }
 
@@ -170,7 +179,7 @@ Result<train::TrainSummary> train_job(const TrainWords& words, link::Reporter* r
   options.resume = words.resume;
   DSV3_RETURN_IF_ERROR(check_folder_is_free(words, options.checkpoint_dir));
   DSV3_ASSIGN_OR_RETURN(const Peers peers, meet_peers(words, plan.layout, job));
-  options.data_group = peers.data_group.get();
+  options.data_group = peers.data_group;
   if (words.world > 1) {
     log::info("rank {} of {} ({}){}", words.rank, words.world, plan::to_string(plan.layout),
               words.rank == 0 ? "" : "; the steps are in rank 0's log");

@@ -14,9 +14,9 @@ namespace {
 
 constexpr int64_t kSegmentBytes = 64 << 10;
 constexpr int64_t kSegmentBytesMin = 4 << 10;
-// all_reduce: raw segments that go ahead of the sums; with it the bytes that may be under way while a
-// rank computes between two calls of progress(). 2 MiB with one peer keep a link of 250 MB/s busy for
-// 8 ms (an attention's backward pass); with more peers as much in all.
+// all_reduce: raw segments that go ahead of the sums; with it the bytes that may be under way while
+// a rank computes between two calls of progress(). 2 MiB with one peer keep a link of 250 MB/s busy
+// for 8 ms (an attention's backward pass); with more peers as much in all.
 int64_t lag(int size) {
   return std::max<int64_t>(2, 32 / (size - 1));
 }

@@ -22,7 +22,8 @@ constexpr int64_t kExplainNs = 50'000'000;
 // giving the core away between looks, before it sleeps.
 constexpr int64_t kLookNs = 30'000;
 constexpr int kWaitPasses = 64;  // rounds between two looks at the control connections
-// progress() takes whatever has come and gives whatever there is room for; a bound, for a peer that keeps up.
+// progress() takes whatever has come and gives whatever there is room for; a bound, for a peer that
+// keeps up.
 constexpr int kProgressPasses = 64;
 
 std::string rank_text(int rank) {

@@ -27,6 +27,7 @@ constexpr int64_t kSequences = 8;
 struct Setting {
   int ranks = 1;
   bool overlap = true;
+  size_t lanes = 1;
   int64_t micro_batch = 1;
   DType compute = DType::kF32;
 };
@@ -55,9 +56,14 @@ std::vector<float> rank_gradients(const Setting& setting, int rank, const std::s
   if (!mesh.ok()) return {};
   std::vector<int> members(static_cast<size_t>(setting.ranks));
   std::iota(members.begin(), members.end(), 0);
-  const auto group = (*mesh)->create_group("data", members);
+  std::vector<std::unique_ptr<comm::Communicator>> groups;
+  std::vector<comm::Communicator*> lanes;
+  for (size_t i = 0; i < setting.lanes; ++i) {
+    groups.push_back((*mesh)->create_group("lane " + std::to_string(i), members));
+    lanes.push_back(groups.back().get());
+  }
   TinyModel tiny(tiny_job(), kSequences, setting.compute);
-  GradientSync sync(tiny.transformer->params(), *group,
+  GradientSync sync(tiny.transformer->params(), lanes,
                     {.num_layers = 4, .overlap = setting.overlap, .bytes_min = 4096});
   const std::vector<int32_t> tokens = random_tokens(tiny.job, kSequences);
   const auto row = static_cast<size_t>(tiny.job.training.seq_length + 1);
@@ -129,11 +135,12 @@ TEST_P(GradientSyncRanks, HaveTheSameBits) {
   }
 }
 
-TEST_P(GradientSyncRanks, OverlapChangesNoBit) {
+TEST_P(GradientSyncRanks, OverlapAndLanesChangeNoBit) {
   for (const DType compute : {DType::kF32, DType::kBf16}) {
-    const Setting on{.ranks = GetParam(), .overlap = true, .compute = compute};
+    const Setting on{.ranks = GetParam(), .overlap = true, .lanes = 3, .compute = compute};
     Setting off = on;
     off.overlap = false;
+    off.lanes = 1;
     EXPECT_EQ(gradients(on), gradients(off));
   }
 }
