@@ -18,7 +18,7 @@ constexpr int64_t kSegmentBytesMin = 4 << 10;
 // a rank computes between two calls of progress(). 2 MiB with one peer keep a link of 250 MB/s busy
 // for 8 ms (an attention's backward pass); with more peers as much in all.
 int64_t lag(int size) {
-  return std::max<int64_t>(2, 32 / (size - 1));
+  return std::max<int64_t>(2, 32 / std::max(1, size - 1));
 }
 // Segments of a peer that may be here unreduced.
 int64_t num_slots(int size) {
