@@ -67,7 +67,7 @@ void Group::wait_all() {
 void Group::refresh() {
   for (Operation* op : queue_) {
     if (op->deadline_ns == 0) continue;
-    for (Flow& f : op->flows) f.send_full = f.receive_empty = f.throttled = false;
+    for (Flow& f : op->flows) f.send_full = f.receive_empty = false;
   }
 }
 
@@ -79,8 +79,6 @@ void Group::add_poll(std::vector<pollfd>& fds, std::vector<Flow*>& flows, int64_
       short events = 0;
       if (f.receive_empty && f.receives()) events |= POLLIN;
       if (f.send_full && f.sends()) events |= POLLOUT;
-      if (f.throttled) until_ns = std::min(until_ns, mesh_.bucket().ready_ns());
-      f.throttled = false;
       if (events == 0) continue;
       fds.push_back({channels_[static_cast<size_t>(f.peer)].get(), events, 0});
       flows.push_back(&f);
@@ -142,7 +140,7 @@ bool Group::move_operation(Operation& op) {
 }
 
 bool Group::send(Operation& op, Flow& f) {
-  if (f.send_full || f.throttled || !f.sends()) return false;
+  if (f.send_full || !f.sends()) return false;
   iovec parts[2];
   int num_parts = 0;
   const int64_t header = static_cast<int64_t>(sizeof(OpHeader) - f.header_sent);
@@ -150,13 +148,8 @@ bool Group::send(Operation& op, Flow& f) {
     parts[num_parts++] = {reinterpret_cast<char*>(&f.out) + f.header_sent,
                           static_cast<size_t>(header)};
   const ConstStretch s = op.to_send(f);
-  int64_t wanted = header + std::min(s.bytes, kCallBytes);
+  const int64_t wanted = header + std::min(s.bytes, kCallBytes);
   if (wanted == 0) return false;  // it must hear from others first
-  wanted = mesh_.bucket().limits() ? mesh_.bucket().allowed(wanted, now_ns()) : wanted;
-  if (wanted == 0) {
-    f.throttled = true;
-    return false;
-  }
   if (wanted > header)
     parts[num_parts++] = {const_cast<std::byte*>(s.data), static_cast<size_t>(wanted - header)};
   msghdr message{};
@@ -172,7 +165,6 @@ bool Group::send(Operation& op, Flow& f) {
     f.send_full = true;
     return false;
   }
-  mesh_.bucket().take(n);
   f.send_full = n < wanted;
   const int64_t of_header = std::min<int64_t>(n, header);
   f.header_sent += static_cast<uint32_t>(of_header);

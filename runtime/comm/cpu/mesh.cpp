@@ -27,7 +27,6 @@ Status check(const MeshOptions& o) {
                std::to_string(kTokenBytesMax) + " are allowed");
   if (o.connect_timeout_ms <= 0 || o.operation_timeout_ms <= 0)
     return bad("the mesh's time limits must be positive");
-  if (o.send_bytes_per_s < 0) return bad("send_bytes_per_s is negative");
   if (o.transport != "auto" && o.transport != "tcp")
     return bad("the transport '" + o.transport + "' is neither auto nor tcp");
   const bool local = o.rendezvous.starts_with("local:") && o.rendezvous.size() > 6;

@@ -39,8 +39,6 @@ struct MeshOptions {
   // Address of this host's interface for TCP ("" : the one that reaches the rendezvous). Rank 0
   // listens at the rendezvous itself.
   std::string interface;
-  // Bytes per second that this rank sends at most (a token bucket); 0: no limit. For measuring.
-  int64_t send_bytes_per_s = 0;
 };
 
 class Mesh {

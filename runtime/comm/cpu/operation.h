@@ -47,7 +47,6 @@ struct Flow {
   uint32_t header_received = 0;
   bool send_full = false;      // the socket took no more: wait for POLLOUT
   bool receive_empty = false;  // the socket had no more: wait for POLLIN
-  bool throttled = false;      // the token bucket was empty: wait for time
   const std::byte* from = nullptr;
   std::byte* to = nullptr;
   Cursor send_at;

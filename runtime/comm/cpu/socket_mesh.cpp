@@ -38,8 +38,7 @@ SocketMesh::SocketMesh(const MeshOptions& options, Links links, Fd watch, Fd ala
       addresses_(std::move(links.addresses)),
       links_(links.control.size()),
       watch_(std::move(watch)),
-      alarm_(std::move(alarm)),
-      bucket_(options.send_bytes_per_s) {
+      alarm_(std::move(alarm)) {
   epoll_event event{};
   event.events = EPOLLIN;
   epoll_ctl(watch_.get(), EPOLL_CTL_ADD, alarm_.get(), &event);
@@ -93,8 +92,8 @@ void SocketMesh::wait(Group& group, const std::function<bool()>& is_done) {
   }
 }
 
-// Until a socket, a control connection, the alarm, the token bucket or a deadline; true when there
-// is something to hear.
+// Until a socket, a control connection, the alarm or a deadline; true when there is something to
+// hear.
 bool SocketMesh::sleep() {
   poll_fds_.clear();
   poll_flows_.clear();

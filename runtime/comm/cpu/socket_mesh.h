@@ -18,7 +18,6 @@
 #include "runtime/comm/cpu/group.h"
 #include "runtime/comm/cpu/meeting.h"
 #include "runtime/comm/cpu/mesh.h"
-#include "runtime/comm/cpu/token_bucket.h"
 
 namespace dsv3::comm {
 
@@ -35,7 +34,6 @@ class SocketMesh final : public Mesh {
 
   // For groups.
   int64_t operation_timeout_ns() const { return options_.operation_timeout_ms * 1'000'000; }
-  TokenBucket& bucket() { return bucket_; }
   void add(Group* group) { groups_.push_back(group); }
   void remove(Group* group);
   // Throws when the mesh is dead; says which group's call this is, for the report.
@@ -73,7 +71,6 @@ class SocketMesh final : public Mesh {
   std::vector<Link> links_;
   Fd watch_;  // an epoll of the control connections and the alarm
   Fd alarm_;  // an eventfd: abort() was called
-  TokenBucket bucket_;
   std::vector<Group*> groups_;
   std::map<uint64_t, uint32_t> turns_;  // groups made so far, by key
   const Group* current_ = nullptr;

@@ -1,11 +1,10 @@
-// The parts of the communicator that need no peer: reductions, frames, the token bucket.
+// The parts of the communicator that need no peer: reductions, frames.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
 #include "runtime/comm/cpu/fold.h"
-#include "runtime/comm/cpu/token_bucket.h"
 #include "runtime/comm/cpu/wire.h"
 #include "tests/unit/runtime/comm/values.h"
 
@@ -94,20 +93,6 @@ TEST(Wire, NonsenseIsNoFrame) {
   EXPECT_EQ(judge(hello, "", 2), Answer::kWorld);
   hello.magic ^= 1;
   EXPECT_EQ(judge(hello, "", 2), Answer::kVersion);
-}
-
-TEST(TokenBucket, KeepsTheRateAndTheBurst) {
-  TokenBucket bucket(100'000'000);  // 10 ms bring 1 MB
-  int64_t now = 1'000'000'000, sent = 0;
-  for (; now < 2'000'000'000; now += 100'000) {
-    const int64_t n = bucket.allowed(1 << 30, now);
-    bucket.take(n);
-    sent += n;
-    EXPECT_TRUE(n > 0 || bucket.ready_ns() > now);
-  }
-  EXPECT_LE(sent, 101'000'000);
-  EXPECT_GE(sent, 99'000'000);
-  EXPECT_EQ(TokenBucket().allowed(12345, 0), 12345);
 }
 
 }  // namespace
