@@ -125,7 +125,8 @@ std::string default_state_dir() {
 }
 
 Result<MappedFile> MappedFile::open(const std::string& path) {
-  Fd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  // Not blocking: a named pipe is refused below instead of waited for.
+  Fd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (file.fd < 0) return system_error("cannot read", path);
   struct stat info {};
   if (::fstat(file.fd, &info) != 0) return system_error("cannot read", path);

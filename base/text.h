@@ -26,5 +26,10 @@ std::string human_duration(double seconds);
 // neither).
 std::string exact_number(double value);
 std::vector<std::string> split(std::string_view text, char separator);
+// Offset of the first byte that is not part of well-formed UTF-8 (RFC 3629: no overlong forms, no
+// surrogates); npos when there is none.
+size_t find_not_utf8(std::string_view text);
+// The text as one printable line: control bytes are written as escapes ("\\n", "\\x1b").
+std::string one_line(std::string_view text);
 
 }  // namespace dsv3

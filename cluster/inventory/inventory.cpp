@@ -134,6 +134,9 @@ MachineFacts probe_machine() {
   const std::string cpuinfo = read_text("/proc/cpuinfo");
   facts.cpu_name = parse_cpu_name(cpuinfo);
   facts.has_amx_bf16 = parse_cpu_flag(cpuinfo, "amx_bf16");
+  facts.has_avx512_bf16 = parse_cpu_flag(cpuinfo, "avx512_bf16");
+  facts.has_avx2_fma = parse_cpu_flag(cpuinfo, "avx2") && parse_cpu_flag(cpuinfo, "fma");
+  facts.is_amd = field(cpuinfo, "vendor_id") == "AuthenticAMD";
   facts.cores = usable_cores();
   facts.memory = parse_meminfo(read_text("/proc/meminfo"));
   if (const std::optional<int64_t> limit = read_cgroup_limit()) {
@@ -142,6 +145,10 @@ MachineFacts probe_machine() {
   }
   facts.gpus = probe_gpus(&facts.gpu_note);
   return facts;
+}
+
+bool multiplies_in_bf16(const MachineFacts& facts) {
+  return facts.has_amx_bf16 || (facts.has_avx512_bf16 && facts.is_amd);
 }
 
 plan::ClusterSpec cluster_of(const MachineFacts& facts) {

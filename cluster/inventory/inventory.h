@@ -25,6 +25,9 @@ struct MachineFacts {
   std::string cpu_name;  // "" when unknown
   int cores = 1;         // that this process may run on
   bool has_amx_bf16 = false;
+  bool has_avx512_bf16 = false;
+  bool has_avx2_fma = false;  // without them the CPU kernels refuse to start
+  bool is_amd = false;
   Memory memory;
   std::vector<plan::Device> gpus;  // in NVML's order
   std::string gpu_note;            // why there are none ("no NVIDIA driver"), "" when there are
@@ -33,6 +36,11 @@ struct MachineFacts {
 // Reads /proc, the control group and NVML (libnvidia-ml.so.1, opened at run time). Some
 // milliseconds; thread-safe.
 MachineFacts probe_machine();
+// Whether the CPU kernels multiply in bf16: with AMX, and on AMD with AVX512-BF16 (on Intel without
+// AMX fp32 is faster). Pure; the rule is that of kernels/cpu/cpu_backend.cpp.
+bool multiplies_in_bf16(const MachineFacts& facts);
+// "" when the shared library at `path` can be loaded and has `symbol`, else why not.
+std::string try_library(const std::string& path, const char* symbol);
 // One node named after the host: its CPU with all cores and memory.total_bytes, then its GPUs.
 // Pure.
 plan::ClusterSpec cluster_of(const MachineFacts& facts);

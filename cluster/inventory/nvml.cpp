@@ -64,6 +64,17 @@ class Nvml {
 
 }  // namespace
 
+std::string try_library(const std::string& path, const char* symbol) {
+  void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    const char* why = ::dlerror();
+    return why != nullptr ? why : "it cannot be loaded";
+  }
+  const bool found = ::dlsym(library, symbol) != nullptr;
+  ::dlclose(library);
+  return found ? "" : fmt::format("it has no symbol {} (another version)", symbol);
+}
+
 std::vector<plan::Device> probe_gpus(std::string* note) {
   Nvml nvml;
   *note = nvml.open();

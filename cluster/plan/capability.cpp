@@ -47,6 +47,8 @@ constexpr Row kMissing[] = {
      [](const Request& r) { return r.job.model.mla.use_flash_mla; }},
     {{"deep_ep", "moe.use_deep_ep is not run yet"},
      [](const Request& r) { return r.job.model.moe.use_deep_ep; }},
+    {{"nodes", "jobs on several nodes are not run yet (cluster.nodes must be 1)"},
+     [](const Request& r) { return r.device == DeviceKind::kCpu && r.job.cluster.nodes > 1; }},
     {{"remote_launchers", "cluster.launcher must be local: ssh and slurm are not run yet"},
      [](const Request& r) { return r.job.cluster.launcher != "local"; }},
 };

@@ -42,12 +42,38 @@ std::string cards(const Hardware& hardware) {
   return fmt::format("{} x {:g} GB", hardware.gpus, hardware.gpu_memory_gb);
 }
 
+// Not every number of GPUs can be cut into a layout: then the plan for the largest handy number
+// below it (a multiple of 8, a power of two or three times one). Not feasible on any: the first
+// one's.
+Plan plan_on_most(const spec::JobSpec& job, const Hardware& hardware) {
+  const auto on = [&](int64_t gpus) {
+    return plan::plan(job, cluster_of_gpus(gpus, hardware.gpu_memory_gb, hardware.gpu_name));
+  };
+  Plan all = on(hardware.gpus);
+  if (all.feasible) return all;
+  int64_t power = 1;
+  while (2 * power <= hardware.gpus) power *= 2;
+  const int64_t of_eight = hardware.gpus / 8 * 8;
+  const int64_t handy = power / 2 * 3 <= hardware.gpus ? power / 2 * 3 : power;
+  for (const int64_t gpus : {of_eight, handy}) {
+    if (gpus < 1 || gpus >= hardware.gpus) continue;
+    Plan fewer = on(gpus);
+    if (fewer.feasible) return fewer;
+  }
+  return all;
+}
+
 // What the memory model says of one preset, in a sentence.
-std::string verdict(const std::string& name, const Plan& plan) {
+std::string verdict(const std::string& name, const Plan& plan, const Hardware& hardware) {
   const std::string peak = human_bytes(plan.predicted.peak_memory_bytes);
   if (plan.feasible) {
-    return fmt::format("{} fits: {} of {} on the fullest GPU with {}", name, peak,
+    const bool fewer = plan.gpus < hardware.gpus;
+    return fmt::format("{} fits{}: {} of {} on the fullest GPU with {}", name,
+                       fewer ? fmt::format(" on {} of them", plan.gpus) : "", peak,
                        human_bytes(plan.memory_bytes), to_string(plan.layout));
+  }
+  if (plan.layout.world_size() != hardware.gpus) {
+    return fmt::format("{} can't be cut over {} GPUs: {}", name, hardware.gpus, plan.reason);
   }
   return fmt::format("{} does not fit: at best {} on each GPU of {} ({}); it needs {}", name, peak,
                      human_bytes(plan.memory_bytes), to_string(plan.layout),
@@ -57,15 +83,27 @@ std::string verdict(const std::string& name, const Plan& plan) {
 }
 
 // Nothing of the table fits: name the smallest preset, and what it would take.
-void nothing_fits(const Hardware& hardware, const ClusterSpec& cluster,
-                  const std::vector<NamedJob>& presets, Recommendation* out) {
+void nothing_fits(const Hardware& hardware, const std::vector<NamedJob>& presets,
+                  Recommendation* out) {
   out->reason = fmt::format("no preset of the table fits {}: the smallest row is 1b from 1 x 24 GB",
                             cards(hardware));
   const NamedJob* smallest = find(presets, kSmallest);
   if (smallest == nullptr) return;
-  const Plan plan = plan::plan(smallest->job, cluster);
-  out->reason += "; " + verdict(kSmallest, plan);
-  if (plan.feasible) out->alternatives.push_back({kSmallest, true, verdict(kSmallest, plan)});
+  const Plan plan = plan_on_most(smallest->job, hardware);
+  const std::string said = verdict(kSmallest, plan, hardware);
+  out->reason += "; " + said;
+  if (plan.feasible) out->alternatives.push_back({kSmallest, true, said});
+}
+
+// Why not the row above the table's choice.
+void reject_next_row(const Hardware& hardware, Recommendation* out) {
+  for (const Row& row : kTable) {
+    if (satisfied(row, hardware)) continue;
+    out->rejected.push_back({row.config, false,
+                             fmt::format("the table asks for at least {} x {:g} GB for {}",
+                                         row.gpus_min, row.memory_gb_min, row.config)});
+    return;
+  }
 }
 
 }  // namespace
@@ -80,13 +118,11 @@ std::string table_choice(const Hardware& hardware) {
 Recommendation recommend(const Hardware& hardware, const std::vector<NamedJob>& presets) {
   Recommendation out;
   out.table_choice = table_choice(hardware);
-  const ClusterSpec cluster =
-      cluster_of_gpus(hardware.gpus, hardware.gpu_memory_gb, hardware.gpu_name);
   for (auto row = kTable.rbegin(); row != kTable.rend(); ++row) {
     const NamedJob* preset = find(presets, row->config);
     if (preset == nullptr || !satisfied(*row, hardware)) continue;
-    Plan plan = plan::plan(preset->job, cluster);
-    const std::string said = verdict(row->config, plan);
+    Plan plan = plan_on_most(preset->job, hardware);
+    const std::string said = verdict(row->config, plan, hardware);
     if (!out.config.empty()) {
       out.alternatives.push_back({row->config, plan.feasible, said});
     } else if (plan.feasible) {
@@ -100,7 +136,8 @@ Recommendation recommend(const Hardware& hardware, const std::vector<NamedJob>& 
       out.rejected.push_back({row->config, false, said});
     }
   }
-  if (out.config.empty()) nothing_fits(hardware, cluster, presets, &out);
+  if (out.config.empty()) nothing_fits(hardware, presets, &out);
+  reject_next_row(hardware, &out);
   return out;
 }
 

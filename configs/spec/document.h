@@ -8,26 +8,32 @@
 
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "configs/spec/diagnostic.h"
 
 namespace dsv3::spec {
 
+struct MapEntry;
+
 struct Node {
   enum class Kind { kScalar, kMap, kSequence };
   Kind kind = Kind::kScalar;
-  std::string text;                            // a scalar's text
-  bool quoted = false;                         // a quoted scalar is text, whatever it looks like
-  std::string where;                           // "file:line:col"
-  std::vector<std::pair<Node, Node>> entries;  // a map's, in the file's order, duplicates kept
-  std::vector<Node> items;                     // a sequence's
+  std::string text;               // a scalar's text
+  bool quoted = false;            // a quoted scalar is text, whatever it looks like
+  std::string where;              // "file:line:col"
+  std::vector<MapEntry> entries;  // a map's, in the file's order, duplicates kept
+  std::vector<Node> items;        // a sequence's
 
   bool is_scalar() const { return kind == Kind::kScalar; }
   bool is_null() const;
   // "16", "a list", "a mapping": for messages.
   std::string describe() const;
+};
+
+struct MapEntry {
+  Node key;
+  Node value;
 };
 
 // The document's top node. On a fault of syntax: a diagnostic, and what was read before it

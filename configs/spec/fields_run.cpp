@@ -45,7 +45,7 @@ const std::vector<Entry> kParallel = {
         .range(0, 3)
         .also({{"zero_optimization.stage"}})
         .doc("What the data-parallel ranks share out: 0 nothing, 1 optimizer state, 2 + "
-             "gradients, 3 + weights."),
+             "gradients, 3 + weights. On CPUs 1 gives way to 0, which is the same numbers."),
     AT(parallel.overlap_grad_reduce)
         .also({{"zero_optimization.overlap_comm"}})
         .doc("Reduce gradients while the backward pass runs."),

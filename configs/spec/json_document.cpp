@@ -153,7 +153,7 @@ class Sax : public nlohmann::json_sax<nlohmann::json> {
     } else if (stack_.back().node.kind == Node::Kind::kSequence) {
       stack_.back().node.items.push_back(std::move(n));
     } else {
-      stack_.back().node.entries.emplace_back(std::move(stack_.back().key), std::move(n));
+      stack_.back().node.entries.push_back({std::move(stack_.back().key), std::move(n)});
     }
   }
 

@@ -79,8 +79,16 @@ Result<std::string> configs_dir() {
 
 Result<Parsed> load(const std::string& file_or_preset, const std::vector<std::string>& overrides) {
   DSV3_ASSIGN_OR_RETURN(const std::string path, locate(file_or_preset));
-  DSV3_ASSIGN_OR_RETURN(const std::string text,
-                        read_file(path, static_cast<int64_t>(kFileBytesMax)));
+  const Result<std::string> read = read_file(path, static_cast<int64_t>(kFileBytesMax));
+  std::error_code ec;
+  if (!read.ok() && read.status().code() == Code::kInvalid && !fs::is_directory(path, ec)) {
+    return Status(Code::kInvalid,
+                  fmt::format("'{}' is larger than {}, the limit of a configuration", path,
+                              human_bytes(static_cast<int64_t>(kFileBytesMax))),
+                  "a configuration is a few kilobytes: is it the right file?");
+  }
+  DSV3_RETURN_IF_ERROR(read.status());
+  const std::string& text = *read;
   const bool json = fs::path(path).extension() == ".json";
   return json ? parse_json(text, path, overrides) : parse_yaml(text, path, overrides);
 }

@@ -220,6 +220,10 @@ void Reader::overrides(const std::vector<std::string>& list) {
   overriding_ = true;
   for (const std::string& text : list) {
     const std::string where = "--set " + (text.size() <= 200 ? text : text.substr(0, 200) + "…");
+    if (find_not_utf8(text) != std::string::npos) {
+      error("BAD_OVERRIDE", "--set", "", "a value given with --set is not UTF-8", "");
+      continue;
+    }
     const size_t equals = text.find('=');
     if (equals == std::string::npos || equals == 0) {
       error("BAD_OVERRIDE", where, "", fmt::format("'{}' is not of the form key=value", text),
@@ -350,13 +354,31 @@ Parsed parse(const Node& root, Parsed parsed, bool hf, const std::vector<std::st
   return parsed;
 }
 
-bool too_large(std::string_view text, Parsed& parsed) {
-  if (text.size() <= kFileBytesMax) return false;
-  parsed.diagnostics.push_back(
-      {Severity::kError, "FILE_TOO_LARGE", parsed.file, "",
-       fmt::format("the file has {} bytes; the limit is {}", text.size(), kFileBytesMax),
-       "a configuration is a few kilobytes"});
-  return true;
+// What no reader should see: a text beyond the limit, or bytes that are no text. yaml-cpp would
+// take UTF-16, end at a NUL, and pass on bytes that no message or database takes.
+bool refused(std::string_view text, Parsed& parsed) {
+  const auto refuse = [&](const char* code, std::string where, std::string message,
+                          const char* hint) {
+    parsed.diagnostics.push_back(
+        {Severity::kError, code, std::move(where), "", std::move(message), hint});
+    return true;
+  };
+  if (text.size() > kFileBytesMax) {
+    return refuse("FILE_TOO_LARGE", parsed.file,
+                  fmt::format("the file has {} bytes; the limit is {}", text.size(), kFileBytesMax),
+                  "a configuration is a few kilobytes");
+  }
+  const size_t nul = text.find('\0');
+  const size_t at = std::min(nul, find_not_utf8(text));
+  if (at == std::string_view::npos) return false;
+  const std::string_view before = text.substr(0, at);
+  const auto line = std::count(before.begin(), before.end(), '\n') + 1;
+  const size_t column = at - (before.rfind('\n') + 1) + 1;  // npos + 1 is 0
+  return refuse("NOT_UTF8", fmt::format("{}:{}:{}", parsed.file, line, column),
+                at == nul ? std::string("the file holds a NUL byte: it is no text")
+                          : fmt::format("the file is not UTF-8 (byte 0x{:02x})",
+                                        static_cast<unsigned char>(text[at])),
+                "save it as UTF-8 text");
 }
 
 }  // namespace
@@ -365,7 +387,7 @@ Parsed parse_yaml(std::string_view text, const std::string& file_name,
                   const std::vector<std::string>& overrides) {
   Parsed parsed;
   parsed.file = file_name;
-  if (too_large(text, parsed)) return parsed;
+  if (refused(text, parsed)) return parsed;
   const Node root = read_yaml(text, file_name, parsed.diagnostics);
   return parse(root, std::move(parsed), false, overrides);
 }
@@ -374,10 +396,10 @@ Parsed parse_json(std::string_view text, const std::string& file_name,
                   const std::vector<std::string>& overrides) {
   Parsed parsed;
   parsed.file = file_name;
-  if (too_large(text, parsed)) return parsed;
+  if (refused(text, parsed)) return parsed;
   const Node root = read_json(text, file_name, parsed.diagnostics);
   const bool ours = std::any_of(root.entries.begin(), root.entries.end(), [](const auto& entry) {
-    return entry.first.text == "model" && entry.second.kind == Node::Kind::kMap;
+    return entry.key.text == "model" && entry.value.kind == Node::Kind::kMap;
   });
   return parse(root, std::move(parsed), !ours, overrides);
 }

@@ -15,6 +15,8 @@
 namespace dsv3::spec {
 namespace {
 
+constexpr int kRefusedMax = 10;
+
 // Thrown by the builder through yaml-cpp to end the parse; caught in read_yaml.
 struct TooDeep {};
 
@@ -77,6 +79,7 @@ class Builder : public YAML::EventHandler {
     return n;
   }
   void refuse(const YAML::Mark& mark, std::string message, std::string hint) {
+    if (++num_refused_ > kRefusedMax) return;  // a file made of them says it once and again
     out_.push_back(
         {Severity::kError, "YAML_FEATURE", where(mark), "", std::move(message), std::move(hint)});
   }
@@ -113,7 +116,7 @@ class Builder : public YAML::EventHandler {
       top.key = std::move(n);
       top.has_key = true;
     } else {
-      top.node.entries.emplace_back(std::move(top.key), std::move(n));
+      top.node.entries.push_back({std::move(top.key), std::move(n)});
       top.has_key = false;
     }
   }
@@ -122,6 +125,7 @@ class Builder : public YAML::EventHandler {
   std::vector<Diagnostic>& out_;
   Node root_;
   std::vector<Open> open_;
+  int num_refused_ = 0;
 };
 
 }  // namespace

@@ -16,24 +16,32 @@
 namespace dsv3::cli {
 namespace {
 
+// COMP_WORDBREAKS cuts words at '=' and ':'; the words before the cursor are put together again by
+// the candidates' side, which only looks at whole option names.
 constexpr const char* kBash = R"sh(_dsv3ctl() {
   local IFS=$'\n'
-  COMPREPLY=($(compgen -W "$(dsv3ctl __complete -- "${COMP_WORDS[@]:1:COMP_CWORD-1}" 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}"))
+  COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" __complete -- "${COMP_WORDS[@]:1:COMP_CWORD-1}" 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _dsv3ctl dsv3ctl
 )sh";
+// Works both sourced and as the file _dsv3ctl of a folder in fpath.
 constexpr const char* kZsh = R"sh(#compdef dsv3ctl
 _dsv3ctl() {
   local -a candidates
-  candidates=("${(@f)$(dsv3ctl __complete -- "${(@)words[2,CURRENT-1]}" 2>/dev/null)}")
-  compadd -a candidates
+  candidates=("${(@f)$("${words[1]}" __complete -- "${(@)words[2,CURRENT-1]}" 2>/dev/null)}")
+  candidates=("${(@)candidates:#}")
+  (( $#candidates )) && compadd -a candidates
   _files
 }
-compdef _dsv3ctl dsv3ctl
+if [ "$funcstack[1]" = _dsv3ctl ]; then
+  _dsv3ctl "$@"
+else
+  compdef _dsv3ctl dsv3ctl
+fi
 )sh";
 constexpr const char* kFish = R"sh(function __dsv3ctl_complete
   set -l words (commandline -opc)
-  dsv3ctl __complete -- $words[2..-1] 2>/dev/null
+  $words[1] __complete -- $words[2..-1] 2>/dev/null
 end
 complete -c dsv3ctl -a '(__dsv3ctl_complete)'
 )sh";
@@ -48,6 +56,12 @@ void add_values(const Globals& globals, Completes completes, std::vector<std::st
     for (const spec::Section& section : spec::section_table()) out->emplace_back(section.path);
     for (const spec::Field& field : spec::field_table()) out->emplace_back(field.key);
   }
+  if (completes == Completes::kVerb) {
+    out->emplace_back("config");
+    for (const Verb& verb : all_verbs()) {
+      if (!verb.group.empty()) out->push_back(verb.name);
+    }
+  }
   if (completes == Completes::kJob || completes == Completes::kEndedJob) {
     auto client = transport::Client::connect(globals.state_dir);
     wire::Envelope request, envelope;
@@ -61,8 +75,41 @@ void add_values(const Globals& globals, Completes completes, std::vector<std::st
   }
 }
 
-std::vector<std::string> candidates(const Globals& globals, const std::vector<std::string>& words) {
+// The option that the last typed word names and that still waits for its value, or null.
+const Option* waiting_option(const Verb& verb, const std::string& last) {
+  for (const Option& option : verb.options) {
+    const bool takes_value = !std::holds_alternative<bool*>(option.target);
+    if (option.name[0] == '-' && takes_value &&
+        option.name.substr(option.name.rfind(',') + 1) == last)
+      return &option;
+  }
+  return nullptr;
+}
+
+// Takes the options of every verb out of the words; false when the last one waits for its value.
+bool take_globals(Globals* globals, std::vector<std::string>* words) {
+  std::vector<std::string> rest;
+  constexpr std::string_view kWithValue = "--state-dir=";
+  for (size_t i = 0; i < words->size(); ++i) {
+    const std::string& word = (*words)[i];
+    if (word == "--state-dir") {
+      if (i + 1 == words->size()) return false;
+      globals->state_dir = (*words)[++i];
+      // bash gives the '=' as a word of its own.
+      if (globals->state_dir == "=" && i + 1 < words->size()) globals->state_dir = (*words)[++i];
+    } else if (word.starts_with(kWithValue)) {
+      globals->state_dir = word.substr(kWithValue.size());
+    } else if (word != "--json") {
+      rest.push_back(word);
+    }
+  }
+  *words = std::move(rest);
+  return true;
+}
+
+std::vector<std::string> candidates(Globals globals, std::vector<std::string> words) {
   std::vector<std::string> out;
+  if (!take_globals(&globals, &words)) return out;  // a folder: the shell's own completion
   const std::vector<Verb> verbs = all_verbs();
   if (words.empty()) {
     for (const Verb& verb : verbs) {
@@ -71,14 +118,20 @@ std::vector<std::string> candidates(const Globals& globals, const std::vector<st
     return out;
   }
   for (const Verb& verb : verbs) {
-    if (verb.name != words[0]) continue;
+    if (verb.name != words[0] || verb.group.empty()) continue;
+    const Option* waiting = words.size() > 1 ? waiting_option(verb, words.back()) : nullptr;
     for (const Option& option : verb.options) {
+      if (waiting != nullptr && waiting != &option && waiting->name != option.name) continue;
       const bool positional = option.name[0] != '-';
-      if (!positional) out.push_back(option.name.substr(option.name.rfind(',') + 1));
-      if (!positional && words.back() != out.back()) continue;
+      if (!positional && waiting == nullptr) {
+        out.push_back(option.name.substr(option.name.rfind(',') + 1));
+        continue;
+      }
       out.insert(out.end(), option.choices.begin(), option.choices.end());
       add_values(globals, option.completes, &out);
     }
+    if (waiting != nullptr) return out;
+    out.insert(out.end(), verb.next_words.begin(), verb.next_words.end());
     out.insert(out.end(), {"--json", "--state-dir", "--help"});
   }
   return out;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/text.h"
 #include "configs/spec/validate.h"
 #include "coordinator/cli/output.h"
 
@@ -25,13 +26,20 @@ std::vector<Option> config_options(ConfigOptions* target, bool machine) {
        {}},
   };
   if (machine) {
-    options.push_back({"--gpus", &target->gpus, "Number of GPUs", false, Completes::kNothing, {}});
-    options.push_back({"--gpu-memory",
-                       &target->gpu_memory_gb,
-                       "Memory of one GPU in GB, as on its label (80)",
+    options.push_back({"--gpus",
+                       &target->gpus,
+                       "Number of GPUs (default: those of this machine)",
                        false,
                        Completes::kNothing,
-                       {}});
+                       {},
+                       kGpus});
+    options.push_back({"--gpu-memory",
+                       &target->gpu_memory_gb,
+                       "Memory of one GPU in GB, as on its label (default 80)",
+                       false,
+                       Completes::kNothing,
+                       {},
+                       kGpuMemoryGb});
     options.push_back({"--gpu",
                        &target->gpu,
                        "Name of the GPU (h100, a100-80, rtx4090)",
@@ -51,7 +59,8 @@ nlohmann::ordered_json to_json(const spec::Diagnostic& diagnostic) {
 }
 
 void print_diagnostics(const std::vector<spec::Diagnostic>& diagnostics) {
-  for (const spec::Diagnostic& diagnostic : diagnostics) note(spec::to_string(diagnostic));
+  for (const spec::Diagnostic& diagnostic : diagnostics)
+    note(one_line(spec::to_string(diagnostic)));
 }
 
 LoadedConfig load_config(const Globals& globals, const ConfigOptions& options, bool for_submit) {

@@ -11,6 +11,10 @@
 
 namespace dsv3::cli {
 
+// What --gpus and --gpu-memory accept; 16,384 GPUs trained the largest known dense model.
+inline constexpr Range kGpus{1, 65536};
+inline constexpr Range kGpuMemoryGb{0.001, 1e6};
+
 struct ConfigOptions {
   std::string file;              // YAML file, preset name or Hugging Face config.json
   std::vector<std::string> set;  // "a.b=c"

@@ -30,13 +30,14 @@ Verb make_data() {
   verb.summary = "prepare: text files into Megatron's indexed token format";
   verb.help =
       "Examples:\n"
-      "  dsv3ctl data prepare --input a.txt b.txt --tokenizer sentencepiece:bpe:8192 --out "
-      "data/mine\n"
+      "  dsv3ctl data prepare --input a.txt b.txt \\\n"
+      "      --tokenizer sentencepiece:bpe:8192 --out data/mine\n"
       "  dsv3ctl data prepare --input a.txt --tokenizer byte --out data/bytes\n"
       "  dsv3ctl data prepare --help\n"
       "Then train with 'data: {path: data/mine}'.";
   verb.pass_through = true;
   verb.words = words.get();
+  verb.next_words = {"prepare", "--input", "--tokenizer", "--out"};
   verb.run = [words](const Globals& globals) { return data(globals, *words); };
   return verb;
 }

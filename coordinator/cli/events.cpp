@@ -70,9 +70,12 @@ std::string payload_text(const std::string& payload_json) {
   if (!payload.is_object()) return text;
   for (const auto& [key, value] : payload.items()) {
     if (value.is_object()) continue;  // a whole submission: --json shows it
-    std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
+    std::string shown = value.is_string()         ? value.get<std::string>()
+                        : value.is_number_float() ? fmt::format("{:.3g}", value.get<double>())
+                                                  : value.dump();
     if (shown.empty()) continue;
-    if (shown.size() > kShownBytesMax) {
+    // The reason is what the line is for: it stays whole.
+    if (key != "reason" && shown.size() > kShownBytesMax) {
       size_t end = kShownBytesMax - 3;
       while (end > 0 && (shown[end] & 0xC0) == 0x80) --end;  // not inside a character
       shown = shown.substr(0, end) + "...";

@@ -89,9 +89,14 @@ Verb make_experts() {
       "Examples:\n"
       "  dsv3ctl experts demo-1\n"
       "  dsv3ctl experts demo-1 --step 100 --json";
-  verb.options = {
-      {"JOB", &options->job, "Job id", true, Completes::kJob, {}},
-      {"--step", &options->step, "Step (default: the newest)", false, Completes::kNothing, {}}};
+  verb.options = {{"JOB", &options->job, "Job id", true, Completes::kJob, {}},
+                  {"--step",
+                   &options->step,
+                   "Step (default: the newest)",
+                   false,
+                   Completes::kNothing,
+                   {},
+                   Range{0, kAnyCount}}};
   verb.run = [options](const Globals& globals) { return experts(globals, *options); };
   return verb;
 }

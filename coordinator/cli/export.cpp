@@ -77,7 +77,13 @@ Verb make_export() {
                    false,
                    Completes::kNothing,
                    {"bf16", "fp32"}},
-                  {"--max-shard-size", &words->shard_gb, "GB of one file (default: 5)"}};
+                  {"--max-shard-size",
+                   &words->shard_gb,
+                   "GB of one file (default: 5)",
+                   false,
+                   Completes::kNothing,
+                   {},
+                   Range{1e-6, 1e6}}};
   verb.run = [words](const Globals& globals) { return export_job(globals, *words); };
   return verb;
 }

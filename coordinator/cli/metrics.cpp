@@ -106,15 +106,21 @@ Verb make_metrics() {
       "Examples:\n"
       "  dsv3ctl metrics demo-1\n"
       "  dsv3ctl metrics demo-1 --json | tail -1";
-  verb.options = {
-      {"JOB", &options->job, "Job id", true, Completes::kJob, {}},
-      {"--after-step",
-       &options->after_step,
-       "Only steps after this one",
-       false,
-       Completes::kNothing,
-       {}},
-      {"--last", &options->last, "Rows of the table (default 20)", false, Completes::kNothing, {}}};
+  verb.options = {{"JOB", &options->job, "Job id", true, Completes::kJob, {}},
+                  {"--after-step",
+                   &options->after_step,
+                   "Only steps after this one",
+                   false,
+                   Completes::kNothing,
+                   {},
+                   Range{-1, kAnyCount}},
+                  {"--last",
+                   &options->last,
+                   "Rows of the table (default 20)",
+                   false,
+                   Completes::kNothing,
+                   {},
+                   Range{1, 1e9}}};
   verb.run = [options](const Globals& globals) { return metrics(globals, *options); };
   return verb;
 }

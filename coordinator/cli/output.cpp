@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "base/text.h"
+
 namespace dsv3::cli {
 namespace {
 
@@ -61,7 +63,7 @@ int fail(const Globals& globals, const Status& status) {
     error["where"] = status.where();
     note(Json{{"error", error}}.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
-    note("dsv3ctl: " + status.to_string());
+    note("dsv3ctl: " + one_line(status.to_string()));
   }
   return static_cast<int>(status.code());
 }

@@ -87,7 +87,8 @@ Verb make_params() {
                           "Tokens of a sequence for the FLOPs (default 4096)",
                           false,
                           Completes::kNothing,
-                          {}});
+                          {},
+                          Range{1, 1 << 30}});
   verb.run = [options](const Globals& globals) {
     const LoadedConfig loaded = load_config(globals, options->config, false);
     if (!loaded.ok()) return loaded.exit_code;

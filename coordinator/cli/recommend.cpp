@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "configs/spec/presets.h"
+#include "coordinator/cli/config_options.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/verbs.h"
 
@@ -45,11 +46,6 @@ Json to_json(const plan::Recommendation& said) {
 }
 
 int recommend(const Globals& globals, const plan::Hardware& hardware) {
-  if (hardware.gpus < 1 || hardware.gpu_memory_gb <= 0) {
-    return fail(globals, Status(Code::kInvalid,
-                                "recommend needs a number of GPUs and their memory, both above 0",
-                                "for example: dsv3ctl recommend --gpus 8 --gpu-memory 80"));
-  }
   auto presets = spec::list_presets();
   if (!presets.ok()) return fail(globals, presets.status());
   std::vector<plan::NamedJob> named;
@@ -88,19 +84,21 @@ Verb make_recommend() {
       "  dsv3ctl recommend --gpus 8 --gpu-memory 80\n"
       "  dsv3ctl recommend --gpus 32 --gpu-memory 80 --json\n"
       "Exit code 6 when nothing fits.";
-  verb.options = {{"--gpus", &hardware->gpus, "Number of GPUs", true, Completes::kNothing, {}},
-                  {"--gpu-memory",
-                   &hardware->gpu_memory_gb,
-                   "Memory of one GPU in GB, as on its label",
-                   true,
-                   Completes::kNothing,
-                   {}},
-                  {"--gpu",
-                   &hardware->gpu_name,
-                   "Name of the GPU (h100, a100-80)",
-                   false,
-                   Completes::kNothing,
-                   {}}};
+  verb.options = {
+      {"--gpus", &hardware->gpus, "Number of GPUs", true, Completes::kNothing, {}, kGpus},
+      {"--gpu-memory",
+       &hardware->gpu_memory_gb,
+       "Memory of one GPU in GB, as on its label",
+       true,
+       Completes::kNothing,
+       {},
+       kGpuMemoryGb},
+      {"--gpu",
+       &hardware->gpu_name,
+       "Name of the GPU (h100, a100-80)",
+       false,
+       Completes::kNothing,
+       {}}};
   verb.run = [hardware](const Globals& globals) { return recommend(globals, *hardware); };
   return verb;
 }

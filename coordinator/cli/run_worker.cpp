@@ -21,6 +21,11 @@ int run_worker(const Globals& globals, const std::string& verb,
   if (globals.json && std::find(words.begin(), words.end(), "--json") == words.end())
     argv.emplace_back("--json");
   argv.insert(argv.end(), words.begin(), words.end());
+  for (const std::string& word : words) {  // an unset shell variable
+    if (!word.starts_with("--") || !word.ends_with("=")) continue;
+    return fail(globals, Status(Code::kInvalid, word.substr(0, word.size() - 1) + " is empty",
+                                "give it a value"));
+  }
   std::vector<char*> raw;
   for (std::string& word : argv) raw.push_back(word.data());
   raw.push_back(nullptr);

@@ -22,7 +22,7 @@ Verb make_score() {
       "Examples:\n"
       "  dsv3ctl score --checkpoint ckpt/mine --tokens 5,17,3,99\n"
       "  dsv3ctl score --checkpoint ckpt/mine --tokens-file text.tokens --json\n"
-      "  dsv3ctl score --checkpoint ckpt/mine --tokens 5,17,3 --logits logits.safetensors";
+      "  dsv3ctl score --checkpoint ckpt/mine --tokens 5,17 --logits l.safetensors";
   verb.options = {{"--checkpoint", &words->checkpoint,
                    "A checkpoint, or a folder of them: the newest valid one", true},
                   {"--tokens", &words->tokens, "Numbers with commas between"},

@@ -4,6 +4,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/process.h"
@@ -73,9 +77,30 @@ Result<transport::Client> start_and_wait(const Globals& globals, bool* started) 
                 fmt::format("its log is {}", log_path));
 }
 
+// Ok when the state directory can be used or made; said here, before its files are looked for.
+Status check_is_dir(const std::string& path) {
+  std::error_code error;
+  std::filesystem::path part = path;
+  while (!std::filesystem::exists(part, error) && part != part.parent_path())
+    part = part.parent_path();
+  if (std::filesystem::is_directory(part, error)) return {};
+  return Status(Code::kFailed,
+                fmt::format("the state directory {} can't be: {} is a file", path, part.string()),
+                "choose another --state-dir");
+}
+
+Status check_is_writable(const std::string& path) {
+  if (::access(path.c_str(), W_OK | X_OK) == 0) return {};
+  return Status(
+      Code::kFailed,
+      fmt::format("the state directory {} can't be written: {}", path, std::strerror(errno)),
+      "choose another --state-dir; 'dsv3ctl doctor' looks at it");
+}
+
 }  // namespace
 
 Result<transport::Client> connect(const Globals& globals) {
+  DSV3_RETURN_IF_ERROR(check_is_dir(globals.state_dir));
   auto client = transport::Client::connect(globals.state_dir);
   if (client.ok() || client.status().code() != Code::kNoCoordinator) return client;
   return Status(Code::kNoCoordinator,
@@ -85,9 +110,11 @@ Result<transport::Client> connect(const Globals& globals) {
 
 Result<transport::Client> connect_or_start(const Globals& globals, bool* started) {
   if (started != nullptr) *started = false;
+  DSV3_RETURN_IF_ERROR(check_is_dir(globals.state_dir));
   auto client = transport::Client::connect(globals.state_dir);
   if (client.ok() || client.status().code() != Code::kNoCoordinator) return client;
   DSV3_RETURN_IF_ERROR(make_dirs(globals.state_dir, 0700));
+  DSV3_RETURN_IF_ERROR(check_is_writable(globals.state_dir));
   bool own = false;
   DSV3_ASSIGN_OR_RETURN(transport::Client connected, start_and_wait(globals, &own));
   if (started != nullptr) *started = own;

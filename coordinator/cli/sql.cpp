@@ -99,16 +99,16 @@ Verb make_sql() {
   verb.group = "Look";
   verb.summary = "A read-only SELECT over metrics, expert_usage, events and jobs";
   verb.help =
-      "Views: jobs, events, metrics, validations, expert_usage(job, attempt, step, layer, expert, "
-      "tokens).\n"
+      "Views: jobs, events, metrics, validations, starts, memory and expert_usage (job, attempt, "
+      "step, layer, expert, tokens).\n"
       "Examples:\n"
-      "  dsv3ctl sql \"SELECT step, loss FROM metrics WHERE job = 'demo-1' ORDER BY step DESC "
-      "LIMIT 5\"\n"
-      "  dsv3ctl sql \"SELECT layer, expert, sum(tokens) FROM expert_usage GROUP BY layer, "
-      "expert\" --json";
+      "  dsv3ctl sql \"SELECT step, loss FROM metrics WHERE job = 'demo-1'\"\n"
+      "  dsv3ctl sql \"SELECT layer, sum(tokens) FROM expert_usage GROUP BY layer\"\n"
+      "  dsv3ctl sql \"SELECT * FROM jobs\" --json\n"
+      "Exit codes: 2 no SELECT, or it fails, 3 no coordinator.";
   verb.options = {
       {"STATEMENT", &options->statement, "One SELECT statement", true, Completes::kNothing, {}},
-      {"--limit", &options->limit, "Rows at most", false, Completes::kNothing, {}}};
+      {"--limit", &options->limit, "Rows at most", false, Completes::kNothing, {}, Range{1, 1e6}}};
   verb.run = [options](const Globals& globals) {
     return sql(globals, options->statement, options->limit);
   };

@@ -45,10 +45,11 @@ void print_losses(const wire::JobStatus& job, const std::vector<wire::StepMetric
     line("validation",
          fmt::format(
              "{:.4f}{}", job.validation().loss(),
-             entropy > 0
+             entropy <= 0 ? ""
+             : job.validation().loss() < entropy
                  ? fmt::format(" (below the text's unigram entropy, {:.2f}, context is used)",
                                entropy)
-                 : ""));
+                 : fmt::format(" (the text's unigram entropy is {:.2f})", entropy)));
   }
   std::vector<double> speeds;
   for (const wire::StepMetrics& step : steps) speeds.push_back(step.tokens_per_s());

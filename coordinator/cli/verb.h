@@ -28,8 +28,16 @@ using Target = std::variant<bool*, int64_t*, double*, std::string*, std::optiona
                             std::optional<double>*, std::vector<std::string>*>;
 
 // What completes a value: nothing, presets (and files, by the shell), job ids (all, or those that
-// can be resumed), keys of the field table.
-enum class Completes { kNothing, kConfig, kJob, kEndedJob, kKey };
+// can be resumed), keys of the field table, names of verbs.
+enum class Completes { kNothing, kConfig, kJob, kEndedJob, kKey, kVerb };
+
+// The numbers an option accepts, both ends included.
+struct Range {
+  double min = 0;
+  double max = 0;
+};
+inline constexpr double kAnyCount =
+    9e15;  // of a count without a limit of its own: exact in a double
 
 struct Option {
   std::string name;  // "--gpus"; "-f,--follow"; a positional has no dash: "FILE"
@@ -38,6 +46,7 @@ struct Option {
   bool required = false;
   Completes completes = Completes::kNothing;
   std::vector<std::string> choices;  // the only values accepted; empty: any
+  std::optional<Range> range;        // for numbers; NaN is outside of every range
 };
 
 struct Verb {
@@ -49,6 +58,7 @@ struct Verb {
   std::function<int(const Globals&)> run;  // returns the exit code
   bool pass_through = false;               // all further words go to `words` unparsed
   std::vector<std::string>* words = nullptr;
+  std::vector<std::string> next_words;  // what completes the words of a verb that passes them on
 };
 
 // Every verb, in the order of the overview.

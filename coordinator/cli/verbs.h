@@ -29,6 +29,8 @@ Verb make_export();
 Verb make_score();
 Verb make_completion();
 Verb make_complete();
+Verb make_doctor();
+Verb make_man();
 
 // ---- offline: need no coordinator
 Verb make_validate();

@@ -24,6 +24,7 @@ namespace {
 
 constexpr uint32_t kPollMs = 1000;
 constexpr double kGraceMaxS = 3600;
+constexpr double kTimeoutMaxS = 1e9;
 // Beyond the grace: the ranks' last checkpoint, and the coordinator's own limits.
 constexpr double kCancelTimeoutS = 120;
 
@@ -180,7 +181,8 @@ Verb make_wait() {
                    "Seconds; exit code 124 when it takes longer",
                    false,
                    Completes::kNothing,
-                   {}}};
+                   {},
+                   Range{0, kTimeoutMaxS}}};
   verb.run = [options](const Globals& globals) {
     return wait(globals, options->job, options->timeout_s);
   };

@@ -173,6 +173,7 @@ void Daemon::send_launch(const core::AgentKey& key, const core::Job& job) {
   launch->set_working_dir(job.submission.working_dir);
   launch->set_heartbeat_ms(kHeartbeatMs);
   launch->set_silence_ms(kAgentPatienceMs);
+  if (job.checkpoint) launch->set_saved_step(job.checkpoint->step);
   const Status status = server_.send(peer->second, message);
   if (!status.ok())
     log::warning("{}: cannot send the launch to {}: {}", key.job, key.node, status.message());

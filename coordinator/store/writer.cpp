@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include <optional>
 
 #include "base/file.h"
+#include "base/filesystem.h"
 #include "coordinator/protocol/dsv3.pb.h"
 #include "coordinator/store/database.h"
 #include "coordinator/store/packing.h"
@@ -61,16 +61,13 @@ class Lock {
 };
 
 Status check_filesystem(const std::string& state_dir) {
-  struct statfs info {};
-  if (::statfs(state_dir.c_str(), &info) != 0) {
-    return Status(Code::kFailed,
-                  fmt::format("cannot look at '{}': {}", state_dir, std::strerror(errno)));
-  }
-  if (!is_network_filesystem(static_cast<uint32_t>(info.f_type))) return {};
+  DSV3_ASSIGN_OR_RETURN(const Filesystem found, filesystem_of(state_dir));
+  if (can_hold_state(found.kind)) return {};
+  const bool fuse = found.kind == FilesystemKind::kFuse;
   return Status(
       Code::kInvalid,
-      fmt::format("'{}' is on a network file system, where SQLite's locks can't be trusted",
-                  state_dir),
+      fmt::format("'{}' is on a {} ({}), where SQLite's locks can't be trusted", state_dir,
+                  fuse ? "file system of a program" : "network file system", found.name),
       "choose a --state-dir on a local disk");
 }
 
@@ -109,19 +106,7 @@ std::string database_path(const std::string& state_dir) {
 }
 
 bool is_network_filesystem(uint64_t magic) {
-  constexpr std::array<uint64_t, 10> kNetwork = {
-      0x6969,      // NFS
-      0x517B,      // SMB
-      0xFF534D42,  // CIFS
-      0xFE534D42,  // SMB2
-      0x00C36400,  // Ceph
-      0x0BD00BD0,  // Lustre
-      0x47504653,  // GPFS
-      0x19830326,  // BeeGFS
-      0x5346414F,  // AFS
-      0x7461636F,  // OCFS2
-  };
-  return std::find(kNetwork.begin(), kNetwork.end(), magic) != kNetwork.end();
+  return filesystem_of_type(magic).kind == FilesystemKind::kNetwork;
 }
 
 struct Writer::Impl {
@@ -163,7 +148,8 @@ Status Writer::Impl::open(const std::string& state_dir) {
   DSV3_RETURN_IF_ERROR(make_dirs(state_dir, 0700));
   DSV3_RETURN_IF_ERROR(check_filesystem(state_dir));
   DSV3_RETURN_IF_ERROR(lock.take(state_dir));
-  return guarded("cannot open the database", [&]() -> Status {
+  const std::string what = fmt::format("cannot open the database '{}'", database_path(state_dir));
+  return guarded(what.c_str(), [&]() -> Status {
     db.emplace(database_path(state_dir), SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE,
                kBusyTimeoutMs);
     db->exec("PRAGMA journal_mode = WAL");

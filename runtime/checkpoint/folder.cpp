@@ -196,6 +196,10 @@ Status remove_folder(const std::string& path) {
 
 void remove_leftovers(const std::string& dir, int64_t attempt) {
   for (const std::string& name : names_in(dir)) {
+    if (name.starts_with(std::string(kLatestFile) + ".tmp.")) {  // of a writer that was killed
+      static_cast<void>(::unlink((dir + "/" + name).c_str()));
+      continue;
+    }
     const size_t mark = name.find(kAttemptMark);
     if (!name.starts_with(kTemporaryPrefix) || mark == std::string::npos) continue;
     const std::string_view rest = std::string_view(name).substr(mark + kAttemptMark.size());

@@ -7,6 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <stdexcept>
 #include <utility>
 
 #include "base/file.h"
@@ -39,12 +40,24 @@ OrderedJson print_state(const TrainingState& state) {
   return json;
 }
 
+// A whole number that an int64 holds. The library itself would round 2.5 and take 1e300 for any
+// number at all.
+int64_t whole(const Json& value, const char* what) {
+  const bool is_whole = value.is_number_integer() &&
+                        (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX);
+  if (!is_whole) throw std::out_of_range(fmt::format("{} is not a whole number", what));
+  return value.get<int64_t>();
+}
+int64_t whole_at(const Json& json, const char* key) {
+  return whole(json.at(key), key);
+}
+
 TrainingState parse_state(const Json& json) {
   TrainingState state;
-  json.at("next_sample_idx").get_to(state.next_sample_idx);
-  json.at("seed").get_to(state.seed);
-  json.at("lr_step").get_to(state.lr_step);
-  json.at("tokens_seen").get_to(state.tokens_seen);
+  state.next_sample_idx = whole_at(json, "next_sample_idx");
+  state.seed = whole_at(json, "seed");
+  state.lr_step = whole_at(json, "lr_step");
+  state.tokens_seen = whole_at(json, "tokens_seen");
   json.at("compute_dtype").get_to(state.compute_dtype);
   for (const Json& pair : json.at("extra")) {
     state.extra.emplace_back(pair.at(0).get<std::string>(), pair.at(1).get<std::string>());
@@ -77,13 +90,14 @@ ManifestTensor parse_tensor(const Json& json, size_t num_shards, std::string* fa
   json.at("name").get_to(tensor.info.name);
   if (!parse_dtype(json.at("dtype").get<std::string>(), &tensor.info.dtype))
     *fault = "unknown dtype";
-  json.at("shape").get_to(tensor.info.shape);
+  if (!json.at("shape").is_array()) throw std::out_of_range("a shape is not a list");
+  for (const Json& size : json.at("shape")) tensor.info.shape.push_back(whole(size, "a shape"));
   if (!sane_shape(tensor.info)) *fault = "impossible shape";
   for (const Json& entry : json.at("ranges")) {
     Range range;
-    entry.at("begin").get_to(range.begin);
-    entry.at("end").get_to(range.end);
-    entry.at("shard").get_to(range.shard);
+    range.begin = whole_at(entry, "begin");
+    range.end = whole_at(entry, "end");
+    range.shard = whole_at(entry, "shard");
     entry.at("key").get_to(range.key);
     if (range.shard < 0 || range.shard >= static_cast<int64_t>(num_shards))
       *fault = "a range in no shard";
@@ -102,15 +116,16 @@ bool numbers_possible(int64_t attempt, int64_t step) {
   return attempt >= 1 && step >= 0 && step <= kStepMax;
 }
 
-// May throw Json::exception for what is absent or of another type; gives what else is wrong, or "".
+// May throw a std::exception for what is absent or of another type; gives what else is wrong, or
+// "".
 std::string fill_manifest(const Json& json, Manifest* manifest) {
   if (json.at("format") != Json(kFormat)) return "its manifest is of something else";
   if (json.at("format_version") != Json(kManifestVersion)) {
     return fmt::format("its format version is not {}", kManifestVersion);
   }
   json.at("job").get_to(manifest->job);
-  json.at("attempt").get_to(manifest->attempt);
-  json.at("step").get_to(manifest->step);
+  manifest->attempt = whole_at(json, "attempt");
+  manifest->step = whole_at(json, "step");
   if (!numbers_possible(manifest->attempt, manifest->step))
     return fmt::format("attempt {} or step {} cannot be", manifest->attempt, manifest->step);
   json.at("spec").get_to(manifest->spec_yaml);
@@ -119,7 +134,7 @@ std::string fill_manifest(const Json& json, Manifest* manifest) {
   for (const Json& entry : json.at("shards")) {
     Shard shard;
     entry.at("file").get_to(shard.file);
-    entry.at("bytes").get_to(shard.bytes);
+    shard.bytes = whole_at(entry, "bytes");
     entry.at("xxh3_128").get_to(shard.checksum);
     if (!plain_file_name(shard.file))
       return fmt::format("'{}' is not the name of a shard", shard.file);
@@ -288,7 +303,7 @@ Result<Manifest> parse_manifest(std::string_view text, const std::string& path) 
   try {
     if (const std::string fault = fill_manifest(json, &manifest); !fault.empty())
       return unusable(path, fault);
-  } catch (const Json::exception& error) {
+  } catch (const std::exception& error) {
     return unusable(path, fmt::format("its manifest: {}", error.what()));
   }
   return manifest;

@@ -96,6 +96,9 @@ class Communicator {
   // Moves what can be moved without waiting, one round over all groups of the mesh. True when
   // nothing of this group is outstanding. Throws Failure.
   virtual bool progress() = 0;
+  // The deadline of operations that are started from now on; 0: the one the communicator was made
+  // with. All members give the same.
+  virtual void set_timeout_ms(int64_t timeout_ms) = 0;
   virtual bool is_done(Ticket ticket) const = 0;
   // Until the operation is done, at most its deadline (counted from its start, or from the end of
   // the one before it where that is later). Sleeps in the kernel, doesn't spin. Throws Failure.

@@ -40,6 +40,15 @@ Result<Json> read_json(const std::string& path) {
   return json;
 }
 
+// A value for a message. Lists and objects are only named: their nesting is the file's to choose,
+// and writing one out takes stack for every level.
+std::string shown(const Json& value) {
+  constexpr size_t kShownMax = 200;
+  if (value.is_structured()) return value.is_array() ? "a list" : "an object";
+  const std::string text = value.dump();
+  return text.size() <= kShownMax ? text : text.substr(0, kShownMax) + "…";
+}
+
 bool is_block_size(const Json& value) {
   return value.is_array() && value.size() == 2 && value[0].is_number_integer() &&
          value[1].is_number_integer() && value[0].get<int64_t>() >= 1 &&
@@ -71,8 +80,9 @@ Result<HfWeightsInfo> read_info(const std::string& path) {
   if (const auto block = quantized->find("weight_block_size");
       block != quantized->end() && !block->is_null()) {
     if (!is_block_size(*block)) {
-      return Status(Code::kInvalid, fmt::format("weight_block_size in '{}' is {}, not two sizes",
-                                                path, block->dump()));
+      return Status(Code::kInvalid,
+                    fmt::format("weight_block_size in '{}' is {}, not two sizes of at least 1",
+                                path, shown(*block)));
     }
     info.block_rows = (*block)[0].get<int64_t>();
     info.block_cols = (*block)[1].get<int64_t>();
@@ -148,7 +158,7 @@ Status HfFolder::open_index(const std::string& path) {
     if (!file.is_string() || !is_plain_name(file.get<std::string>())) {
       return Status(Code::kInvalid,
                     fmt::format("'{}' puts tensor {} into {}, which is not a file's name", path,
-                                name, file.dump()));
+                                name, shown(file)));
     }
     files.insert(file.get<std::string>());
   }

@@ -60,7 +60,8 @@ void settle_mtp(const HfFolder& folder, spec::ModelSpec* model, std::vector<std:
   if (model->mtp_layers == 0 || holds_layer(folder, model->num_layers)) return;
   notes->push_back(
       fmt::format("config.json says num_nextn_predict_layers {}, but the files hold no MTP module: "
-                  "imported with mtp_layers 0",
+                  "imported with mtp_layers 0; to train from it with this config.json give "
+                  "--set model.mtp_layers=0",
                   model->mtp_layers));
   model->mtp_layers = 0;
 }

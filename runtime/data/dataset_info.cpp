@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 
 #include "base/file.h"
 #include "runtime/data/dataset_info.h"
@@ -14,6 +15,14 @@ constexpr std::string_view kFormat = "dsv3ctl dataset";
 
 using Json = nlohmann::json;                 // what is read
 using OrderedJson = nlohmann::ordered_json;  // what is written
+
+// A count. The library itself would round 2.5 and take 1e300 for any number at all.
+int64_t count_at(const Json& json, const char* key) {
+  const Json& value = json.at(key);
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > INT64_MAX)
+    throw std::out_of_range(fmt::format("{} is not a count", key));
+  return value.get<int64_t>();
+}
 
 // The parsed PREFIX.json, or why it is none.
 Result<Json> read_metadata(const std::string& prefix) {
@@ -37,14 +46,16 @@ Result<DatasetInfo> read_dataset_info(const std::string& prefix) {
   DatasetInfo info;
   try {
     json.at("tokenizer").get_to(info.tokenizer);
-    json.at("documents").get_to(info.num_documents);
-    json.at("tokens").get_to(info.num_tokens);
-    json.at("vocab_size").get_to(info.vocab_size);
-    json.at("eod").get_to(info.eod);
+    info.num_documents = count_at(json, "documents");
+    info.num_tokens = count_at(json, "tokens");
+    info.vocab_size = count_at(json, "vocab_size");
+    const int64_t eod = count_at(json, "eod");
+    if (eod > INT32_MAX) throw std::out_of_range("eod is no token");
+    info.eod = static_cast<int32_t>(eod);
     json.at("unigram_entropy_nats").get_to(info.unigram_entropy_nats);
-    json.at("input_bytes").get_to(info.input_bytes);
-    json.at("invalid_utf8_documents").get_to(info.invalid_utf8_documents);
-  } catch (const Json::exception& error) {
+    info.input_bytes = count_at(json, "input_bytes");
+    info.invalid_utf8_documents = count_at(json, "invalid_utf8_documents");
+  } catch (const std::exception& error) {
     return Status(Code::kInvalid, fmt::format("'{}.json': {}", prefix, error.what()));
   }
   return info;

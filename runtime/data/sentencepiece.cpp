@@ -12,6 +12,7 @@
 #include <unordered_map>
 
 #include "base/file.h"
+#include "runtime/data/sentencepiece_check.h"
 #include "runtime/data/tokenizer.h"
 
 namespace dsv3::data {
@@ -28,9 +29,15 @@ Status from_sentencepiece(const char* what, const sentencepiece::util::Status& s
 class SentencePieceTokenizer final : public Tokenizer {
  public:
   static Result<std::unique_ptr<Tokenizer>> create(const std::string& model_bytes) {
+    if (const std::string fault = sentencepiece_fault(model_bytes); !fault.empty())
+      return Status(Code::kInvalid, "not a SentencePiece model: " + fault);
     auto tokenizer = std::make_unique<SentencePieceTokenizer>();
-    const auto status = tokenizer->processor_.LoadFromSerializedProto(model_bytes);
-    if (!status.ok()) return from_sentencepiece("not a SentencePiece model", status);
+    try {
+      const auto status = tokenizer->processor_.LoadFromSerializedProto(model_bytes);
+      if (!status.ok()) return from_sentencepiece("not a SentencePiece model", status);
+    } catch (const std::exception& error) {  // of its tries, for a piece that they can't hold
+      return Status(Code::kInvalid, fmt::format("not a SentencePiece model: {}", error.what()));
+    }
     tokenizer->eod_ = tokenizer->processor_.eos_id();
     if (tokenizer->eod_ < 0) {
       return Status(Code::kInvalid, "the SentencePiece model has no end-of-text piece (eos_id)",

@@ -5,6 +5,11 @@
 #include <cstdint>
 
 namespace dsv3::train {
+namespace {
+
+constexpr int64_t kDiskTimeoutMs = 3'600'000;
+
+}  // namespace
 
 Requests agree_on_requests(Session& session, const Requests& own) {
   if (!session.data_group) return own;
@@ -14,8 +19,16 @@ Requests agree_on_requests(Session& session, const Requests& own) {
   return {flags[0] != 0, flags[1] != 0};
 }
 
+void wait_for_rank_0(Session& session, std::string_view what) {
+  if (!session.data_group) return;
+  session.data_group->set_timeout_ms(kDiskTimeoutMs);
+  session.data_group->barrier(what);
+  session.data_group->set_timeout_ms(0);
+}
+
 std::string share_text(Session& session, const std::string& text) {
   if (!session.data_group) return text;
+  wait_for_rank_0(session, "choosing a checkpoint");
   auto size = static_cast<int64_t>(text.size());
   session.data_group->broadcast("length of the checkpoint's path", {&size, 1, DType::kI64}, 0);
   // A byte in each element: paths are short, and the communicator has no smaller type.

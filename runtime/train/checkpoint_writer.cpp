@@ -140,7 +140,8 @@ Status CheckpointWriter::save() {
 }
 
 Status CheckpointWriter::finish() {
-  if (!enabled()) return {};
+  // A state before the first step is drawn again as well as read; step 0 means imported weights.
+  if (!enabled() || session_.steps_done == 0) return {};
   DSV3_RETURN_IF_ERROR(wait_for_last());
   if (saved_step_ == session_.steps_done) return {};
   pending_ = {session_.steps_done, system_clock().steady_ns()};

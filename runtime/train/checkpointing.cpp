@@ -173,6 +173,13 @@ Result<std::string> choose_checkpoint(const Session& session, const TrainOptions
       return selected->path;
     }
     if (selected.status().code() != Code::kNotFound) return selected.status();
+    if (options.saved_step > 0) {
+      return Status(
+          Code::kCheckpointUnusable,
+          fmt::format("{} has saved step {}, and there is no checkpoint in '{}' any more",
+                      options.job, options.saved_step, dir),
+          "bring the folder back (is its disk mounted?) and resume, or submit the job anew");
+    }
   }
   if (session.spec.checkpoint.load.empty()) return std::string();
   DSV3_ASSIGN_OR_RETURN(const std::string path,

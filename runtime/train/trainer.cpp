@@ -91,6 +91,19 @@ bool is_due(int64_t interval_steps, int64_t step) {
   return interval_steps > 0 && step % interval_steps == 0;
 }
 
+// Only the leading rank has a writer that writes; the others wait for it here, not in a collective.
+Status save(Loop& loop) {
+  DSV3_RETURN_IF_ERROR(loop.writer.save());
+  wait_for_rank_0(loop.session, "checkpoint");
+  return {};
+}
+
+Status finish(Loop& loop) {
+  DSV3_RETURN_IF_ERROR(loop.writer.finish());
+  wait_for_rank_0(loop.session, "last checkpoint");
+  return {};
+}
+
 Status run_loop(Loop& loop) {
   Session& session = loop.session;
   const spec::JobSpec& spec = session.spec;
@@ -101,9 +114,9 @@ Status run_loop(Loop& loop) {
     asked = agree_on_requests(session, asked);
     if (asked.stop) {
       loop.summary.stopped = true;
-      return loop.writer.finish();
+      return finish(loop);
     }
-    if (asked.checkpoint) DSV3_RETURN_IF_ERROR(loop.writer.save());
+    if (asked.checkpoint) DSV3_RETURN_IF_ERROR(save(loop));
     DSV3_ASSIGN_OR_RETURN(const StepReport report, run_step(session));
     if (loop.summary.steps == 0) session.arena->compact();
     report_step(loop, report);
@@ -112,10 +125,10 @@ Status run_loop(Loop& loop) {
       DSV3_RETURN_IF_ERROR(validate(loop));
     DSV3_RETURN_IF_ERROR(loop.writer.collect());
     if (is_due(spec.checkpoint.interval_steps, session.steps_done))
-      DSV3_RETURN_IF_ERROR(loop.writer.save());
+      DSV3_RETURN_IF_ERROR(save(loop));
   }
   // The checkpoint first: a fault in the validation data must not lose the run.
-  DSV3_RETURN_IF_ERROR(loop.writer.finish());
+  DSV3_RETURN_IF_ERROR(finish(loop));
   DSV3_RETURN_IF_ERROR(validate(loop));
   report_memory(loop);
   return {};
@@ -141,6 +154,7 @@ Result<TrainSummary> train(const TrainOptions& given, TrainObserver& observer) {
     DSV3_RETURN_IF_ERROR(restore_from(*session, path));
     log::info("resumed from {} at step {}", path, session->steps_done);
   }
+  wait_for_rank_0(*session, "reading a checkpoint");  // each reads at its disk's pace
   const std::string& own = options.checkpoint_dir;
   const bool is_own = !path.empty() && !own.empty() && path.starts_with(own + "/");
   CheckpointWriter writer(*session, options, observer, is_own ? session->steps_done : -1);

@@ -113,6 +113,8 @@ struct TrainOptions {
   // Called at named points of every save (checkpoint/checkpoint.h), by the thread that writes; for
   // tests. Empty: nothing.
   std::function<Status(std::string_view point)> checkpoint_probe;
+  // The run is known to have saved this step: to find no checkpoint is an error then. 0: it is not.
+  int64_t saved_step = 0;
   // Outlives train(). All its ranks call train() with the same spec; rank 0 of it saves.
   DataGroup data_group;
 };

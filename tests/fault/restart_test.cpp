@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/clock.h"
 #include "tests/fault/gang.h"
@@ -135,6 +136,18 @@ TEST(Restart, GivesUpWithoutProgressAndCanBeResumed) {
   EXPECT_EQ(home.job(id)["state"], "RUNNING");
   EXPECT_EQ(home.ctl({"resume", "nothing-9"}).code, 5);
   EXPECT_EQ(home.ctl({"cancel", id}, 60).code, 0);
+}
+
+TEST(Restart, DoesNotBeginAfreshWhereTheCheckpointsHaveVanished) {
+  const Home home;
+  const Saved job = start_saved(home, kForEver, 50);
+  const std::vector<pid_t> ranks = wait_for_ranks(home);
+  kill_all(ranks, SIGSTOP);  // they write none while the folder goes
+  std::filesystem::remove_all(fmt::format("{}/jobs/{}/checkpoints", home.state_dir(), job.id));
+  kill_all(ranks);
+  ASSERT_TRUE(reaches(home, job.id, "FAILED"));
+  const std::string reason = home.job(job.id)["reason"];
+  EXPECT_NE(reason.find(" has saved step "), std::string::npos) << reason;
 }
 
 TEST(Restart, IsMadeByTheNextCoordinatorWhenOneDiesBefore) {

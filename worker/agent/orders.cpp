@@ -165,6 +165,9 @@ Status Agent::start_rank(const wire::LaunchRanks& order, uint32_t rank,
                  "--job",         order.job(),
                  "--attempt",     std::to_string(order.attempt()),
                  "--job-dir",     order.job_dir()};
+  if (order.saved_step() > 0) {
+    launch.argv.insert(launch.argv.end(), {"--saved-step", std::to_string(order.saved_step())});
+  }
   launch.env.assign(order.env().begin(), order.env().end());
   if (!rendezvous_.empty()) {
     launch.argv.insert(launch.argv.end(), {"--rendezvous", rendezvous_});

@@ -1,7 +1,9 @@
 // See run.h.
 #include "worker/agent/run.h"
 
+#include <cstdio>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/log.h"
@@ -10,6 +12,10 @@
 namespace dsv3::agent {
 
 int run(int argc, char** argv) {
+  if (argc == 2 && std::string_view(argv[1]) == "--version") {
+    std::printf("dsv3-agent %s\n", DSV3_VERSION);
+    return 0;
+  }
   log::init("agent");
   const auto options = parse_options(std::vector<std::string>(argv + 1, argv + argc));
   if (!options.ok()) {

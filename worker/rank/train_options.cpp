@@ -24,6 +24,10 @@ Result<TrainWords> parse_train_words(const std::vector<std::string>& words, bool
   app.add_option("--rendezvous", options.rendezvous,
                  "where the ranks meet: local:NAME (one host) or tcp:HOST:PORT (of rank 0); they "
                  "share the secret in DSV3_JOB_TOKEN");
+  app.add_option("--saved-step", options.saved_step,
+                 "the job has saved this step: if no checkpoint is found, end instead of beginning "
+                 "afresh")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--link-fd", options.link_fd, "descriptor of the agent's socket");
   app.add_flag("--fresh", fresh, "don't resume from a checkpoint that is there");
   std::vector<std::string> reversed(words.rbegin(), words.rend());  // as CLI11 wants them
@@ -48,6 +52,10 @@ Result<TrainWords> parse_train_words(const std::vector<std::string>& words, bool
   }
   const char* token = std::getenv("DSV3_JOB_TOKEN");
   options.token = token ? token : "";
+  if (options.rendezvous.starts_with("tcp:") && options.token.empty()) {
+    return Status(Code::kInvalid, "--rendezvous tcp: needs a secret in DSV3_JOB_TOKEN",
+                  "without one, whoever reaches the port is let in");
+  }
   options.resume = !fresh;
   return options;
 }

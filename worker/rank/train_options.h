@@ -22,6 +22,7 @@ struct TrainWords {
   std::string rendezvous;      // where the ranks meet (runtime/comm/cpu/mesh.h); "" with world 1
   std::string token;           // from DSV3_JOB_TOKEN: what the ranks know each other by
   int link_fd = -1;            // the agent's socket; -1: standalone
+  int64_t saved_step = 0;      // the job has saved this step; 0: nothing yet, as far as is known
   bool resume = true;
 };
 

@@ -29,7 +29,7 @@ namespace {
 
 constexpr int64_t kDrainMs = 10'000;
 constexpr int64_t kMeetMs = 60'000;  // for the other ranks to start
-constexpr int kGradientLanes = 4;    // tests/bench/RESULTS.md: what one, two and four hide
+constexpr int kGradientLanes = 2;    // tests/bench/RESULTS.md: what one, two and four hide
 // "@demo" in data.path: the demo's text, as `dsv3ctl submit` prepares it.
 constexpr const char* kDemoData = "@demo";
 
@@ -177,6 +177,7 @@ Result<train::TrainSummary> train_job(const TrainWords& words, link::Reporter* r
   train::TrainOptions options{.spec = job, .job = words.job, .attempt = words.attempt};
   options.checkpoint_dir = checkpoint_dir(words, job);
   options.resume = words.resume;
+  options.saved_step = words.saved_step;
   DSV3_RETURN_IF_ERROR(check_folder_is_free(words, options.checkpoint_dir));
   DSV3_ASSIGN_OR_RETURN(const Peers peers, meet_peers(words, plan.layout, job));
   options.data_group = peers.data_group;

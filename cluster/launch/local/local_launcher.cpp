@@ -160,6 +160,14 @@ Result<AgentStatus> LocalLauncher::submit(const AgentSpec& spec) {
 
 Result<AgentStatus> LocalLauncher::poll(const AgentSpec& spec) {
   if (!path_exists(record_path(spec))) {
+    if (const auto live = live_.find(spec.key); live != live_.end()) {
+      // Its record was deleted under it: the process says what is so.
+      AgentStatus status{AgentState::kRunning, std::nullopt, "its record was deleted"};
+      if (find_by_argv(agent_argv(program_, spec)) != 0) return status;
+      live->second.left_nothing = kill_what_is_left(spec);
+      if (live->second.left_nothing) status.state = AgentState::kExited;
+      return status;
+    }
     return Status(Code::kNotFound, fmt::format("no agent was started for {} attempt {} on {}",
                                                spec.key.job, spec.key.attempt, spec.key.node));
   }

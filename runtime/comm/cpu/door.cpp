@@ -11,7 +11,7 @@
 namespace dsv3::comm {
 namespace {
 
-constexpr size_t kStrangersMax = 64;
+constexpr size_t kStrangersMax = 64;  // beside the attempt's own ranks
 constexpr size_t kVisitorsMax = 4 * kWorldMax;
 constexpr int64_t kStrangerNs = 5'000'000'000;
 constexpr int64_t kRetryPauseMaxNs = 20'000'000;
@@ -53,14 +53,19 @@ void Door::receive() {
   for (const Fd& listener : listeners_) {
     for (Fd fd = accept_at(listener.get()); fd.valid(); fd = accept_at(listener.get())) {
       if (!is_same_user(fd.get())) continue;
-      if (strangers_.size() >= kStrangersMax) strangers_.erase(strangers_.begin());
       Stranger stranger;
       stranger.fd = std::move(fd);
       stranger.until_ns = now + kStrangerNs;
-      strangers_.push_back(std::move(stranger));
+      // Who has said hello already is never taken for one stranger too many.
+      if (read_hello(stranger)) strangers_.push_back(std::move(stranger));
     }
   }
   std::erase_if(strangers_, [&](Stranger& s) { return now >= s.until_ns || !read_hello(s); });
+  // The ranks of a large attempt may all be between their call and their hello.
+  const size_t most = kStrangersMax + 2 * static_cast<size_t>(world_);
+  if (strangers_.size() > most) {
+    strangers_.erase(strangers_.begin(), strangers_.end() - static_cast<ptrdiff_t>(most));
+  }
 }
 
 bool Door::read_hello(Stranger& stranger) {

@@ -26,8 +26,8 @@ constexpr int64_t kBlock = 2048;  // accumulators: at most 16 KiB
 
 // Unsigned in sums, so that integers wrap.
 template <typename T>
-using SumOf =
-    std::conditional_t<std::is_integral_v<T>, std::make_unsigned<T>, std::type_identity<T>>::type;
+using SumOf = typename std::conditional_t<std::is_integral_v<T>, std::make_unsigned<T>,
+                                          std::type_identity<T>>::type;
 
 template <typename T, bool kMaximum>
 DSV3_INLINE T combine(T a, T b) {

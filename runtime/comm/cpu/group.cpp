@@ -33,12 +33,18 @@ Group::Group(SocketMesh& mesh, std::string name, std::vector<int> members, int r
       channels_(std::move(channels)),
       busy_(members_.size()),
       messages_sent_(members_.size()),
-      messages_received_(members_.size()) {
+      messages_received_(members_.size()),
+      timeout_ns_(mesh.operation_timeout_ns()) {
   mesh_.add(this);
 }
 
 Group::~Group() {
   mesh_.remove(this);
+}
+
+void Group::set_timeout_ms(int64_t timeout_ms) {
+  DSV3_CHECK(timeout_ms >= 0);
+  timeout_ns_ = timeout_ms > 0 ? timeout_ms * 1'000'000 : mesh_.operation_timeout_ns();
 }
 
 bool Group::progress() {
@@ -97,7 +103,7 @@ bool Group::is_busy(const Operation& message) const {
 }
 
 void Group::begin(Operation& op) {
-  if (op.deadline_ns == 0) op.deadline_ns = now_ns() + mesh_.operation_timeout_ns();
+  if (op.deadline_ns == 0) op.deadline_ns = now_ns() + op.timeout_ns;
 }
 
 bool Group::move(int passes) {

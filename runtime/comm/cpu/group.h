@@ -44,6 +44,7 @@ class Group final : public Communicator {
   Ticket start_receive(std::string_view op, Buffer data, int peer) override;
   Ticket start_barrier(std::string_view op) override;
 
+  void set_timeout_ms(int64_t timeout_ms) override;
   bool progress() override;
   bool is_done(Ticket ticket) const override;
   void wait(Ticket ticket) override;
@@ -95,6 +96,7 @@ class Group final : public Communicator {
   Ticket last_ticket_ = 0;
   uint64_t collectives_ = 0;
   std::vector<uint64_t> messages_sent_, messages_received_;
+  int64_t timeout_ns_;
   Traffic traffic_;
   Pool<Exchange> exchanges_;
   Pool<SmallAllReduce> small_all_reduces_;

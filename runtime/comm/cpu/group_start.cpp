@@ -45,6 +45,7 @@ T& Group::take(Pool<T>& pool, OpKind kind, std::string_view name, size_t num_flo
   op.reset(num_flows);
   op.kind = kind;
   op.name.assign(name);
+  op.timeout_ns = timeout_ns_;
   return op;
 }
 

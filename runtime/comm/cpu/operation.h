@@ -98,7 +98,7 @@ class Operation {
   OpKind kind = OpKind::kBarrier;
   bool receiving = false;  // kMessage: this side receives
   std::string name;
-  int64_t started_ns = 0;
+  int64_t timeout_ns = 0;
   int64_t deadline_ns = 0;  // 0: it waits for the ones before it
   std::vector<Flow> flows;
 

@@ -125,7 +125,7 @@ void SocketMesh::check_deadlines() {
     for (size_t i = 0; i < peers.size(); ++i)
       text += (i ? ", " : "") + std::to_string(g->global_rank(peers[i]));
     fail(Code::kCollectiveTimeout, peers.empty() ? -1 : g->global_rank(peers[0]),
-         "still waiting for " + text + " after " + std::to_string(options_.operation_timeout_ms) +
+         "still waiting for " + text + " after " + std::to_string(op->timeout_ns / 1'000'000) +
              " ms");
   }
 }

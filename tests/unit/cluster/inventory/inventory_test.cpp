@@ -75,5 +75,25 @@ TEST(Probe, ClusterListsTheCpuBeforeTheGpus) {
   EXPECT_EQ(cluster.nodes[0].devices[1].uuid, "GPU-1");
 }
 
+// The rule of kernels/cpu (AMX, or AVX512-BF16 on AMD); DSV3_CPU_MATMUL aside.
+TEST(Probe, KnowsInWhatProductsRun) {
+  MachineFacts facts;
+  EXPECT_FALSE(multiplies_in_bf16(facts));
+  facts.has_avx512_bf16 = true;
+  EXPECT_FALSE(multiplies_in_bf16(facts));
+  facts.is_amd = true;
+  EXPECT_TRUE(multiplies_in_bf16(facts));
+  facts = {};
+  facts.has_amx_bf16 = true;
+  EXPECT_TRUE(multiplies_in_bf16(facts));
+}
+
+TEST(Probe, ALibraryThatCannotBeLoadedSaysWhy) {
+  EXPECT_NE(try_library("/nonexistent/libx.so", "f").find("/nonexistent/libx.so"),
+            std::string::npos);
+  EXPECT_EQ(try_library("libm.so.6", "cos"), "");
+  EXPECT_NE(try_library("libm.so.6", "no_such_symbol").find("no_such_symbol"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace dsv3::inventory

@@ -31,7 +31,10 @@ TEST(Recommend, GivesTheRowOfTheTableWhereItFits) {
   EXPECT_EQ(ask(16, 80).config, "15b");
   EXPECT_EQ(ask(24, 80).config, "20b");
   EXPECT_TRUE(ask(8, 80).plan.has_value());
-  EXPECT_TRUE(ask(8, 80).rejected.empty());
+  const Recommendation eight = ask(8, 80);
+  ASSERT_EQ(eight.rejected.size(), 1u);
+  EXPECT_EQ(eight.rejected[0].config, "15b");
+  EXPECT_NE(eight.rejected[0].reason.find("16 x 80 GB"), std::string::npos);
 }
 
 TEST(Recommend, AGapTakesTheLargestSatisfiedRow) {

@@ -1,6 +1,7 @@
 // Reading YAML: every fault of form, where it stands, and all of them at once.
 #include "configs/spec/parse.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "tests/unit/configs/spec/helpers.h"
@@ -260,6 +261,66 @@ TEST(ParseYaml, DamagedFilesAreRefusedWithoutHarm) {
     const Parsed p = parse_yaml(text, "f.yaml");
     for (const Diagnostic& d : p.diagnostics) EXPECT_FALSE(d.code.empty() || d.message.empty());
   }
+}
+
+// What a user may hand over by mistake or on purpose: each is one sentence with its place, at once.
+TEST(ParseYaml, WhatIsNoTextIsRefusedWithItsPlace) {
+  const auto only = [](const std::string& text) {
+    const Parsed p = parse_yaml(text, "f.yaml");
+    EXPECT_EQ(p.diagnostics.size(), 1u) << text_of(p.diagnostics);
+    return p.diagnostics.empty() ? Diagnostic{} : p.diagnostics[0];
+  };
+  const Diagnostic nul = only("model:\n  d_mo" + std::string(1, '\0') + "del: 4\n");
+  EXPECT_EQ(nul.code, "NOT_UTF8");
+  EXPECT_EQ(nul.where, "f.yaml:2:7");
+  EXPECT_NE(nul.message.find("NUL"), std::string::npos) << nul.message;
+  const Diagnostic latin = only("model:\n# caf\xe9\n");
+  EXPECT_EQ(latin.code, "NOT_UTF8");
+  EXPECT_EQ(latin.where, "f.yaml:2:6");
+  EXPECT_NE(latin.message.find("0xe9"), std::string::npos) << latin.message;
+  EXPECT_EQ(only(std::string("\xff\xfem\0o\0", 6)).code, "NOT_UTF8");  // UTF-16
+  EXPECT_EQ(parse_json("{\"a\": \"\xe9\"}", "f.json").diagnostics[0].code, "NOT_UTF8");
+  EXPECT_EQ(with_sets({"model.name=\xff"}).diagnostics[0].code, "BAD_OVERRIDE");
+}
+
+TEST(ParseYaml, ByteOrderMarkAndCarriageReturnsAreText) {
+  std::string windows = "\xef\xbb\xbf";
+  for (const char c : kSmallYaml) windows += c == '\n' ? std::string("\r\n") : std::string(1, c);
+  const Parsed p = parse_yaml(windows, "f.yaml");
+  ASSERT_TRUE(p.ok()) << text_of(p.diagnostics);
+  EXPECT_TRUE(p.job == parse_yaml(kSmallYaml, "f.yaml").job);
+}
+
+// The depth is bounded while reading: neither reader may use the stack up.
+TEST(ParseYaml, DeepNestingInEveryNotationIsRefused) {
+  const auto repeated = [](const std::string& part) {
+    std::string text;
+    for (int i = 0; i < 20000; ++i) text += part;
+    return text;
+  };
+  for (const char* part : {"[", "{", "{a: ", "- ", "? ", "[a: ", "[? ", "[: ", "{? ", "{{a: "}) {
+    for (const char* head : {"", "model: ", "a: 1\n---\n"}) {
+      const Parsed p = parse_yaml(head + repeated(part), "f.yaml");
+      EXPECT_FALSE(p.ok()) << head << part;
+      EXPECT_LE(p.diagnostics.size(), 10u) << head << part;
+    }
+  }
+  for (const char* part : {"!a ", "&a ", "*a ", "!a [", "| ", "> ", "\"", "'"})
+    EXPECT_FALSE(parse_yaml("model: " + repeated(part), "f.yaml").ok()) << part;
+  EXPECT_EQ(parse_json(repeated("["), "f.json").diagnostics[0].code, "TOO_DEEP");
+  EXPECT_EQ(parse_json(repeated("{\"a\":"), "f.json").diagnostics[0].code, "TOO_DEEP");
+}
+
+TEST(ParseYaml, AliasesThatWouldMultiplyAreNotFollowed) {
+  std::string text = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n";
+  for (int i = 1; i < 12; ++i) {
+    text += fmt::format("a{}: &a{} [", i, i);
+    for (int k = 0; k < 10; ++k) text += fmt::format("{}*a{}", k == 0 ? "" : ",", i - 1);
+    text += "]\n";
+  }
+  const Parsed p = parse_yaml(text, "f.yaml");
+  EXPECT_NE(find(p.diagnostics, "YAML_FEATURE"), nullptr);
+  EXPECT_LE(p.diagnostics.size(), 40u) << "the same sentence over and over";
 }
 
 }  // namespace

@@ -63,8 +63,30 @@ TEST(Completion, EachShellGetsAScriptThatAsksBack) {
   for (const char* shell : {"bash", "zsh", "fish"}) {
     const Outcome outcome = command_line({"completion", shell});
     EXPECT_EQ(outcome.code, 0) << shell;
-    EXPECT_TRUE(contains(outcome.out, "dsv3ctl __complete --")) << shell;
+    EXPECT_TRUE(contains(outcome.out, " __complete -- ")) << shell;
   }
+}
+
+TEST(Completion, OfTheNewestVerbs) {
+  const auto verbs = candidates({});
+  for (const char* verb : {"resume", "import", "export", "score", "doctor", "man"})
+    EXPECT_TRUE(has(verbs, verb)) << verb;
+  EXPECT_EQ(candidates({"export", "--format"}), (std::vector<std::string>{"hf"}));
+  EXPECT_TRUE(has(candidates({"data"}), "prepare"));
+  EXPECT_TRUE(has(candidates({"man"}), "config"));
+  EXPECT_FALSE(has(candidates({"man"}), "__complete"));
+}
+
+TEST(Completion, AnOptionThatWaitsForAFileLeavesItToTheShell) {
+  EXPECT_TRUE(candidates({"import", "--out"}).empty());
+  EXPECT_TRUE(candidates({"status", "--state-dir"}).empty());
+  EXPECT_TRUE(has(candidates({"import", "--out", "x"}), "--out"));
+}
+
+TEST(Completion, OptionsOfEveryVerbMayStandBeforeIt) {
+  EXPECT_TRUE(has(candidates({"--json", "submit", "--launcher"}), "local"));
+  EXPECT_TRUE(has(candidates({"--state-dir", "/x", "submit", "--launcher"}), "local"));
+  EXPECT_TRUE(has(candidates({"--state-dir=/x", "submit", "--launcher"}), "local"));
 }
 
 }  // namespace

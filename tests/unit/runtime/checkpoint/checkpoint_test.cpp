@@ -172,6 +172,11 @@ TEST(Checkpoint, AManifestOfImpossibleNumbersOrDepthIsRefused) {
   EXPECT_EQ(with("\"step\": 10", "\"step\": -10"), Code::kCheckpointUnusable);
   EXPECT_EQ(with("\"step\": 10", "\"step\": 4611686018427387904"), Code::kCheckpointUnusable);
   EXPECT_EQ(with("\"attempt\": 1", "\"attempt\": 0"), Code::kCheckpointUnusable);
+  for (const char* number : {"1e300", "2.5", "9223372036854775808", "true", "null"}) {
+    EXPECT_EQ(with("\"step\": 10", std::string("\"step\": ") + number), Code::kCheckpointUnusable);
+    EXPECT_EQ(with("\"bytes\": ", std::string("\"bytes\": ") + number + ", \"was\": "),
+              Code::kCheckpointUnusable);
+  }
   const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
   EXPECT_EQ(with("\"format_version\": 1", "\"format_version\": " + deep),
             Code::kCheckpointUnusable);

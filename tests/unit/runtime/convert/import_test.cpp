@@ -314,6 +314,10 @@ TEST_F(Import, AnIndexThatLiesIsRefused) {
   expect_refused(Code::kInvalid, "not a file's name");
   with("x", 3);
   expect_refused(Code::kInvalid, "not a file's name");
+  // A message must not write out what it complains about: a million levels would take the stack.
+  const std::string nested = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  overwrite(index, "{\"weight_map\": {\"x\": " + nested + "}}");
+  expect_refused(Code::kInvalid, "into a list, which is not a file's name");
   with("x", "part-0.safetensors");
   expect_refused(Code::kInvalid, "doesn't hold it");
   overwrite(index, "{\"weight_map\": [");

@@ -263,5 +263,15 @@ TEST_F(CheckpointWriting, WithNoneUsableNothingIsMovedAndNothingTrained) {
   EXPECT_TRUE(second.steps.empty() && second.notes.empty());
 }
 
+TEST_F(CheckpointWriting, ARunThatHasSavedDoesNotBeginAfreshWhereNothingIsLeft) {
+  Recorder recorder;
+  TrainOptions again = options("gone", 2);
+  again.saved_step = 4;
+  const auto summary = train(again, recorder);
+  EXPECT_EQ(summary.status().code(), Code::kCheckpointUnusable);
+  EXPECT_NE(summary.status().message().find("has saved step 4"), std::string::npos);
+  EXPECT_TRUE(recorder.steps.empty());
+}
+
 }  // namespace
 }  // namespace dsv3::train
