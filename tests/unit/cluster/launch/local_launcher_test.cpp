@@ -144,7 +144,8 @@ TEST_F(LocalLauncherTest, AnAgentHasEndedWhenNothingThatItStartedIsLeft) {
     left = std::atoi(log->c_str() + at + 5);
     return true;
   }));
-  // It waits for ever by itself; a quick agent has ended, and it been killed, before submit returned.
+  // It waits for ever by itself; a quick agent has ended, and it been killed, before submit
+  // returned.
   EXPECT_TRUE(eventually([&] { return launcher.poll(spec)->state == AgentState::kExited; }));
   EXPECT_FALSE(process_alive(left));
   EXPECT_EQ(launcher.poll(spec)->exit_code, 0);

@@ -161,6 +161,25 @@ TEST(Faults, ASilentRankIsNamedAtTheDeadline) {
   }
 }
 
+TEST(Faults, AnOperationMayHaveADeadlineOfItsOwn) {
+  const std::string rendezvous = unique_rendezvous();
+  Shared& shared = shared_memory();
+  const auto results = run_ranks(2, [&](int rank) -> std::string {
+    auto mesh = connect_or_throw(options_for(rendezvous, rank, 2));  // a deadline of many seconds
+    auto c = mesh->create_group("dp", all_of(2));
+    c->barrier("begin");
+    if (rank == 1) fall(shared, SIGSTOP, 1);
+    c->set_timeout_ms(100);
+    const Ticket ticket = c->start_barrier("x");
+    c->set_timeout_ms(0);  // of what comes after it
+    ++shared.count;
+    return failure_of([&] { c->wait(ticket); });
+  });
+  EXPECT_FALSE(results[0].failed) << results[0].text;
+  EXPECT_NE(results[0].text.find("still waiting for rank 1 after 100 ms"), std::string::npos)
+      << results[0].text;
+}
+
 TEST(Faults, AnAbortFromAnotherThreadWakesEveryRank) {
   const std::string rendezvous = unique_rendezvous();
   Shared& shared = shared_memory();

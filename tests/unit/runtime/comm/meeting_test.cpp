@@ -112,6 +112,23 @@ TEST(Meeting, AttemptsBesideEachOtherDoNotMix) {
   });
 }
 
+// The others connect all their groups before rank 0 opens its door: more connections than strangers
+// are let in.
+TEST(Meeting, ALateRankFindsTheGroupsOfAllWhoAreAhead) {
+  constexpr int kWorld = 16, kGroups = 5;
+  const std::string rendezvous = unique_rendezvous();
+  Shared& shared = shared_memory();
+  all_ranks(kWorld, [&](int rank) {
+    auto mesh = connect_or_throw(options_for(rendezvous, rank, kWorld));
+    while (rank == 0 && shared.count < kWorld - 1) std::this_thread::yield();
+    std::vector<std::unique_ptr<Communicator>> groups;
+    for (int i = 0; i < kGroups; ++i)
+      groups.push_back(mesh->create_group("g" + std::to_string(i), all_of(kWorld)));
+    ++shared.count;
+    for (const auto& group : groups) group->barrier("all there");
+  });
+}
+
 TEST(Meeting, BadOptionsAreNamed) {
   const auto error = [](const std::function<void(MeshOptions&)>& change) {
     MeshOptions options = options_for("local:x", 0, 2);
