@@ -2,6 +2,7 @@
 // worker's; the coordinator says where a job's checkpoint is.
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -20,14 +21,16 @@ struct Words {
   std::optional<double> shard_gb;
 };
 
-// Where the job's newest checkpoint is, as `status` has it.
+// The folder of the job's checkpoints, of which the worker takes the newest valid one: between two
+// looks the one that `status` names may be retired, or damaged.
 Result<std::string> checkpoint_of(const Globals& globals, const std::string& job) {
   DSV3_ASSIGN_OR_RETURN(transport::Client client, connect(globals));
   wire::Envelope request, envelope;
   request.mutable_status()->set_job(job);
   DSV3_RETURN_IF_ERROR(ask(client, request, &envelope));
   const wire::JobStatus& status = envelope.status_reply().jobs(0);
-  if (status.has_checkpoint()) return status.checkpoint().path();
+  if (status.has_checkpoint())
+    return std::filesystem::path(status.checkpoint().path()).parent_path().string();
   return Status(Code::kNotFound, fmt::format("job {} has no checkpoint yet", job),
                 fmt::format("'dsv3ctl checkpoint {}' makes a running job write one", job));
 }

@@ -65,7 +65,7 @@ int recommend(const Globals& globals, const plan::Hardware& hardware) {
     print(fmt::format("smaller      {}\n", choice.reason));
   if (!said.config.empty()) {
     print(fmt::format("next         dsv3ctl plan {} --gpus {} --gpu-memory {:g}\n", said.config,
-                      hardware.gpus, hardware.gpu_memory_gb));
+                      said.plan ? said.plan->gpus : hardware.gpus, hardware.gpu_memory_gb));
   }
   return static_cast<int>(code);
 }
