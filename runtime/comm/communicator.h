@@ -93,8 +93,8 @@ class Communicator {
   // Done when every member has started it.
   virtual Ticket start_barrier(std::string_view op) = 0;
 
-  // Moves what can be moved without waiting, one round over all groups of the mesh. True when
-  // nothing of this group is outstanding. Throws Failure.
+  // Moves what can be moved without waiting, in all groups of the mesh. True when nothing
+  // of this group is outstanding. Throws Failure.
   virtual bool progress() = 0;
   // The deadline of operations that are started from now on; 0: the one the communicator was made
   // with. All members give the same.

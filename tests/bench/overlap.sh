@@ -68,10 +68,10 @@ params=$("$bin/dsv3ctl" params "$config" --json | sed -n 's/^ *"total": \([0-9]*
 bytes=$((params * 4))
 echo "machine: $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2), $(nproc) cores; commit $(git rev-parse --short HEAD); $(date +%F)"
 rate off
-read -r free _ < <(measure false)
-echo "no limit, overlap off: step $free s; $bytes bytes of gradients a rank and step"
+read -r free free_comm < <(measure false)
+echo "no limit, overlap off: step $free s, exposed $free_comm s; $bytes bytes of gradients a rank and step"
 for share in "${shares[@]}"; do
-  bits=$(awk "BEGIN {printf \"%.0f\", 8 * $bytes / ($free * $share / (1 - $share))}")
+  bits=$(awk "BEGIN {printf \"%.0f\", 8 * $bytes / (($free - $free_comm) * $share / (1 - $share))}")
   rate "$bits"
   for round in 1 2; do
     read -r off_step off_comm < <(measure false)
