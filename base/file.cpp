@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <pwd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -12,6 +13,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+
+#include "base/bus_error.h"
+#include "base/leftovers.h"
 
 namespace dsv3 {
 namespace {
@@ -30,6 +34,17 @@ Status system_error(const char* what, const std::string& path) {
   return Status(code, fmt::format("{} '{}': {}", what, path, std::strerror(error)));
 }
 
+constexpr int kPipeWaitMs = 300;
+
+// Whether there is something to read, or the end, within the time (-1: any).
+bool readable_within(int fd, int timeout_ms) {
+  pollfd wanted{fd, POLLIN, 0};
+  int ready = 0;
+  while ((ready = ::poll(&wanted, 1, timeout_ms)) < 0 && errno == EINTR) {
+  }
+  return ready > 0;
+}
+
 Status write_all(int fd, std::string_view bytes, const std::string& path) {
   while (!bytes.empty()) {
     const ssize_t n = ::write(fd, bytes.data(), bytes.size());
@@ -43,17 +58,21 @@ Status write_all(int fd, std::string_view bytes, const std::string& path) {
 }  // namespace
 
 Result<std::string> read_file(const std::string& path, int64_t limit_bytes) {
-  Fd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  // Not blocking: opening a pipe would wait for a writer that may never come.
+  Fd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (file.fd < 0) return system_error("cannot read", path);
   struct stat info {};
   if (::fstat(file.fd, &info) != 0) return system_error("cannot read", path);
   if (S_ISDIR(info.st_mode))
     return Status(Code::kInvalid, fmt::format("'{}' is a directory, not a file", path));
+  if (S_ISFIFO(info.st_mode) && !readable_within(file.fd, kPipeWaitMs))
+    return Status(Code::kInvalid, fmt::format("'{}' is a pipe that nobody writes to", path));
   std::string bytes;
   char buffer[1 << 16];
   while (true) {
     const ssize_t n = ::read(file.fd, buffer, sizeof buffer);
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN && readable_within(file.fd, -1)) continue;
     if (n < 0) return system_error("cannot read", path);
     if (n == 0) return bytes;
     bytes.append(buffer, static_cast<size_t>(n));
@@ -65,6 +84,7 @@ Result<std::string> read_file(const std::string& path, int64_t limit_bytes) {
 
 Status write_file(const std::string& path, std::string_view bytes, mode_t mode) {
   const std::string temporary = fmt::format("{}.tmp.{}", path, ::getpid());
+  const Leftover leftover(temporary);
   {
     Fd file{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode)};
     if (file.fd < 0) return system_error("cannot write", temporary);
@@ -141,19 +161,24 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
     return system_error("cannot map", path);
   }
   mapped.data_ = static_cast<const std::byte*>(address);
+  mapped.place_ = list_map(mapped.data_, mapped.size_, path);
   return mapped;
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      place_(std::exchange(other.place_, -1)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(place_, other.place_);
   return *this;
 }
 
 MappedFile::~MappedFile() {
+  unlist_map(place_);
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 

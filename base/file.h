@@ -17,8 +17,8 @@
 
 namespace dsv3 {
 
-// The whole file; kInvalid when it is larger than limit_bytes or not a regular file, kNotFound when
-// absent.
+// The whole file; kInvalid when it is larger than limit_bytes or a directory, kNotFound when
+// absent. A pipe is read to its end ("<(command)"); one that nobody writes to is kInvalid.
 Result<std::string> read_file(const std::string& path, int64_t limit_bytes = int64_t{64} << 20);
 // Replaces `path` atomically and durably. kFailed (disk full, permission) leaves the old file as it
 // was.
@@ -46,6 +46,7 @@ class MappedFile {
  private:
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  int place_ = -1;  // on bus_error.h's list
 };
 
 }  // namespace dsv3

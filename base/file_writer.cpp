@@ -29,6 +29,7 @@ Result<FileWriter> FileWriter::create(const std::string& path, mode_t mode) {
   FileWriter writer;
   writer.path_ = path;
   writer.temporary_ = fmt::format("{}.tmp.{}", path, ::getpid());
+  writer.leftover_ = Leftover(writer.temporary_);
   writer.fd_ = ::open(writer.temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
   if (writer.fd_ < 0) return system_error("cannot write", writer.temporary_);
   writer.buffer_.reserve(kBufferBytes);
@@ -43,6 +44,7 @@ FileWriter& FileWriter::operator=(FileWriter&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(path_, other.path_);
   std::swap(temporary_, other.temporary_);
+  std::swap(leftover_, other.leftover_);
   std::swap(buffer_, other.buffer_);
   std::swap(size_bytes_, other.size_bytes_);
   return *this;
@@ -101,6 +103,7 @@ Status FileWriter::finish() {
     ::unlink(temporary_.c_str());
     return status;
   }
+  leftover_.forget();
   const std::string parent = std::filesystem::path(path_).parent_path().string();
   return sync_path(parent.empty() ? "." : parent);
 }

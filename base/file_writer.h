@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/leftovers.h"
 #include "base/status.h"
 
 namespace dsv3 {
@@ -45,6 +46,7 @@ class FileWriter {
   int fd_ = -1;
   std::string path_;
   std::string temporary_;
+  Leftover leftover_;  // temporary_, until it is renamed or removed
   std::vector<std::byte> buffer_;
   int64_t size_bytes_ = 0;
 };

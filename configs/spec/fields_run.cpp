@@ -200,6 +200,9 @@ const std::vector<Entry> kRest = {
         .range(0, 1024)
         .unit("GB")
         .doc("Memory of each of them, as on the label."),
+    AT(preset.accepts)
+        .doc(
+            "Codes of warnings that are meant, with spaces between (MOE_SHARED_RATIO): not shown."),
 };
 
 }  // namespace

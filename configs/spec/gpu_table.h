@@ -1,4 +1,4 @@
-// What is known of GPUs by name: their compute capability (sm version). One small table.
+// What is known of GPUs by name: their compute capability (sm version) and memory. One small table.
 #pragma once
 
 #include <string>
@@ -11,7 +11,10 @@ namespace dsv3::spec {
 // "RTX 4090", "NVIDIA H100 80GB HBM3"): 80, 89, 90, 100 …; 0 when the name is not known.
 int gpu_sm_version(std::string_view name);
 
-// The names that are known, for messages.
-std::vector<std::string_view> gpu_names();
+// Memory of the card in GB, as on its label; 0 when the name is not known or leaves it open.
+int gpu_label_gb(std::string_view name);
+
+// For a name that is not known: "did you mean 'h100'?", or some that are.
+std::string known_gpus_hint(std::string_view name);
 
 }  // namespace dsv3::spec

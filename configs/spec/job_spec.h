@@ -162,11 +162,12 @@ struct ClusterSpecKeys {
   bool operator==(const ClusterSpecKeys&) const = default;
 };
 
-// What `configs list` says of a preset; without meaning for a run.
+// What `configs list` says of a preset, and what it is not warned of; without meaning for a run.
 struct PresetSpec {
   std::string use_case;       // one line
   int64_t gpus_min = 0;       // 0: runs on CPUs
   int64_t gpu_memory_gb = 0;  // label GB of each; 0: none needed
+  std::string accepts;        // codes of warnings that are meant, with spaces between
   bool operator==(const PresetSpec&) const = default;
 };
 

@@ -63,10 +63,10 @@ Result<std::string> configs_dir() {
   std::vector<std::string> tried;
   if (const char* env = std::getenv("DSV3CTL_CONFIG_DIR"); env != nullptr && *env != '\0')
     tried.push_back(env);
+  tried.push_back(executable_dir() + "/../share/dsv3ctl/configs");
 #ifdef DSV3_CONFIG_DIR
   tried.push_back(DSV3_CONFIG_DIR);
 #endif
-  tried.push_back(executable_dir() + "/../share/dsv3ctl/configs");
   std::string all;
   for (const std::string& dir : tried) {
     std::error_code ec;

@@ -179,6 +179,21 @@ void Reader::batch_tokens(const std::string& path, const Node& node) {
   p_.origins["training.global_batch_size"] = node.where;
 }
 
+// The last words of all keys.
+std::vector<std::string_view> leaves() {
+  std::vector<std::string_view> names;
+  for (const Field& f : field_table()) names.push_back(f.key.substr(f.key.rfind('.') + 1));
+  return names;
+}
+
+// The whole key of a last word, "" when no key ends so.
+std::string key_of_leaf(std::string_view name) {
+  for (const Field& f : field_table()) {
+    if (f.key.substr(f.key.rfind('.') + 1) == name) return std::string(f.key);
+  }
+  return {};
+}
+
 void Reader::unknown(const Node& key, const std::string& path, const Node& node) {
   if (hf_ && check_hf_key(path, node, p_.diagnostics)) return;
   const size_t dot = path.rfind('.');
@@ -186,11 +201,9 @@ void Reader::unknown(const Node& key, const std::string& path, const Node& node)
   const std::string name = dot == std::string::npos ? path : path.substr(dot + 1);
   std::string hint;
   if (name.size() <= kSuggestedWordMax) {
-    hint = did_you_mean(name, names_below(section));
-    for (const Field& f : field_table()) {
-      if (!hint.empty()) break;
-      if (f.key.substr(f.key.rfind('.') + 1) == name) hint = f.key;
-    }
+    hint = key_of_leaf(name);
+    if (hint.empty()) hint = did_you_mean(name, names_below(section));
+    if (hint.empty() && !hf_) hint = key_of_leaf(did_you_mean(name, leaves()));
     if (!hint.empty()) hint = fmt::format("did you mean '{}'?", hint);
   }
   const std::string shown = path.size() <= 200 ? path : path.substr(0, 200) + "…";

@@ -19,9 +19,9 @@ struct Preset {
   JobSpec job;
 };
 
-// The folder of the presets: $DSV3CTL_CONFIG_DIR, else the source tree's configs/ as compiled in,
-// else <folder of the binary>/../share/dsv3ctl/configs; the first that exists. kNotFound naming
-// what was tried.
+// The folder of the presets: $DSV3CTL_CONFIG_DIR, else what was installed with the binary
+// (<its folder>/../share/dsv3ctl/configs), else the source tree's configs/ as compiled in; the
+// first that exists. kNotFound naming what was tried.
 Result<std::string> configs_dir();
 
 // Every preset, smallest model first. kInvalid when a preset file has an error (it names the file

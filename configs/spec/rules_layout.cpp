@@ -184,6 +184,26 @@ void check_product(const JobSpec& job, const ValidateOptions& o, Findings& out) 
                                        product));
 }
 
+// A job on CPUs has as many ranks as its sizes make; ranks_per_node only counts where one is free.
+void check_ranks_per_node(const JobSpec& job, const ValidateOptions& o, Findings& out) {
+  constexpr const char* kKey = "cluster.ranks_per_node";
+  const ParallelSpec& p = job.parallel;
+  const bool given = o.origins != nullptr && o.origins->count(kKey) > 0;
+  const bool all_fixed = fixed(p.tensor_parallel_size) && fixed(p.pipeline_parallel_size) &&
+                         fixed(p.expert_parallel_size) && fixed(p.data_parallel_size);
+  if (!given || !all_fixed || job.cluster.devices != "cpu") return;
+  const int64_t ranks = p.tensor_parallel_size * p.context_parallel_size *
+                        p.pipeline_parallel_size * p.expert_parallel_size * p.data_parallel_size;
+  const int64_t places = job.cluster.ranks_per_node * job.cluster.nodes;
+  if (ranks == places) return;
+  out.warning("RANKS_PER_NODE_IGNORED", kKey,
+              fmt::format("ranks_per_node={} on nodes={} makes {} places, but the sizes fix {} "
+                          "rank{}, and those are what runs",
+                          job.cluster.ranks_per_node, job.cluster.nodes, places, ranks,
+                          ranks == 1 ? "" : "s"),
+              "leave ranks_per_node out, or data_parallel_size: -1 to fill the places");
+}
+
 // Ranks that see different data, EP·DP, as far as it is fixed.
 int64_t data_width(const ParallelSpec& p, int64_t gpus) {
   const int64_t fixed_part = or_one(p.expert_parallel_size) * or_one(p.data_parallel_size);
@@ -238,10 +258,8 @@ void check_kernels(const JobSpec& job, const ValidateOptions& o, Findings& out) 
   if (o.gpu_name.empty()) return;
   const int sm = gpu_sm_version(o.gpu_name);
   if (sm == 0) {
-    out.warning("GPU_UNKNOWN", "",
-                fmt::format("the GPU '{}' is not known: what its kernels can do is not checked",
-                            o.gpu_name),
-                "known are for example h100, h200, a100-80, rtx4090");
+    out.error("GPU_UNKNOWN", "", fmt::format("the GPU '{}' is not known", o.gpu_name),
+              known_gpus_hint(o.gpu_name));
     return;
   }
   if ((fp8 || fp8_sent) && sm < 89) {
@@ -264,6 +282,7 @@ void check_layout(const JobSpec& job, const ValidateOptions& options, Findings& 
   check_pipeline_parallel(job, out);
   check_expert_parallel(job, options.gpus_per_node, out);
   check_product(job, options, out);
+  check_ranks_per_node(job, options, out);
   check_batch(job, options, out);
   check_kernels(job, options, out);
 }

@@ -105,7 +105,7 @@ void check_groups(const MoeSpec& e, Findings& out) {
                       e.topk_group),
           e.allow_uneven_groups ? "allowed by allow_uneven_groups"
                                 : fmt::format("use a multiple of {}, or topk_group: 1, n_group: 1, "
-                                              "or allow_uneven_groups: true",
+                                              "or --set model.moe.allow_uneven_groups=true",
                                               e.topk_group));
     };
     if (e.allow_uneven_groups) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/text.h"
 #include "configs/spec/rules.h"
 
 namespace dsv3::spec {
@@ -49,6 +50,16 @@ void check_submit(const JobSpec& job, const ValidateOptions& options, Findings& 
     out.error("FP8_NEEDS_GPU", "training.dtype",
               "dtype fp8 with devices cpu: CPUs have no FP8 products", "dtype: bf16, or fp32");
   }
+}
+
+// Leaves out the warnings that the file says are meant; an error stays.
+std::vector<Diagnostic> without_accepted(const JobSpec& job, std::vector<Diagnostic> found) {
+  const std::vector<std::string> accepted = split(job.preset.accepts, ' ');
+  std::erase_if(found, [&](const Diagnostic& d) {
+    return d.severity == Severity::kWarning &&
+           std::find(accepted.begin(), accepted.end(), d.code) != accepted.end();
+  });
+  return found;
 }
 
 }  // namespace
@@ -102,7 +113,7 @@ std::vector<Diagnostic> validate(const JobSpec& job, const ValidateOptions& opti
   check_model(job, out);
   check_layout(job, options, out);
   check_training(job, options, out);
-  return out.take();
+  return without_accepted(job, out.take());
 }
 
 }  // namespace dsv3::spec

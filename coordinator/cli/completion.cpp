@@ -47,7 +47,7 @@ complete -c dsv3ctl -a '(__dsv3ctl_complete)'
 )sh";
 
 void add_values(const Globals& globals, Completes completes, std::vector<std::string>* out) {
-  if (completes == Completes::kConfig) {
+  if (completes == Completes::kConfig || completes == Completes::kJobOrConfig) {
     if (auto presets = spec::list_presets(); presets.ok()) {
       for (const spec::Preset& preset : *presets) out->push_back(preset.name);
     }
@@ -62,14 +62,15 @@ void add_values(const Globals& globals, Completes completes, std::vector<std::st
       if (!verb.group.empty()) out->push_back(verb.name);
     }
   }
-  if (completes == Completes::kJob || completes == Completes::kEndedJob) {
+  if (completes == Completes::kJob || completes == Completes::kEndedJob ||
+      completes == Completes::kJobOrConfig) {
     auto client = transport::Client::connect(globals.state_dir);
     wire::Envelope request, envelope;
     request.mutable_status();
     if (client.ok() && ask(*client, request, &envelope, 1000).ok()) {
       for (const wire::JobStatus& job : envelope.status_reply().jobs()) {
         const bool ended = job.state() == wire::FAILED || job.state() == wire::CANCELLED;
-        if (ended || completes == Completes::kJob) out->push_back(job.id());
+        if (ended || completes != Completes::kEndedJob) out->push_back(job.id());
       }
     }
   }

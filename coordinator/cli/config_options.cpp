@@ -1,10 +1,14 @@
 // Loading a configuration for a verb; see config_options.h.
 #include "coordinator/cli/config_options.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
+#include "configs/spec/gpu_table.h"
 #include "configs/spec/validate.h"
 #include "coordinator/cli/output.h"
 
@@ -33,13 +37,14 @@ std::vector<Option> config_options(ConfigOptions* target, bool machine) {
                        Completes::kNothing,
                        {},
                        kGpus});
-    options.push_back({"--gpu-memory",
-                       &target->gpu_memory_gb,
-                       "Memory of one GPU in GB, as on its label (default 80)",
-                       false,
-                       Completes::kNothing,
-                       {},
-                       kGpuMemoryGb});
+    options.push_back(
+        {"--gpu-memory",
+         &target->gpu_memory_gb,
+         "Memory of one GPU in GB, as on its label (default: what --gpu has, else 80)",
+         false,
+         Completes::kNothing,
+         {},
+         kGpuMemoryGb});
     options.push_back({"--gpu",
                        &target->gpu,
                        "Name of the GPU (h100, a100-80, rtx4090)",
@@ -48,6 +53,41 @@ std::vector<Option> config_options(ConfigOptions* target, bool machine) {
                        {}});
   }
   return options;
+}
+
+Result<std::string> one_text(std::string_view option, const std::vector<std::string>& given) {
+  if (given.empty()) return std::string();
+  if (given.size() > 1)
+    return Status(Code::kInvalid, fmt::format("{} is given {} times", option, given.size()),
+                  "give it once");
+  if (given[0].empty())
+    return Status(Code::kInvalid, fmt::format("{} is empty", option),
+                  "give a value, or leave it out");
+  return given[0];
+}
+
+Result<std::string> known_gpu(const std::vector<std::string>& given) {
+  DSV3_ASSIGN_OR_RETURN(std::string name, one_text("--gpu", given));
+  if (name.empty() || spec::gpu_sm_version(name) > 0) return name;
+  return Status(Code::kInvalid, fmt::format("--gpu: the GPU '{}' is not known", name),
+                spec::known_gpus_hint(name));
+}
+
+int label_gb_of(const std::string& gpu) {
+  constexpr int kLargest = 512;  // "RTX 3080" says no memory
+  if (const int known = spec::gpu_label_gb(gpu); known > 0) return known;
+  std::string words = gpu;
+  std::replace_if(
+      words.begin(), words.end(), [](char c) { return c == '-' || c == '_'; }, ' ');
+  for (const std::string& word : split(words, ' ')) {
+    int gb = 0;
+    const char* end = word.data() + word.size();
+    const auto [at, error] = std::from_chars(word.data(), end, gb);
+    const std::string_view unit(at, static_cast<size_t>(end - at));
+    const bool is_size = unit.empty() || unit == "GB" || unit == "gb" || unit == "G";
+    if (error == std::errc() && is_size && gb > 0 && gb <= kLargest) return gb;
+  }
+  return 0;
 }
 
 nlohmann::ordered_json to_json(const spec::Diagnostic& diagnostic) {
@@ -65,6 +105,11 @@ void print_diagnostics(const std::vector<spec::Diagnostic>& diagnostics) {
 
 LoadedConfig load_config(const Globals& globals, const ConfigOptions& options, bool for_submit) {
   LoadedConfig loaded;
+  const auto gpu = one_text("--gpu", options.gpu);
+  if (!gpu.ok()) {
+    loaded.exit_code = fail(globals, gpu.status());
+    return loaded;
+  }
   auto parsed = spec::load(options.file, options.set);
   if (!parsed.ok()) {
     loaded.exit_code = fail(globals, parsed.status());
@@ -75,7 +120,7 @@ LoadedConfig load_config(const Globals& globals, const ConfigOptions& options, b
   if (loaded.parsed.ok()) {
     spec::ValidateOptions rules;
     rules.gpus = options.gpus;
-    rules.gpu_name = options.gpu;
+    rules.gpu_name = *gpu;
     rules.for_submit = for_submit;
     rules.origins = &loaded.parsed.origins;
     const auto meaning = spec::validate(loaded.parsed.job, rules);

@@ -4,6 +4,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "configs/spec/parse.h"
@@ -20,12 +21,20 @@ struct ConfigOptions {
   std::vector<std::string> set;  // "a.b=c"
   int64_t gpus = 0;
   double gpu_memory_gb = 0;
-  std::string gpu;
+  std::vector<std::string> gpu;  // what --gpu was given: one_text(), known_gpu()
 };
 
 // The options FILE and --set; with `machine`, --gpus, --gpu-memory and --gpu too. `target` must
 // outlive the verb.
 std::vector<Option> config_options(ConfigOptions* target, bool machine);
+
+// The word given for an option, "" where there is none; kInvalid where it is empty or given twice.
+Result<std::string> one_text(std::string_view option, const std::vector<std::string>& given);
+// As one_text() of --gpu; kInvalid, with the nearest name, for a GPU that is not known.
+Result<std::string> known_gpu(const std::vector<std::string>& given);
+// Memory of a GPU of that name in GB: the table's, else what the name says itself ("a100-80"); 0
+// where neither does.
+int label_gb_of(const std::string& gpu);
 
 // One DIAG object of CLI.md.
 nlohmann::ordered_json to_json(const spec::Diagnostic& diagnostic);

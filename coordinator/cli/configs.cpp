@@ -90,7 +90,8 @@ Verb make_configs() {
   verb.help =
       "Examples:\n"
       "  dsv3ctl configs list\n"
-      "  dsv3ctl configs show 15b > mine.yaml";
+      "  dsv3ctl configs show 15b > mine.yaml\n"
+      "Then 'dsv3ctl validate mine.yaml', 'dsv3ctl plan mine.yaml'.";
   verb.options = {
       {"ACTION", &options->action, "list or show", false, Completes::kNothing, {"list", "show"}},
       {"NAME", &options->name, "Preset to show", false, Completes::kConfig, {}}};

@@ -18,6 +18,7 @@
 #include "base/file.h"
 #include "base/process.h"
 #include "base/text.h"
+#include "configs/spec/presets.h"
 #include "coordinator/cli/doctor_checks.h"
 #include "coordinator/cli/help.h"
 #include "coordinator/cli/output.h"
@@ -115,6 +116,14 @@ StateDir look_at_state_dir(const std::string& path) {
   return dir;
 }
 
+Check look_at_presets() {
+  const auto dir = spec::configs_dir();
+  if (!dir.ok()) return check_presets("", 0, dir.status().message());
+  const auto presets = spec::list_presets();
+  if (!presets.ok()) return check_presets(*dir, 0, presets.status().to_string());
+  return check_presets(*dir, presets->size(), "");
+}
+
 Check look_at_keys(const std::string& state_dir) {
   std::vector<std::string> open_to_others;
   bool any = false;
@@ -139,13 +148,13 @@ Check look_at_coordinator(const Globals& globals) {
   return check_coordinator(asked, info.pid(), info.version(), DSV3_VERSION);
 }
 
-Check look_at_environment() {
+Check look_at_environment(int cores) {
   std::vector<std::string> left_over;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text = *entry;
     if (is_tuning_variable(text.substr(0, text.find('=')))) left_over.emplace_back(text);
   }
-  return check_environment(left_over);
+  return check_environment(left_over, cores);
 }
 
 Check look_at_clock(const std::string& dir) {
@@ -184,11 +193,12 @@ std::vector<Check> examine(const Globals& globals) {
           check_memory(facts.memory),
           check_gpus(facts, plugin),
           check_binaries(dir, DSV3_VERSION, binaries),
+          look_at_presets(),
           check_state_dir(look_at_state_dir(globals.state_dir)),
           look_at_keys(globals.state_dir),
           look_at_coordinator(globals),
           check_open_files(files.rlim_cur, files.rlim_max),
-          look_at_environment(),
+          look_at_environment(facts.cores),
           look_at_clock(dir),
           look_at_tools()};
 }
@@ -216,15 +226,15 @@ int doctor(const Globals& globals) {
     const std::string said =
         one_line(check.message + (check.hint.empty() ? "" : " → " + check.hint));
     text += paint(fmt::format("{:<8}", level_name(check.level)), color, globals.color) +
-            fmt::format(" {:<13}{}\n", check.name, wrap(said, kColumn, kHelpColumns - kColumn));
+            fmt::format(" {:<13}{}\n", check.name, wrap(said, kColumn, help_columns() - kColumn));
   }
   if (globals.json) {
     print_json(
         {{"ready", errors == 0}, {"errors", errors}, {"warnings", warnings}, {"checks", list}});
   } else {
     text += errors > 0     ? "not ready: mend the errors first\n"
-            : warnings > 0 ? "ready, with warnings: dsv3ctl submit configs/demo.yaml --wait\n"
-                           : "ready: dsv3ctl submit configs/demo.yaml --wait\n";
+            : warnings > 0 ? "ready, with warnings: dsv3ctl submit demo --wait\n"
+                           : "ready: dsv3ctl submit demo --wait\n";
     print(text);
   }
   return errors > 0 ? static_cast<int>(Code::kFailed) : 0;
@@ -238,7 +248,8 @@ Verb make_doctor() {
   verb.group = "Help";
   verb.summary = "Is this machine ready: what is here, what is wrong, what to do";
   verb.help =
-      "Looks at the processor, memory, GPUs, binaries, state directory, keys, coordinator, limits, "
+      "Looks at the processor, memory, GPUs, binaries, presets, state directory, keys, "
+      "coordinator, limits, "
       "environment and clock. Changes nothing.\n"
       "Examples:\n"
       "  dsv3ctl doctor\n"

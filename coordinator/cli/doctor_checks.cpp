@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 
 #include "base/text.h"
 
@@ -16,6 +17,10 @@ constexpr int64_t kGib = int64_t{1} << 30;
 constexpr int64_t kMemoryMinBytes = 1 * kGib;
 // A checkpoint of the demo is 0.2 GiB, and two are kept.
 constexpr int64_t kDiskMinBytes = 2 * kGib;
+// Less holds no database, log and program of a job: its coordinator ends at once.
+constexpr int64_t kDiskLeastBytes = int64_t{64} << 20;
+// More threads than that a core can't be meant.
+constexpr int kThreadsPerCoreMax = 4;
 // The coordinator holds a few descriptors for each agent and client, a worker one for each peer.
 constexpr uint64_t kOpenFilesMin = 1024;
 
@@ -23,6 +28,22 @@ std::string joined(const std::vector<std::string>& words, const char* between = 
   std::string out;
   for (const std::string& word : words) out += (out.empty() ? "" : between) + word;
   return out;
+}
+
+// What is wrong with OMP_NUM_THREADS, "" for nothing: it is a number, or one a level of nesting.
+std::string thread_fault(std::string_view value, int cores) {
+  const int64_t most = int64_t{kThreadsPerCoreMax} * std::max(cores, 1);
+  for (const std::string& text : split(std::string(value), ',')) {
+    int64_t threads = 0;
+    const char* end = text.data() + text.size();
+    const auto [at, error] = std::from_chars(text.data(), end, threads);
+    if (text.empty() || at != end || (error == std::errc() && threads < 1))
+      return fmt::format("OMP_NUM_THREADS={} is not a number of threads", value);
+    if (error != std::errc() || threads > most)
+      return fmt::format("OMP_NUM_THREADS={} is too much for {} core{}", value, cores,
+                         cores == 1 ? "" : "s");
+  }
+  return {};
 }
 
 }  // namespace
@@ -92,6 +113,12 @@ Check check_binaries(const std::string& dir, const std::string& own_version,
           fmt::format("build or install all of them into {}", dir)};
 }
 
+Check check_presets(const std::string& dir, size_t count, const std::string& fault) {
+  if (!fault.empty())
+    return {"presets", Level::kError, fault, "set DSV3CTL_CONFIG_DIR, or install again"};
+  return {"presets", Level::kOk, fmt::format("{} in {}", count, dir), ""};
+}
+
 Check check_state_dir(const StateDir& dir) {
   const Filesystem& fs = dir.filesystem;
   const auto error = [&](std::string message, std::string hint) {
@@ -121,6 +148,8 @@ Check check_state_dir(const StateDir& dir) {
       fmt::format("{} ({}), {}, {} free", dir.path,
                   dir.exists ? fmt::format("mode {:04o}", dir.mode) : std::string("not made yet"),
                   fs.name, human_bytes(fs.free_bytes));
+  if (fs.free_bytes < kDiskLeastBytes)
+    return error(text + ": too little for any job", "free some, or choose another --state-dir");
   const auto warning = [&](std::string hint) {
     return Check{"state dir", Level::kWarning, text, std::move(hint)};
   };
@@ -173,9 +202,19 @@ bool is_tuning_variable(std::string_view name) {
                      [&](std::string_view prefix) { return name.starts_with(prefix); });
 }
 
-Check check_environment(const std::vector<std::string>& left_over) {
+Check check_environment(const std::vector<std::string>& left_over, int cores) {
   if (left_over.empty())
     return {"environment", Level::kOk, "nothing set that changes how workers run", ""};
+  constexpr std::string_view kThreads = "OMP_NUM_THREADS=";
+  for (const std::string& entry : left_over) {
+    if (!entry.starts_with(kThreads)) continue;
+    const std::string fault = thread_fault(std::string_view(entry).substr(kThreads.size()), cores);
+    if (!fault.empty())
+      return {"environment", Level::kError, fault,
+              fmt::format("every worker inherits that: unset OMP_NUM_THREADS, or set it to at "
+                          "most {}",
+                          std::max(cores, 1))};
+  }
   std::string names;
   for (const std::string& entry : left_over)
     names += (names.empty() ? "" : " ") + entry.substr(0, entry.find('='));

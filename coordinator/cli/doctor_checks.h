@@ -55,6 +55,9 @@ struct StateDir {
 };
 Check check_state_dir(const StateDir& dir);
 
+// The folder of the presets, and how many there are; `fault`: what is wrong with it or with them.
+Check check_presets(const std::string& dir, size_t count, const std::string& fault);
+
 // Key files of an existing state directory that others can read.
 Check check_keys(bool any, const std::vector<std::string>& open_to_others);
 
@@ -62,8 +65,8 @@ Check check_keys(bool any, const std::vector<std::string>& open_to_others);
 Check check_coordinator(const Status& status, int64_t pid, const std::string& version,
                         const std::string& own_version);
 Check check_open_files(uint64_t soft_limit, uint64_t hard_limit);
-// NAME=VALUE of variables that reach every worker and change how it runs.
-Check check_environment(const std::vector<std::string>& left_over);
+// NAME=VALUE of variables that reach every worker and change how it runs; `cores`: of this machine.
+Check check_environment(const std::vector<std::string>& left_over, int cores);
 // `now` against when dsv3ctl was built (both Unix seconds): a clock behind it is wrong.
 Check check_clock(int64_t now_s, int64_t built_s, bool synchronised);
 // Which of ssh, sbatch, srun, nvidia-smi are found: for information.

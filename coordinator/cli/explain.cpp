@@ -1,12 +1,36 @@
 // dsv3ctl explain: what a key of the configuration means, from the field table.
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/text.h"
 #include "configs/spec/render.h"
+#include "coordinator/cli/help.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/verbs.h"
 
 namespace dsv3::cli {
+namespace {
+
+// Long lines go on under the column of their second part ("  name    sentence").
+std::string in_columns(const std::string& text) {
+  std::string out;
+  for (const std::string& line : split(text, '\n')) {
+    const size_t name = line.find_first_not_of(' ');
+    const size_t gap = name == std::string::npos ? name : line.find("  ", name);
+    const size_t column = gap == std::string::npos ? 2 : line.find_first_not_of(' ', gap);
+    const bool in_two = gap != std::string::npos && column != std::string::npos;
+    const size_t start = in_two ? column : std::min(name, line.size());
+    out += line.substr(0, start) +
+           wrap(line.substr(start), static_cast<int>(in_two ? column : 2),
+                help_columns() - static_cast<int>(in_two ? column : 2)) +
+           "\n";
+  }
+  out.pop_back();
+  return out;
+}
+
+}  // namespace
 
 Verb make_explain() {
   auto key = std::make_shared<std::string>();
@@ -31,7 +55,7 @@ Verb make_explain() {
     if (globals.json) {
       print_json({{"key", *key}, {"text", *text}});
     } else {
-      print(*text);
+      print(in_columns(*text));
     }
     return 0;
   };

@@ -2,23 +2,27 @@
 #include "coordinator/cli/help.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <map>
 
 #include "base/text.h"
+#include "coordinator/cli/output.h"
 
 namespace dsv3::cli {
 namespace {
 
 constexpr int kNameColumn = 26;  // where an option's sentence starts
 constexpr int kVerbColumn = 14;
+constexpr int kNarrowest = 48;
 
 constexpr const char* kIntroduction =
     "Trains DeepSeek-V3-style models (MLA + MoE): plans, launches, watches and records jobs.";
 constexpr const char* kStart =
     "Start here:\n"
     "  dsv3ctl doctor                            is this machine ready?\n"
-    "  dsv3ctl submit configs/demo.yaml --wait   train the demo model here\n"
+    "  dsv3ctl submit demo --wait                train the demo model here\n"
     "  dsv3ctl status                            what runs, and how far it is\n"
     "  dsv3ctl configs list                      the presets, by size\n"
     "  dsv3ctl submit --help                     a command's options and examples\n";
@@ -35,7 +39,7 @@ std::string entry(const std::string& name, const std::string& text, int column) 
   const int gap = column - columns_of(out);
   out += gap >= 2 ? std::string(static_cast<size_t>(gap), ' ')
                   : "\n" + std::string(static_cast<size_t>(column), ' ');
-  return out + wrap(text, column, kHelpColumns - column) + "\n";
+  return out + wrap(text, column, help_columns() - column) + "\n";
 }
 
 bool asks_for_job(const Verb& verb) {
@@ -49,6 +53,18 @@ bool reads_config(const Verb& verb) {
   });
 }
 
+// What stands for a value where its type says too little.
+std::string value_of(std::string_view option) {
+  static const std::map<std::string_view, const char*> values = {
+      {"--checkpoint", "DIR"},   {"--out", "DIR"},       {"--state-dir", "DIR"},
+      {"--tokens-file", "FILE"}, {"--logits", "FILE"},   {"--tokens", "N,N,..."},
+      {"--hostfile", "FILE"},    {"--include", "HOSTS"}, {"--exclude", "HOSTS"},
+      {"--gpu", "NAME"},         {"--gpu-memory", "GB"}, {"--max-shard-size", "GB"},
+      {"--timeout", "SECONDS"},  {"--grace", "SECONDS"}};
+  const auto at = values.find(option);
+  return at == values.end() ? "" : at->second;
+}
+
 // For a verb whose own text says nothing of exit codes.
 std::string usual_codes(const Verb& verb) {
   if (asks_for_job(verb)) return "Exit codes: 3 no coordinator, 5 no such job.";
@@ -57,6 +73,11 @@ std::string usual_codes(const Verb& verb) {
 }
 
 }  // namespace
+
+int help_columns() {
+  const int there = terminal_columns(STDOUT_FILENO);
+  return there <= 0 ? kHelpColumns : std::clamp(there, kNarrowest, kHelpColumns);
+}
 
 const std::vector<ExitCode>& exit_codes() {
   static const std::vector<ExitCode> codes = {
@@ -102,13 +123,12 @@ std::string option_words(const Option& option) {
       choices += (choices.empty() ? "" : "|") + choice;
     return name + " " + choices;
   }
+  if (const std::string value = value_of(option.name); !value.empty()) return name + " " + value;
   return std::visit(
       [&](auto* target) -> std::string {
         using T = std::remove_pointer_t<decltype(target)>;
         if constexpr (std::is_same_v<T, bool>) return name;
-        if constexpr (std::is_same_v<T, std::string>) {
-          return name + (name.find("dir") != std::string::npos ? " DIR" : " TEXT");
-        }
+        if constexpr (std::is_same_v<T, std::string>) return name + " TEXT";
         if constexpr (std::is_same_v<T, std::vector<std::string>>) return name + " KEY=VALUE";
         return name + " N";
       },
@@ -134,6 +154,7 @@ std::string usage_of(const Verb& verb) {
   for (const Option& option : verb.options) {
     if (option.name[0] == '-' && option.required) out += " " + option_words(option);
   }
+  if (!verb.one_of.empty()) out += " " + verb.one_of;
   for (const Option& option : verb.options) {
     if (option.name[0] != '-')
       out += option.required ? " " + option.name : " [" + option.name + "]";
@@ -160,7 +181,7 @@ std::vector<std::string> paragraphs(const Verb& verb) {
 
 std::string verb_help(const Verb& verb) {
   std::string out = wrap(verb.summary + ".", 0) + "\n\n";
-  out += "Usage: " + wrap(usage_of(verb), 7, kHelpColumns - 7) + "\n\n";
+  out += "Usage: " + wrap(usage_of(verb), 7, help_columns() - 7) + "\n\n";
   for (const Option& option : shown_options(verb)) {
     std::string text = option.help;
     if (option.name[0] != '-' && !option.choices.empty()) {

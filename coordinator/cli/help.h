@@ -1,7 +1,7 @@
 // The help texts, from the table of verbs: the overview, and a page a verb.
 //
-// Law: every line fits a terminal of 80 columns; a text says which exit codes can follow. The man
-// pages (man.cpp) are the same table in roff.
+// Law: every line fits a terminal of 80 columns (a narrower one: but for examples); a text says
+// which exit codes can follow. The man pages (man.cpp) are the same table in roff.
 #pragma once
 
 #include <string>
@@ -13,6 +13,8 @@
 namespace dsv3::cli {
 
 inline constexpr int kHelpColumns = 80;
+// kHelpColumns, or what a narrower terminal has.
+int help_columns();
 
 // What `dsv3ctl --help` prints: hidden verbs (without a group) are left out.
 std::string overview(const std::vector<Verb>& verbs);
@@ -40,6 +42,6 @@ const std::vector<ExitCode>& exit_codes();
 
 // `text` in lines of at most `columns` characters, broken at spaces; every line but the first is
 // indented. A word that is longer stands alone.
-std::string wrap(std::string_view text, int indent, int columns = kHelpColumns);
+std::string wrap(std::string_view text, int indent, int columns = help_columns());
 
 }  // namespace dsv3::cli

@@ -39,6 +39,7 @@ Json job_json(const wire::JobStatus& job) {
   out["restarts"] = job.restarts();
   out["step"] = job.has_step() ? Json(job.step()) : Json(nullptr);
   out["max_steps"] = job.max_steps();
+  out["last_step_age_s"] = job.has_last_step_age_s() ? Json(job.last_step_age_s()) : Json(nullptr);
   out["loss"] = job.has_loss() ? Json(job.loss()) : Json(nullptr);
   out["tokens_per_s"] = job.has_tokens_per_s() ? Json(job.tokens_per_s()) : Json(nullptr);
   out["mfu"] = job.has_mfu() ? Json(job.mfu()) : Json(nullptr);

@@ -5,6 +5,7 @@
 // of roff.
 #include <memory>
 
+#include "base/file.h"
 #include "base/text.h"
 #include "configs/spec/field_table.h"
 #include "coordinator/cli/help.h"
@@ -38,8 +39,8 @@ std::string bold(std::string_view text) {
 
 std::string header(std::string_view page, int section, std::string_view what) {
   return ".TH \"" + roff(page) + "\" " + std::to_string(section) +
-         " \"\" \"dsv3ctl " DSV3_VERSION "\"\n.SH NAME\n" + roff(page) + " \\- " + roff(what) +
-         "\n";
+         " \"" DSV3_DATE "\" \"dsv3ctl " DSV3_VERSION "\"\n.SH NAME\n" + roff(page) + " \\- " +
+         roff(what) + "\n";
 }
 
 // A term and its sentence.
@@ -105,9 +106,11 @@ std::string main_page(const std::vector<Verb>& verbs) {
 }
 
 std::string verb_page(const Verb& verb) {
+  std::string text = text_of(verb);
+  if (text.starts_with(".PP\n")) text.erase(0, 4);  // a heading begins a paragraph by itself
   return header("dsv3ctl-" + verb.name, 1, verb.summary) + ".SH SYNOPSIS\n" + bold(usage_of(verb)) +
-         "\n.SH OPTIONS\n" + options_of(verb) + ".SH DESCRIPTION\n" + text_of(verb) +
-         exit_status() + ".SH SEE ALSO\n.BR dsv3ctl (1),\n.BR dsv3ctl\\-config (5)\n";
+         "\n.SH OPTIONS\n" + options_of(verb) + ".SH DESCRIPTION\n" + text + exit_status() +
+         ".SH SEE ALSO\n.BR dsv3ctl (1),\n.BR dsv3ctl\\-config (5)\n";
 }
 
 std::string key_item(const spec::Field& field) {
@@ -140,8 +143,26 @@ std::string config_page() {
   return out + ".SH SEE ALSO\n.BR dsv3ctl (1)\n";
 }
 
-int man(const Globals& globals, const std::string& page) {
+// Every page as man/man1/… and man/man5/…, where `cmake --install` takes them.
+Status write_pages(const std::string& dir, const std::vector<Verb>& verbs) {
+  DSV3_RETURN_IF_ERROR(make_dirs(dir + "/man1"));
+  DSV3_RETURN_IF_ERROR(make_dirs(dir + "/man5"));
+  DSV3_RETURN_IF_ERROR(write_file(dir + "/man1/dsv3ctl.1", main_page(verbs)));
+  for (const Verb& verb : verbs) {
+    if (verb.group.empty()) continue;
+    DSV3_RETURN_IF_ERROR(write_file(dir + "/man1/dsv3ctl-" + verb.name + ".1", verb_page(verb)));
+  }
+  return write_file(dir + "/man5/dsv3ctl-config.5", config_page());
+}
+
+int man(const Globals& globals, const std::string& page, const std::string& out) {
   const std::vector<Verb> verbs = all_verbs();
+  if (!out.empty()) {
+    const Status status =
+        page.empty() ? write_pages(out, verbs)
+                     : Status(Code::kInvalid, "man takes a PAGE or --out DIR, one of them");
+    return status.ok() ? 0 : fail(globals, status);
+  }
   if (page.empty()) return print(main_page(verbs)), 0;
   if (page == "config") return print(config_page()), 0;
   std::vector<std::string_view> names = {"config"};
@@ -159,7 +180,10 @@ int man(const Globals& globals, const std::string& page) {
 }  // namespace
 
 Verb make_man() {
-  auto page = std::make_shared<std::string>();
+  struct Words {
+    std::string page, out;
+  };
+  auto words = std::make_shared<Words>();
   Verb verb;
   verb.name = "man";
   verb.group = "Help";
@@ -168,11 +192,12 @@ Verb make_man() {
       "Examples:\n"
       "  dsv3ctl man | man -l -\n"
       "  dsv3ctl man submit | man -l -\n"
-      "  dsv3ctl man config > ~/.local/share/man/man5/dsv3ctl-config.5\n"
+      "  dsv3ctl man --out ~/.local/share/man\n"
       "Exit codes: 5 no such page.";
   verb.options = {
-      {"PAGE", page.get(), "A command, or config; left out: dsv3ctl(1)", false, Completes::kVerb}};
-  verb.run = [page](const Globals& globals) { return man(globals, *page); };
+      {"PAGE", &words->page, "A command, or config; left out: dsv3ctl(1)", false, Completes::kVerb},
+      {"--out", &words->out, "Write every page into man1/ and man5/ of this folder"}};
+  verb.run = [words](const Globals& globals) { return man(globals, words->page, words->out); };
   return verb;
 }
 

@@ -20,13 +20,19 @@ Json predicted_json(int64_t bytes) {
   return bytes > 0 ? Json(bytes) : Json(nullptr);
 }
 
+// What is predicted and never measured lies outside the arena (the process itself): unknown, not 0.
+bool is_measured(const wire::MemoryEntry& entry) {
+  return entry.measured_bytes() > 0 || entry.predicted_bytes() == 0;
+}
+
 Json rank_json(const wire::RankLedger& rank) {
   Json names = Json::array();
   int64_t predicted = 0, measured = 0;
   for (const wire::MemoryEntry& entry : rank.ledger().entries()) {
-    names.push_back({{"name", entry.name()},
-                     {"predicted_bytes", predicted_json(entry.predicted_bytes())},
-                     {"measured_bytes", entry.measured_bytes()}});
+    names.push_back(
+        {{"name", entry.name()},
+         {"predicted_bytes", predicted_json(entry.predicted_bytes())},
+         {"measured_bytes", is_measured(entry) ? Json(entry.measured_bytes()) : Json(nullptr)}});
     predicted += entry.predicted_bytes();
     measured += entry.measured_bytes();
   }
@@ -42,7 +48,7 @@ std::string rank_text(const Globals& globals, const wire::RankLedger& rank) {
   for (const wire::MemoryEntry& entry : rank.ledger().entries()) {
     table.add({entry.name(),
                entry.predicted_bytes() > 0 ? human_bytes(entry.predicted_bytes()) : "–",
-               human_bytes(entry.measured_bytes())});
+               is_measured(entry) ? human_bytes(entry.measured_bytes()) : "–"});
     predicted += entry.predicted_bytes();
     measured += entry.measured_bytes();
   }
@@ -76,7 +82,9 @@ Verb make_memory() {
   verb.name = "memory";
   verb.group = "Look";
   verb.summary = "Memory by name and rank: predicted beside measured";
-  verb.help = "Example:\n  dsv3ctl memory demo-1";
+  verb.help =
+      "A dash: not predicted, or outside what is measured (the process itself).\n"
+      "Example:\n  dsv3ctl memory demo-1";
   verb.options = {{"JOB", job.get(), "Job id", true, Completes::kJob, {}}};
   verb.run = [job](const Globals& globals) { return memory(globals, *job); };
   return verb;

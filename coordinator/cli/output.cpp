@@ -2,9 +2,13 @@
 #include "coordinator/cli/output.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
@@ -34,11 +38,32 @@ size_t width_of(const std::string& text) {
       std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
+// The text cut to that many characters, the last one a sign that there is more.
+std::string clipped(const std::string& text, size_t columns) {
+  if (width_of(text) <= columns) return text;
+  size_t end = 0, shown = 0;
+  while (end < text.size()) {
+    if ((text[end] & 0xC0) != 0x80 && shown++ + 1 == columns) break;
+    ++end;
+  }
+  return text.substr(0, end) + "…";
+}
+
+int output_error = 0;  // errno of the first write to stdout that failed
+
 }  // namespace
 
 void print(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  const bool whole = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  const bool flushed = std::fflush(stdout) == 0;
+  if (!(whole && flushed) && output_error == 0) output_error = errno;
+}
+
+Status output_status() {
+  if (output_error == 0) return {};
+  return Status(Code::kFailed,
+                fmt::format("cannot write the output: {}", std::strerror(output_error)),
+                "what is on stdout is not whole");
 }
 
 void note(std::string_view line) {
@@ -93,7 +118,12 @@ std::string paint(std::string_view text, Color color, bool enabled) {
   return fmt::format("\033[{}m{}\033[0m", code, text);
 }
 
-std::string Table::render(bool color) const {
+int terminal_columns(int fd) {
+  winsize size{};
+  return ::isatty(fd) != 0 && ::ioctl(fd, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+std::string Table::render(bool color, int columns) const {
   std::vector<size_t> widths(header_.size());
   std::vector<bool> right(header_.size(), !rows_.empty());
   for (size_t c = 0; c < header_.size(); ++c) {
@@ -103,14 +133,18 @@ std::string Table::render(bool color) const {
       if (!row[c].empty() && row[c] != "–" && !is_number(row[c])) right[c] = false;
     }
   }
+  size_t before_last = 0;
+  for (size_t c = 0; c + 1 < widths.size(); ++c) before_last += widths[c] + 2;
   const auto line = [&](const std::vector<std::string>& cells) {
     std::string text;
     for (size_t c = 0; c < cells.size(); ++c) {
       const std::string pad(widths[c] - width_of(cells[c]), ' ');
-      text += right[c] ? pad + cells[c] : cells[c] + (c + 1 < cells.size() ? pad : "");
-      if (c + 1 < cells.size()) text += "  ";
+      const bool last = c + 1 == cells.size();
+      text += right[c] ? pad + cells[c] : cells[c] + (last ? "" : pad);
+      if (!last) text += "  ";
     }
-    return text + "\n";
+    const auto most = static_cast<size_t>(columns);
+    return (most > before_last ? clipped(text, most) : text) + "\n";
   };
   std::string out =
       header_.empty()

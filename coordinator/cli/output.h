@@ -24,6 +24,8 @@ void print_json_line(const nlohmann::ordered_json& object);
 int fail(const Globals& globals, const Status& status);
 // Text on stdout, as it is.
 void print(std::string_view text);
+// Whether all that was given to print() went out.
+Status output_status();
 // A line for people on stderr.
 void note(std::string_view line);
 
@@ -35,6 +37,9 @@ enum class Color { kNone, kBold, kDim, kRed, kGreen, kYellow };
 // `text` in a colour when `enabled`.
 std::string paint(std::string_view text, Color color, bool enabled);
 
+// Columns of the terminal behind a descriptor; 0 when it is none, or doesn't say.
+int terminal_columns(int fd);
+
 // Columns as wide as their widest cell, two spaces between; numbers (cells of digits, signs,
 // points, units) to the right.
 class Table {
@@ -42,7 +47,8 @@ class Table {
   explicit Table(std::vector<std::string> header) : header_(std::move(header)) {}
   void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
   bool empty() const { return rows_.empty(); }
-  std::string render(bool color) const;
+  // With `columns`, the last column is cut so that no line is longer.
+  std::string render(bool color, int columns = 0) const;
 
  private:
   std::vector<std::string> header_;

@@ -41,9 +41,8 @@ std::string counts_text(const spec::ParamCounts& counts, const spec::FlopsPerTok
     out += fmt::format("{:<24}{:>20}  {}\n", name, with_commas(value), remark);
   };
   line("total", counts.total, "(without MTP)");
-  line("active per token", counts.active,
-       "without the embedding table, with the head: DeepSeek's convention");
-  line("  with the table", counts.active_with_embedding, "Mistral's convention");
+  line("active per token", counts.active, "DeepSeek's: no embedding table");
+  line("  with the table", counts.active_with_embedding, "Mistral's");
   line("  without both", counts.active_non_embedding, "neither embedding nor head");
   out += "by part\n";
   for (int p = 0; p < spec::kNumParts; ++p) {

@@ -59,7 +59,8 @@ Verb make_resume() {
   verb.group = "Run";
   verb.summary = "A job that failed or was cancelled goes on from its newest checkpoint";
   verb.help =
-      "Examples:\n  dsv3ctl resume demo-1 --wait\n"
+      "Needs a checkpoint: checkpoint.interval_steps, or a job that was cancelled.\n"
+      "Example:\n  dsv3ctl resume demo-1 --wait\n"
       "Exit code with --wait: 0 completed, 1 failed or cancelled; 7 while the job has not ended, "
       "or "
       "when it has completed.";

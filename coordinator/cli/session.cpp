@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/filesystem.h"
 #include "base/process.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/protocol/dsv3.pb.h"
@@ -27,10 +28,17 @@ Result<pid_t> ping(transport::Client& client, int timeout_ms) {
   return static_cast<pid_t>(reply.ping_reply().coordinator().pid());
 }
 
+constexpr int64_t kNoRoomBytes = int64_t{1} << 20;
+
 // The end of dsv3d's log, for the sentence about a start that failed.
 std::string last_line(const std::string& path) {
   auto text = read_file(path);
-  if (!text.ok() || text->empty()) return "it wrote nothing to its log";
+  if (!text.ok() || text->empty()) {
+    const auto disk = filesystem_of(std::filesystem::path(path).parent_path().string());
+    if (disk.ok() && disk->free_bytes < kNoRoomBytes)
+      return "the state directory's disk is full: make room there";
+    return "it wrote nothing to its log";
+  }
   while (!text->empty() && text->back() == '\n') text->pop_back();
   return text->substr(text->rfind('\n') + 1);
 }

@@ -1,6 +1,7 @@
 // dsv3ctl status: every job in a table, or one job in full; each state with its reason, since when,
 // and what to do next.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -44,7 +45,7 @@ std::string counted(int64_t number, std::string_view what) {
 
 void print_table(const Globals& globals, const wire::StatusReply& reply) {
   if (reply.jobs().empty()) {
-    print("no jobs yet: start one with 'dsv3ctl submit configs/demo.yaml --wait'\n");
+    print("no jobs yet: start one with 'dsv3ctl submit demo --wait'\n");
     return;
   }
   Table table({"JOB", "STATE", "FOR", "STEP", "LOSS", "TOK/S", "REASON"});
@@ -54,10 +55,24 @@ void print_table(const Globals& globals, const wire::StatusReply& reply) {
                job.has_tokens_per_s() ? with_commas(static_cast<int64_t>(job.tokens_per_s())) : "–",
                job.reason()});
   }
-  print(table.render(globals.color));
+  print(table.render(globals.color, terminal_columns(STDOUT_FILENO)));
 }
 
-void print_job(const Globals& globals, const wire::JobStatus& job, int64_t now_ns) {
+// What a rank said of checkpoints since the last one was complete: that one could not be written.
+std::string failed_checkpoint(transport::Client& client, const std::string& id) {
+  wire::Envelope request, envelope;
+  request.mutable_sql()->set_statement(
+      fmt::format("SELECT json_extract(payload, '$.reason') AS reason FROM events WHERE job = '{0}'"
+                  " AND event = 'note' AND reason LIKE 'the checkpoint of step % was not written%'"
+                  " AND seq > coalesce((SELECT max(seq) FROM events WHERE job = '{0}'"
+                  " AND event = 'checkpoint_done'), 0) ORDER BY seq DESC LIMIT 1",
+                  id));
+  if (!ask(client, request, &envelope).ok() || envelope.sql_reply().rows().empty()) return {};
+  return one_line(envelope.sql_reply().rows(0).cells(0).text());
+}
+
+void print_job(const Globals& globals, const wire::JobStatus& job, int64_t now_ns,
+               const std::string& checkpoint_note) {
   const auto line = [](std::string_view name, const std::string& value) {
     print(fmt::format("{:<12}{}\n", name, value));
   };
@@ -65,7 +80,11 @@ void print_job(const Globals& globals, const wire::JobStatus& job, int64_t now_n
   line("state", paint(state_name(job), state_color(job), globals.color) +
                     fmt::format(" for {}", since_text(job, now_ns)));
   if (!job.reason().empty()) line("reason", job.reason());
-  line("step", step_text(job));
+  const bool runs = static_cast<protocol::JobState>(job.state()) == protocol::JobState::kRunning;
+  line("step",
+       step_text(job) + (runs && job.has_last_step_age_s()
+                             ? fmt::format(", {} ago", human_duration(job.last_step_age_s()))
+                             : ""));
   if (job.has_loss()) line("loss", fmt::format("{:.4f}", job.loss()));
   if (job.has_validation())
     line("validation",
@@ -82,6 +101,7 @@ void print_job(const Globals& globals, const wire::JobStatus& job, int64_t now_n
                                100 * job.effective_time_ratio()));
   line("ranks", fmt::format("{} by the {} launcher", job.num_ranks(), job.launcher()));
   if (job.has_checkpoint()) line("checkpoint", job.checkpoint().path());
+  if (!checkpoint_note.empty()) line("", paint(checkpoint_note, Color::kYellow, globals.color));
   line("folder", job.job_dir());
   line("next", next_action(job));
 }
@@ -93,16 +113,19 @@ int status(const Globals& globals, const std::string& id) {
   request.mutable_status()->set_job(id);
   if (Status asked = ask(*client, request, &envelope); !asked.ok()) return fail(globals, asked);
   const wire::StatusReply& reply = envelope.status_reply();
+  const std::string note = id.empty() ? "" : failed_checkpoint(*client, reply.jobs(0).id());
   if (globals.json && id.empty()) {
     Json jobs = Json::array();
     for (const wire::JobStatus& job : reply.jobs()) jobs.push_back(job_json(job));
     print_json({{"coordinator", coordinator_json(reply.coordinator())}, {"jobs", jobs}});
   } else if (globals.json) {
-    print_json({{"job", job_json(reply.jobs(0))}});
+    Json job = job_json(reply.jobs(0));
+    job["checkpoint_note"] = note.empty() ? Json(nullptr) : Json(note);
+    print_json({{"job", job}});
   } else if (id.empty()) {
     print_table(globals, reply);
   } else {
-    print_job(globals, reply.jobs(0), reply.coordinator().now_unix_ns());
+    print_job(globals, reply.jobs(0), reply.coordinator().now_unix_ns(), note);
   }
   return 0;
 }

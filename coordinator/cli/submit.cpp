@@ -21,6 +21,7 @@
 #include "configs/spec/presets.h"
 #include "configs/spec/render.h"
 #include "coordinator/cli/config_options.h"
+#include "coordinator/cli/interrupt.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/cli/verbs.h"
@@ -54,31 +55,6 @@ std::string random_key() {
   return text;
 }
 
-// kDoesNotFit with what would, or ok.
-Status check_fits(const spec::JobSpec& job, const plan::Plan& plan,
-                  const plan::ClusterSpec& cluster) {
-  if (plan.feasible && plan.runnable) return {};
-  std::vector<plan::NamedJob> alternatives;
-  if (auto presets = spec::list_presets(); presets.ok()) {
-    for (const spec::Preset& preset : *presets) alternatives.push_back({preset.name, preset.job});
-  }
-  return plan::refusal(plan, job, cluster, alternatives);
-}
-
-// Every prefix of data.path has its two files; what is in them is the rank's business.
-Status check_data(const spec::JobSpec& job) {
-  for (const auto& [prefix, weight] : job.data.path) {
-    for (const char* suffix : {".idx", ".bin"}) {
-      if (path_exists(prefix + suffix)) continue;
-      return Status(
-          Code::kDoesNotFit,
-          fmt::format("data.path names {}, but there is no {}{}", prefix, prefix, suffix),
-          fmt::format("make it with 'dsv3ctl data prepare --input FILES --out {}'", prefix));
-    }
-  }
-  return {};
-}
-
 // The command that the launcher would run on each node; the job's id is given at submission.
 std::string launch_script(const Globals& globals, const plan::Plan& plan) {
   std::set<std::string> nodes;
@@ -110,13 +86,16 @@ int dry_run(const Globals& globals, const plan::Plan& plan) {
 
 int hand_over(const Globals& globals, const spec::JobSpec& job, const plan::Plan& plan,
               const Options& options) {
+  say_when_interrupted(
+      "dsv3ctl: interrupted before the coordinator answered; 'dsv3ctl status' shows whether the "
+      "job was taken\n");
   bool started = false;
   auto client = connect_or_start(globals, &started);
   if (!client.ok()) return fail(globals, client.status());
-  if (started)
-    note(
-        fmt::format("started a coordinator for this user, state in {} (end it with 'dsv3ctl down')",
-                    globals.state_dir));
+  if (started) {
+    note(fmt::format("started a coordinator, state in {}", globals.state_dir));
+    note("('dsv3ctl down' ends it)");
+  }
   wire::Envelope reply;
   if (Status status = ask(*client, submit_request(job, plan, options.launcher), &reply, 30'000);
       !status.ok()) {
@@ -158,6 +137,29 @@ int submit(const Globals& globals, Options options) {
 
 }  // namespace
 
+Status check_fits(const spec::JobSpec& job, const plan::Plan& plan,
+                  const plan::ClusterSpec& cluster) {
+  if (plan.feasible && plan.runnable) return {};
+  std::vector<plan::NamedJob> alternatives;
+  if (auto presets = spec::list_presets(); presets.ok()) {
+    for (const spec::Preset& preset : *presets) alternatives.push_back({preset.name, preset.job});
+  }
+  return plan::refusal(plan, job, cluster, alternatives);
+}
+
+Status check_data(const spec::JobSpec& job) {
+  for (const auto& [prefix, weight] : job.data.path) {
+    for (const char* suffix : {".idx", ".bin"}) {
+      if (path_exists(prefix + suffix)) continue;
+      return Status(
+          Code::kDoesNotFit,
+          fmt::format("data.path names {}, but there is no {}{}", prefix, prefix, suffix),
+          fmt::format("make it with 'dsv3ctl data prepare --input FILES --out {}'", prefix));
+    }
+  }
+  return {};
+}
+
 void settle_paths(const Globals& globals, spec::JobSpec* job) {
   for (auto& [path, weight] : job->data.path)
     path = path == kDemoData ? demo_prefix(globals) : absolute(path);
@@ -176,7 +178,8 @@ Status prepare_demo_data(const Globals& globals, const spec::JobSpec& job) {
                                     : job.data.tokenizer;
   DSV3_ASSIGN_OR_RETURN(const pid_t pid,
                         spawn({.argv = {executable_dir() + "/dsv3-worker", "data-prepare", "--demo",
-                                        "--tokenizer", tokenizer, "--out", prefix}}));
+                                        "--tokenizer", tokenizer, "--out", prefix},
+                               .die_with_parent = true}));
   const int64_t deadline_ns = system_clock().steady_ns() + int64_t{900} * 1'000'000'000;
   while (true) {
     if (const auto code = try_reap(pid)) {
@@ -232,9 +235,10 @@ Verb make_submit() {
       "Starts a coordinator for this user when there is none. A job that can't fit here is refused "
       "with what it would need.\n"
       "Examples:\n"
-      "  dsv3ctl submit configs/demo.yaml --wait\n"
+      "  dsv3ctl submit demo --wait\n"
       "  dsv3ctl submit demo --set training.max_steps=50 --set training.seed=7\n"
       "  dsv3ctl submit mine.yaml --dry-run\n"
+      "Then 'dsv3ctl status' and 'dsv3ctl logs JOB -f'.\n"
       "Exit code with --wait: 0 completed, 1 failed or cancelled; 2 invalid, 6 does not fit.";
   verb.options = config_options(&options->config, false);
   verb.options.push_back({"--launcher",

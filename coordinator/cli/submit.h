@@ -22,6 +22,14 @@ void settle_paths(const Globals& globals, spec::JobSpec* job);
 // data-prepare` with its progress on stderr. kFailed says what to do without a network.
 Status prepare_demo_data(const Globals& globals, const spec::JobSpec& job);
 
+// kDoesNotFit with what would, or ok.
+Status check_fits(const spec::JobSpec& job, const plan::Plan& plan,
+                  const plan::ClusterSpec& cluster);
+
+// Every prefix of data.path has its two files; what is in them is the rank's business. kDoesNotFit
+// names the one that is not there.
+Status check_data(const spec::JobSpec& job);
+
 // The request for a planned job.
 wire::Envelope submit_request(const spec::JobSpec& job, const plan::Plan& plan,
                               const std::string& launcher);

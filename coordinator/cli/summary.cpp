@@ -77,9 +77,8 @@ Status print_experts(transport::Client& client, const std::string& job) {
     ++layers;
   }
   if (layers == 0) return {};
-  line("experts",
-       fmt::format("entropy {:.3f} of 1, busiest {:+.0f} % over the mean, {} dead ({} layers)",
-                   entropy / static_cast<double>(layers), 100 * worst, dead, layers));
+  line("experts", fmt::format("entropy {:.3f} of 1, busiest expert {:+.0f} %, {} dead ({} layers)",
+                              entropy / static_cast<double>(layers), 100 * worst, dead, layers));
   return {};
 }
 
@@ -112,10 +111,8 @@ Status print_summary(transport::Client& client, const wire::JobStatus& job) {
   }
   note(fmt::format("  dsv3ctl experts {}", job.id()));
   note(fmt::format("  dsv3ctl metrics {} --last 5", job.id()));
-  note(
-      fmt::format("  dsv3ctl sql \"SELECT layer, expert, sum(tokens) AS tokens FROM expert_usage "
-                  "WHERE job='{}' GROUP BY layer, expert LIMIT 8\"",
-                  job.id()));
+  note(fmt::format("  dsv3ctl sql \"SELECT step, loss FROM metrics WHERE job = '{}' LIMIT 5\"",
+                   job.id()));
   return {};
 }
 

@@ -80,7 +80,10 @@ Verb make_up() {
   verb.name = "up";
   verb.group = "Run";
   verb.summary = "Start a coordinator here (submit does it by itself)";
-  verb.help = "Example:\n  dsv3ctl up";
+  verb.help =
+      "One coordinator for each user and state directory; it outlives this terminal.\n"
+      "Example:\n  dsv3ctl up\n"
+      "Then 'dsv3ctl submit FILE'; 'dsv3ctl down' ends it.";
   verb.options = {{"--foreground",
                    foreground.get(),
                    "Stay attached; log to the terminal",
@@ -96,7 +99,10 @@ Verb make_down() {
   verb.name = "down";
   verb.group = "Run";
   verb.summary = "End the coordinator's jobs, then the coordinator";
-  verb.help = "Jobs write a checkpoint before they end.\nExample:\n  dsv3ctl down";
+  verb.help =
+      "Jobs write a checkpoint before they end.\nExample:\n  dsv3ctl down\n"
+      "Then 'dsv3ctl up' and 'dsv3ctl resume JOB' go on.\n"
+      "Exit codes: 3 no coordinator, 124 it is still ending its jobs.";
   verb.run = [](const Globals& globals) { return down(globals); };
   return verb;
 }

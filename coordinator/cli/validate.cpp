@@ -13,13 +13,15 @@ namespace dsv3::cli {
 namespace {
 
 int validate(const Globals& globals, const ConfigOptions& options) {
+  const auto gpu = one_text("--gpu", options.gpu);
+  if (!gpu.ok()) return fail(globals, gpu.status());
   auto parsed = spec::load(options.file, options.set);
   if (!parsed.ok()) return fail(globals, parsed.status());
   std::vector<spec::Diagnostic> all = parsed->diagnostics;
   if (parsed->ok()) {
     spec::ValidateOptions rules;
     rules.gpus = options.gpus;
-    rules.gpu_name = options.gpu;
+    rules.gpu_name = *gpu;
     rules.origins = &parsed->origins;
     const auto meaning = spec::validate(parsed->job, rules);
     all.insert(all.end(), meaning.begin(), meaning.end());
@@ -34,8 +36,10 @@ int validate(const Globals& globals, const ConfigOptions& options) {
   } else {
     print_diagnostics(all);
     if (valid)
-      print(fmt::format("{}: valid{}\n", parsed->file,
-                        all.empty() ? "" : fmt::format(", {} warning(s)", all.size())));
+      print(fmt::format(
+          "{}: valid{}\n", parsed->file,
+          all.empty() ? ""
+                      : fmt::format(", {} warning{}", all.size(), all.size() == 1 ? "" : "s")));
   }
   return static_cast<int>(valid ? Code::kOk : Code::kInvalid);
 }
@@ -53,6 +57,7 @@ Verb make_validate() {
       "  dsv3ctl validate configs/demo.yaml\n"
       "  dsv3ctl validate 10b --gpus 8 --gpu h100\n"
       "  dsv3ctl validate 10b --set model.moe.n_group=7 --json\n"
+      "Then 'dsv3ctl plan FILE': does it fit?\n"
       "Exit code 0 when it is valid (warnings allowed), 2 when it is not.";
   verb.options = config_options(options.get(), true);
   verb.run = [options](const Globals& globals) { return validate(globals, *options); };

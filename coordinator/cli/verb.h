@@ -13,6 +13,8 @@
 #include <variant>
 #include <vector>
 
+#include "base/status.h"
+
 namespace dsv3::cli {
 
 // Options that every verb takes.
@@ -28,8 +30,8 @@ using Target = std::variant<bool*, int64_t*, double*, std::string*, std::optiona
                             std::optional<double>*, std::vector<std::string>*>;
 
 // What completes a value: nothing, presets (and files, by the shell), job ids (all, or those that
-// can be resumed), keys of the field table, names of verbs.
-enum class Completes { kNothing, kConfig, kJob, kEndedJob, kKey, kVerb };
+// can be resumed), either of both, keys of the field table, names of verbs.
+enum class Completes { kNothing, kConfig, kJob, kEndedJob, kJobOrConfig, kKey, kVerb };
 
 // The numbers an option accepts, both ends included.
 struct Range {
@@ -55,6 +57,7 @@ struct Verb {
   std::string summary;  // one line
   std::string help;     // paragraphs and examples, shown under the options
   std::vector<Option> options;
+  std::string one_of;                      // for the usage line: options of which one is needed
   std::function<int(const Globals&)> run;  // returns the exit code
   bool pass_through = false;               // all further words go to `words` unparsed
   std::vector<std::string>* words = nullptr;
@@ -67,5 +70,9 @@ std::vector<Verb> all_verbs();
 // Parses argv and runs one verb; returns the process's exit code. Usage errors: one sentence on
 // stderr, code 2.
 int run(int argc, const char* const* argv);
+
+// Whether run() would get past the words: kInvalid with the sentence that it would print. Runs
+// nothing; what a verb hands on to another program is not looked at.
+Status check_command_line(int argc, const char* const* argv);
 
 }  // namespace dsv3::cli

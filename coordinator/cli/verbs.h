@@ -27,6 +27,7 @@ Verb make_data();
 Verb make_import();
 Verb make_export();
 Verb make_score();
+Verb make_profile();
 Verb make_completion();
 Verb make_complete();
 Verb make_doctor();

@@ -105,6 +105,10 @@ int checkpoint(const Globals& globals, const std::string& job) {
   return 0;
 }
 
+bool is_ending(const wire::JobStatus& job) {
+  return static_cast<protocol::JobState>(job.state()) == protocol::JobState::kStopping;
+}
+
 }  // namespace
 
 Status follow_to_end(transport::Client& client, const std::string& job, double timeout_s,
@@ -123,7 +127,8 @@ Status follow_to_end(transport::Client& client, const std::string& job, double t
     Status status = ask(client, request, &envelope);
     if (interrupted() != 0) {
       return Status(interrupted() == SIGINT ? Code::kInterrupted : Code::kTerminated,
-                    fmt::format("detached; job {} goes on", job),
+                    fmt::format("detached; job {} {}", job,
+                                is_ending(last->job()) ? "is still ending" : "goes on"),
                     fmt::format("dsv3ctl wait {}", job));
     }
     DSV3_RETURN_IF_ERROR(status);
@@ -174,7 +179,10 @@ Verb make_wait() {
   verb.name = "wait";
   verb.group = "Run";
   verb.summary = "Until the job ends; exit code 0 when it completed, 1 when not";
-  verb.help = "Examples:\n  dsv3ctl wait demo-1\n  dsv3ctl wait demo-1 --timeout 600";
+  verb.help =
+      "Examples:\n  dsv3ctl wait demo-1\n  dsv3ctl wait demo-1 --timeout 600\n"
+      "Exit codes: 0 completed, 1 failed or cancelled, 3 no coordinator, 5 no such job, 124 it "
+      "takes longer.";
   verb.options = {{"JOB", &options->job, "Job id", true, Completes::kJob, {}},
                   {"--timeout",
                    &options->timeout_s,
@@ -218,7 +226,10 @@ Verb make_checkpoint() {
   verb.name = "checkpoint";
   verb.group = "Run";
   verb.summary = "Ask a running job to save a checkpoint now";
-  verb.help = "Example:\n  dsv3ctl checkpoint demo-1";
+  verb.help =
+      "Returns at once; 'dsv3ctl status JOB' shows the checkpoint when it is complete.\n"
+      "Example:\n  dsv3ctl checkpoint demo-1\n"
+      "Exit codes: 3 no coordinator, 5 no such job, 7 the job is not running.";
   verb.options = {{"JOB", job.get(), "Job id", true, Completes::kJob, {}}};
   verb.run = [job](const Globals& globals) { return checkpoint(globals, *job); };
   return verb;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/text.h"
 #include "coordinator/daemon/convert.h"
 #include "coordinator/daemon/daemon.h"
 #include "coordinator/daemon/job_files.h"
@@ -22,12 +23,26 @@ std::string host_name() {
   return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "";
 }
 
+// The job that was probably meant: the newest of that name ("demo" for demo-3), or of a like id.
+std::string near_job(const core::State& state, const std::string& id) {
+  const core::Job* newest = nullptr;
+  std::vector<std::string_view> ids;
+  for (const auto& [known, job] : state.jobs) {
+    ids.push_back(known);
+    const bool of_name = known.substr(0, known.rfind('-')) == id;
+    if (of_name && (newest == nullptr || job.number > newest->number)) newest = &job;
+  }
+  return newest != nullptr ? newest->id : did_you_mean(id, ids);
+}
+
 }  // namespace
 
 Result<const core::Job*> Daemon::need_job(const std::string& id) const {
   if (const core::Job* job = core::find_job(state_, id)) return job;
-  return Status(Code::kNotFound, fmt::format("there is no job '{}'", id),
-                "`dsv3ctl status` lists the jobs");
+  const std::string near = near_job(state_, id);
+  return Status(
+      Code::kNotFound, fmt::format("there is no job '{}'", id),
+      near.empty() ? "'dsv3ctl status' lists the jobs" : fmt::format("did you mean '{}'?", near));
 }
 
 void Daemon::fill_info(wire::CoordinatorInfo* info) const {
@@ -36,8 +51,10 @@ void Daemon::fill_info(wire::CoordinatorInfo* info) const {
   info->set_instance(instance_);
   info->set_state_dir(options_.state_dir);
   info->set_host(host_name());
-  info->set_started_unix_ns(started_ns_);
-  info->set_now_unix_ns(clock_.wall_ns());
+  // The age is a duration, which a clock that was set since must not change.
+  const int64_t now_ns = clock_.wall_ns();
+  info->set_started_unix_ns(now_ns - (clock_.steady_ns() - started_steady_ns_));
+  info->set_now_unix_ns(now_ns);
   info->set_jobs_active(core::num_active_jobs(state_));
   info->set_stopping(draining_);
 }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -22,6 +23,12 @@ constexpr int64_t kNsPerMs = 1'000'000;
 // Messages taken before time and signals are looked at again.
 constexpr int kMessagesPerTurn = 256;
 
+Result<core::State> state_of(const std::vector<core::Event>& log) {
+  core::State state;
+  for (const core::Event& event : log) DSV3_RETURN_IF_ERROR(core::apply(state, event));
+  return state;
+}
+
 }  // namespace
 
 Daemon::Daemon(Options options, store::Writer writer, store::Reader reader,
@@ -32,7 +39,7 @@ Daemon::Daemon(Options options, store::Writer writer, store::Reader reader,
       server_(std::move(server)) {
   launchers_["local"] = std::make_unique<launch::LocalLauncher>(options_.agent_program);
   instance_ = fmt::format("{:x}-{}", clock_.wall_ns(), ::getpid());
-  started_ns_ = clock_.wall_ns();
+  started_steady_ns_ = clock_.steady_ns();
 }
 
 Result<std::unique_ptr<Daemon>> Daemon::create(Options options) {
@@ -56,7 +63,7 @@ Result<std::unique_ptr<Daemon>> Daemon::create(Options options) {
 }
 
 Status Daemon::replay(const std::vector<core::Event>& log) {
-  for (const core::Event& event : log) DSV3_RETURN_IF_ERROR(core::apply(state_, event));
+  DSV3_ASSIGN_OR_RETURN(state_, state_of(log));
   for (const auto& [id, job] : state_.jobs) {
     if (!job.attempt || job.attempt->state == core::AttemptState::kEnded) continue;
     for (const auto& [node, agent] : job.attempt->agents)
@@ -66,6 +73,24 @@ Status Daemon::replay(const std::vector<core::Event>& log) {
     log::info("replayed {} events: {} jobs, {} active", log.size(), state_.jobs.size(),
               num_active_jobs(state_));
   return process(core::StartedInput{instance_, ::getpid()}).status();
+}
+
+Status Daemon::undo(const Pending& pending, const Status& refused) {
+  if (!std::exchange(disk_full_, true)) {
+    log::error(
+        "{}: what is asked is refused until there is room; jobs go on, and their reports "
+        "are kept by their agents",
+        refused.to_string());
+  }
+  next_tick_ns_ = clock_.steady_ns() + kFullTickMs * kNsPerMs;
+  if (pending.times_before) times_ = *pending.times_before;
+  if (!pending.batch.events.empty()) {
+    const Result<std::vector<core::Event>> log = writer_.read_log();
+    Result<core::State> state = log.ok() ? state_of(*log) : log.status();
+    if (!state.ok()) return fatal_ = state.status();
+    state_ = std::move(state).value();
+  }
+  return Status(Code::kFailed, refused.message(), refused.hint());
 }
 
 Status Daemon::publish() {
@@ -97,7 +122,7 @@ Status Daemon::run(int signal_fd) {
   DSV3_RETURN_IF_ERROR(find_local_node());
   while (!stop_) {
     const int64_t now_ns = clock_.steady_ns();
-    if (waits_for_agents())
+    if (!disk_full_ && waits_for_agents())
       next_tick_ns_ = std::min(next_tick_ns_, now_ns + kEndingTickMs * kNsPerMs);
     const int64_t left_ns = next_tick_ns_ - now_ns;
     DSV3_RETURN_IF_ERROR(server_.wait(
@@ -131,7 +156,9 @@ Status Daemon::run(int signal_fd) {
   const uint32_t active = core::num_active_jobs(state_);
   if (active > 0)
     log::info("{} jobs keep running; a coordinator started here takes them up again", active);
-  DSV3_RETURN_IF_ERROR(process(core::StoppedInput{stop_reason_}).status());
+  const Status said = process(core::StoppedInput{stop_reason_}).status();
+  DSV3_RETURN_IF_ERROR(fatal_);
+  if (!said.ok()) log::warning("this end is not in the event log: {}", said.to_string());
   ::unlink(transport::coordinator_file_path(options_.state_dir).c_str());
   log::info("coordinator ends: {}", stop_reason_);
   return {};

@@ -1,9 +1,9 @@
 // The coordinator's process: poll → core::step → PERSIST → act.
 //
-// Law: nothing is answered or done before the events that it follows from are on the disk. A commit
-// that fails ends the process (the state in memory would be ahead of the log); the next start
-// replays. Ranks and agents never die because the coordinator does. One thread does everything
-// here, so the order of inputs is the order of the log.
+// Law: nothing is answered or done before the events that it follows from are on the disk. What a
+// full disk refuses is undone in memory and told to whoever asked; any other failure to persist
+// ends the process, and the next start replays. Ranks and agents never die because the coordinator
+// does. One thread does everything here, so the order of inputs is the order of the log.
 #pragma once
 
 #include <cstdint>
@@ -28,12 +28,15 @@
 namespace dsv3::daemon {
 
 inline constexpr int kTickMs = 250;
+// Between two ticks while the disk is full.
+inline constexpr int kFullTickMs = 1'000;
 // Between two looks at agents that are about to end: the next attempt waits for them.
 inline constexpr int kEndingTickMs = 10;
 inline constexpr uint32_t kHeartbeatMs = 1'000;
 // After this long without a HeartbeatAck an agent looks for the coordinator again.
 inline constexpr uint32_t kAgentPatienceMs = 3'000;
 inline constexpr int kSqlTimeLimitMs = 5'000;
+inline constexpr int64_t kLogBytesMax = int64_t{16} << 20;  // of dsv3d.log, and of dsv3d.log.1
 
 struct Options {
   std::string state_dir;      // made absolute by create()
@@ -64,6 +67,7 @@ class Daemon {
     store::Batch batch;
     std::vector<core::Action> actions;
     std::set<std::string> changed;
+    std::optional<core::Times> times_before;  // its first decision
   };
 
   Daemon(Options options, store::Writer writer, store::Reader reader, transport::Server server);
@@ -77,6 +81,8 @@ class Daemon {
   // decide.cpp: inputs, persistence, actions.
   core::Decision decide(const core::Input& input, Pending* pending);
   Status commit(Pending* pending);
+  // After a commit that a full disk refused: the state is the log's again.
+  Status undo(const Pending& pending, const Status& refused);
   // decide + commit + act; the decision's own status is for the requester.
   Result<core::Decision> process(const core::Input& input, const transport::Peer* sender = nullptr);
   void act(const std::vector<core::Action>& actions, const transport::Peer* sender);
@@ -137,9 +143,10 @@ class Daemon {
   std::vector<Follower> followers_;
   std::set<std::string> dirty_jobs_;  // changed since the followers were served
   std::string instance_;
-  int64_t started_ns_ = 0;
+  int64_t started_steady_ns_ = 0;
   int64_t next_tick_ns_ = 0;
-  bool draining_ = false;  // no new jobs; ends when none is active
+  bool disk_full_ = false;  // the last commit was refused for it
+  bool draining_ = false;   // no new jobs; ends when none is active
   bool stop_ = false;
   std::string stop_reason_;
   Status fatal_;  // a commit that failed

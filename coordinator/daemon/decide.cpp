@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
+#include "base/log_file.h"
 #include "coordinator/daemon/daemon.h"
 #include "coordinator/daemon/job_files.h"
 
@@ -26,9 +28,9 @@ void log_event(const core::Event& event) {
 }  // namespace
 
 core::Decision Daemon::decide(const core::Input& input, Pending* pending) {
+  if (!pending->times_before) pending->times_before = times_;
   core::Decision decision = core::step(state_, times_, input, now(), options_.limits);
   for (const core::Event& event : decision.events) {
-    log_event(event);
     if (!event.job.empty()) pending->changed.insert(event.job);
     pending->batch.events.push_back(event);
   }
@@ -43,10 +45,13 @@ Status Daemon::commit(Pending* pending) {
   }
   if (batch.events.empty() && batch.samples.empty() && batch.taken_reports.empty()) return {};
   if (Status status = writer_.commit(batch); !status.ok()) {
+    if (status.code() == Code::kTemporary) return undo(*pending, status);
     log::error("cannot persist, so the coordinator ends: {}", status.to_string());
     fatal_ = status;
     return status;
   }
+  for (const core::Event& event : batch.events) log_event(event);
+  if (std::exchange(disk_full_, false)) log::info("there is room on the disk again");
   dirty_jobs_.insert(pending->changed.begin(), pending->changed.end());
   return {};
 }
@@ -143,6 +148,7 @@ void Daemon::start_agent(const core::Action& action, const core::Job& job) {
     return;
   }
   Status status = check_job_dir(options_.state_dir, job);
+  if (!status.ok()) status = write_job_files(options_.state_dir, job);  // or why not
   if (status.ok()) {
     const Result<launch::AgentStatus> started = launcher->submit(agent_spec(key));
     status = started.status();
@@ -168,6 +174,7 @@ void Daemon::send_launch(const core::AgentKey& key, const core::Job& job) {
   launch->set_spec_yaml(job.submission.spec_yaml);
   launch->set_plan_json(job.submission.plan_json);
   for (const auto& [rank, unused] : attempt->agents.at(key.node).ranks) launch->add_ranks(rank);
+  launch->set_submission(submission_mark(job));
   launch->set_world_size(job.num_ranks);
   launch->set_job_dir(job_dir(options_.state_dir, key.job));
   launch->set_working_dir(job.submission.working_dir);
@@ -181,9 +188,10 @@ void Daemon::send_launch(const core::AgentKey& key, const core::Job& job) {
 
 Status Daemon::process_gone() {
   while (!gone_.empty()) {
-    const core::AgentGoneInput input = std::move(gone_.front());
+    const Status status = process(core::AgentGoneInput(gone_.front())).status();
+    DSV3_RETURN_IF_ERROR(fatal_);
+    if (!status.ok()) return {};  // it stays, for the next tick
     gone_.pop_front();
-    DSV3_RETURN_IF_ERROR(process(input).status());
   }
   return {};
 }
@@ -224,7 +232,9 @@ bool Daemon::waits_for_agents() const {
 
 Status Daemon::tick() {
   next_tick_ns_ = clock_.steady_ns() + kTickMs * kNsPerMs;
-  DSV3_RETURN_IF_ERROR(process(core::TickInput{}).status());
+  log::rotate_file(options_.state_dir + "/dsv3d.log", kLogBytesMax);
+  (void)process(core::TickInput{});  // what a full disk refuses comes again with the next tick
+  DSV3_RETURN_IF_ERROR(fatal_);
   poll_agents();
   return process_gone();
 }

@@ -16,13 +16,9 @@
 namespace dsv3::daemon {
 namespace {
 
-// The time of the submission, in its event too: no other submission has it.
-std::string mark_of(const core::Job& job) {
-  return std::to_string(job.submitted_ns);
-}
 bool is_own(const std::string& dir, const core::Job& job) {
   const Result<std::string> mark = read_file(dir + "/submitted", 64);
-  return mark.ok() && *mark == mark_of(job);
+  return mark.ok() && *mark == submission_mark(job);
 }
 
 Status move_aside(const std::string& dir) {
@@ -42,6 +38,10 @@ Status move_aside(const std::string& dir) {
 
 }  // namespace
 
+std::string submission_mark(const core::Job& job) {
+  return std::to_string(job.submitted_ns);
+}
+
 std::string job_dir(const std::string& state_dir, const std::string& job) {
   return fmt::format("{}/jobs/{}", state_dir, job);
 }
@@ -51,7 +51,7 @@ Status write_job_files(const std::string& state_dir, const core::Job& job) {
   if (!is_own(dir, job)) {
     if (path_exists(dir)) DSV3_RETURN_IF_ERROR(move_aside(dir));
     DSV3_RETURN_IF_ERROR(make_dirs(dir));
-    DSV3_RETURN_IF_ERROR(write_file(dir + "/submitted", mark_of(job)));
+    DSV3_RETURN_IF_ERROR(write_file(dir + "/submitted", submission_mark(job)));
   }
   DSV3_RETURN_IF_ERROR(make_dirs(dir + "/logs"));
   DSV3_RETURN_IF_ERROR(make_dirs(dir + "/run"));

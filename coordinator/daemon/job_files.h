@@ -13,6 +13,8 @@
 
 namespace dsv3::daemon {
 
+// The time of the submission, in its event too: no other submission has it.
+std::string submission_mark(const core::Job& job);
 std::string job_dir(const std::string& state_dir, const std::string& job);
 // Writes spec.yaml, plan.json and submitted and makes logs/ and run/. A folder that is not the
 // job's is renamed to <id>.old-<n> first. Idempotent.

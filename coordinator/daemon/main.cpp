@@ -16,7 +16,7 @@
 namespace {
 
 int fail(const dsv3::Status& status) {
-  fmt::print(stderr, "dsv3d: {}\n", status.to_string());
+  std::fputs(fmt::format("dsv3d: {}\n", status.to_string()).c_str(), stderr);  // doesn't throw
   return static_cast<int>(status.code());
 }
 

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "coordinator/protocol/dsv3.pb.h"
 #include "coordinator/store/packing.h"
 #include "coordinator/store/reader_impl.h"
@@ -171,13 +173,18 @@ Status Reader::fill_progress(uint32_t job_number, int64_t launched_ns, int64_t u
       status->set_grad_norm(row.metrics().grad_norm());
       status->set_lr(row.metrics().lr());
       status->set_step_s(row.metrics().step_s());
+      if (!status->has_ended_unix_ns())  // a clock that was set back makes no step of the future
+        status->set_last_step_age_s(
+            std::max(0.0, static_cast<double>(until_ns - row.time_unix_ns()) * 1e-9));
     }
     const StepSums& sums = impl_->step_sums(job_number);
     const PendingSteps pending = impl_->pending_steps(job_number);
     status->set_lost_steps(sums.lost_steps + pending.count);
     const double wall_s = static_cast<double>(until_ns - launched_ns) * 1e-9;
     if (sums.last_row > 0 && launched_ns > 0 && wall_s > 0)
-      status->set_effective_time_ratio((sums.useful_s - pending.step_s) / wall_s);
+      // A wall clock that was set back in between would make it more than all.
+      status->set_effective_time_ratio(
+          std::clamp((sums.useful_s - pending.step_s) / wall_s, 0.0, 1.0));
     SQLite::Statement validation(
         *impl_->db,
         "SELECT row, attempt, time, step, loss, tokens FROM validation_rows WHERE job = ?"

@@ -127,7 +127,13 @@ struct Writer::Impl {
   void prepare();
   // Runs one prepared statement whose parameters are bound, and makes it ready for the next.
   static void run(SQLite::Statement& statement) {
-    statement.exec();
+    try {
+      statement.exec();
+    } catch (const SQLite::Exception&) {  // a full disk: it will be run again
+      (void)statement.tryReset();
+      statement.clearBindings();
+      throw;
+    }
     statement.reset();
     statement.clearBindings();
   }
@@ -142,6 +148,7 @@ struct Writer::Impl {
   void write_experts(const Batch::Sample& sample);
   void write_memory(const Batch::Sample& sample);
   void write_start(const Batch::Sample& sample);
+  bool disk_is_full(const SQLite::Exception& error) const;
 };
 
 Status Writer::Impl::open(const std::string& state_dir) {
@@ -358,8 +365,14 @@ Result<uint64_t> Writer::last_report(const ReportKey& key) {
   return seq;
 }
 
+bool Writer::Impl::disk_is_full(const SQLite::Exception& error) const {
+  if (error.getErrorCode() == SQLITE_FULL) return true;
+  const int cause = sqlite3_system_errno(db->getHandle());
+  return error.getErrorCode() == SQLITE_IOERR && (cause == ENOSPC || cause == EDQUOT);
+}
+
 Status Writer::commit(const Batch& batch) {
-  return guarded("cannot write the database", [&]() -> Status {
+  try {
     impl_->set_full(!batch.events.empty());
     SQLite::Transaction transaction(*impl_->db);
     for (const core::Event& event : batch.events) impl_->write_event(event);
@@ -374,7 +387,13 @@ Status Writer::commit(const Batch& batch) {
     }
     transaction.commit();
     return {};
-  });
+  } catch (const SQLite::Exception& error) {
+    const std::string path = impl_->db->getFilename();
+    const std::string what = fmt::format("cannot write the database '{}'", path);
+    if (!impl_->disk_is_full(error)) return from_exception(what.c_str(), error);
+    return Status(Code::kTemporary, fmt::format("{}: no space left on device", what),
+                  "make room on its disk, then try again");
+  }
 }
 
 }  // namespace dsv3::store

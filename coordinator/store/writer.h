@@ -63,7 +63,7 @@ class Writer {
   Result<std::vector<core::Event>> read_log();
   // The last report taken from an agent; 0 when there is none.
   Result<uint64_t> last_report(const ReportKey& key);
-  // Writes everything or nothing.
+  // Writes everything or nothing. kTemporary: the disk is full; it may be called again.
   Status commit(const Batch& batch);
 
  private:

@@ -180,6 +180,7 @@ class Forward {
 
 void mla_attention_forward(const ops::Context& ctx, const ops::MlaAttentionForward& args) {
   if (args.shape.batch * args.shape.sequence * args.shape.heads == 0) return;
+  if (vector_attention(args.q.dtype)) return vector_attention_forward(ctx, args);
   dispatch_attention(args.q.dtype, [&](auto act, auto compute) {
     Forward<decltype(act), decltype(compute)>(ctx, args).run();
   });

@@ -318,6 +318,7 @@ class Backward {
 
 void mla_attention_backward(const ops::Context& ctx, const ops::MlaAttentionBackward& args) {
   if (args.shape.batch * args.shape.sequence * args.shape.heads == 0) return;
+  if (vector_attention(args.q.dtype)) return vector_attention_backward(ctx, args);
   dispatch_attention(args.q.dtype, [&](auto act, auto compute) {
     Backward<decltype(act), decltype(compute)>(ctx, args).run();
   });

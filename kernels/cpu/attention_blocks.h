@@ -13,31 +13,13 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/cpu/layout.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/ops/args.h"
 
 namespace dsv3::cpu {
-
-// Offsets of the parts of one reservation.
-class Layout {
- public:
-  // Room for `count` elements of T, 64-byte aligned; returns its offset in bytes.
-  template <typename T>
-  size_t add(int64_t count) {
-    return add_bytes(count * sizeof(T));
-  }
-  size_t add_bytes(size_t bytes) {
-    const size_t offset = size_;
-    size_ += aligned_bytes(bytes);
-    return offset;
-  }
-  size_t size() const { return size_; }
-
- private:
-  size_t size_ = 0;
-};
 
 // How a sequence is cut: queries in blocks of q_rows, keys and values in blocks of kv_rows (a
 // multiple of q_rows).
@@ -167,6 +149,12 @@ struct HeadRows {
     }
   }
 };
+
+// Attention by the project's own AVX-512 products (attention_vectors.cpp): where this processor has
+// them and they are faster than oneDNN's, which AMX makes faster for bf16.
+bool vector_attention(DType act);
+void vector_attention_forward(const ops::Context& ctx, const ops::MlaAttentionForward& args);
+void vector_attention_backward(const ops::Context& ctx, const ops::MlaAttentionBackward& args);
 
 // Calls f(T{}, C{}) for the activation dtype.
 template <typename F>

@@ -14,13 +14,18 @@
 
 #include "base/failure.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/matmul.h"
 
 #include <cpuid.h>
+#include <sys/mman.h>
 
 namespace dsv3::cpu {
 namespace {
 
 constexpr size_t kAlignment = 64;
+// Larger blocks ask for huge pages: rows of a few hundred bytes, a page apart, cost a translation
+// each.
+constexpr size_t kHugePage = size_t{2} << 20;
 
 bool has_amd_signature() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -52,12 +57,15 @@ class CpuBackend final : public ops::Backend {
   const char* name() const override { return "cpu"; }
 
   void* allocate(size_t bytes) override {
-    const size_t rounded = (std::max<size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
-    void* data = rounded < bytes ? nullptr : std::aligned_alloc(kAlignment, rounded);
+    const size_t alignment = bytes >= 2 * kHugePage ? kHugePage : kAlignment;
+    const size_t rounded = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+    void* data = rounded < bytes ? nullptr : std::aligned_alloc(alignment, rounded);
     if (!data) {
       throw Failure(Code::kOutOfMemory, "cpu: allocate",
                     std::to_string(bytes) + " bytes could not be allocated");
     }
+    // A kernel without huge pages says no, and nothing is lost.
+    if (alignment == kHugePage) (void)madvise(data, rounded, MADV_HUGEPAGE);
     return data;
   }
   void deallocate(void* data) override { std::free(data); }
@@ -73,72 +81,31 @@ class CpuBackend final : public ops::Backend {
   void synchronize(ops::Stream) override {}
   DType matmul_dtype() const override { return bf16_is_faster() ? DType::kBf16 : DType::kF32; }
 
-  void gemm(const ops::Context& c, const ops::Gemm& a) override { cpu::gemm(c, a); }
-  void grouped_gemm(const ops::Context& c, const ops::GroupedGemm& a) override {
-    cpu::grouped_gemm(c, a);
+#define DSV3_FORWARD_OP(op, Args)                               \
+  void op(const ops::Context& c, const ops::Args& a) override { \
+    cpu::op(c, a);                                              \
   }
-  void grouped_gemm_weight_grad(const ops::Context& c,
-                                const ops::GroupedGemmWeightGrad& a) override {
-    cpu::grouped_gemm_weight_grad(c, a);
+  DSV3_FORWARD_OP(gemm, Gemm)
+  DSV3_FORWARD_OP(grouped_gemm, GroupedGemm)
+  DSV3_FORWARD_OP(grouped_gemm_weight_grad, GroupedGemmWeightGrad)
+  DSV3_FORWARD_OP(mla_attention_forward, MlaAttentionForward)
+  DSV3_FORWARD_OP(mla_attention_backward, MlaAttentionBackward)
+  DSV3_FORWARD_OP(router_forward, RouterForward)
+  DSV3_FORWARD_OP(router_loss, RouterLoss)
+  DSV3_FORWARD_OP(router_backward, RouterBackward)
+  DSV3_FORWARD_OP(router_bias_update, RouterBiasUpdate)
+  DSV3_FORWARD_OP(embedding_forward, EmbeddingForward)
+  DSV3_FORWARD_OP(embedding_backward, EmbeddingBackward)
+#undef DSV3_FORWARD_OP
+#define DSV3_FORWARD_ROW_OP(op, Args)                           \
+  void op(const ops::Context& c, const ops::Args& a) override { \
+    wide_rows_ ? rows_v4::op(c, a) : rows_v3::op(c, a);         \
   }
-  void rms_norm_forward(const ops::Context& c, const ops::RmsNormForward& a) override {
-    cpu::rms_norm_forward(c, a);
-  }
-  void rms_norm_backward(const ops::Context& c, const ops::RmsNormBackward& a) override {
-    cpu::rms_norm_backward(c, a);
-  }
-  void rope(const ops::Context& c, const ops::Rope& a) override { cpu::rope(c, a); }
-  void mla_attention_forward(const ops::Context& c, const ops::MlaAttentionForward& a) override {
-    cpu::mla_attention_forward(c, a);
-  }
-  void mla_attention_backward(const ops::Context& c, const ops::MlaAttentionBackward& a) override {
-    cpu::mla_attention_backward(c, a);
-  }
-  void swiglu_forward(const ops::Context& c, const ops::SwigluForward& a) override {
-    cpu::swiglu_forward(c, a);
-  }
-  void swiglu_backward(const ops::Context& c, const ops::SwigluBackward& a) override {
-    cpu::swiglu_backward(c, a);
-  }
-  void router_forward(const ops::Context& c, const ops::RouterForward& a) override {
-    cpu::router_forward(c, a);
-  }
-  void router_loss(const ops::Context& c, const ops::RouterLoss& a) override {
-    cpu::router_loss(c, a);
-  }
-  void router_backward(const ops::Context& c, const ops::RouterBackward& a) override {
-    cpu::router_backward(c, a);
-  }
-  void router_bias_update(const ops::Context& c, const ops::RouterBiasUpdate& a) override {
-    cpu::router_bias_update(c, a);
-  }
-  void route_plan(const ops::Context& c, const ops::RoutePlan& a) override {
-    cpu::route_plan(c, a);
-  }
-  void permute_rows(const ops::Context& c, const ops::PermuteRows& a) override {
-    cpu::permute_rows(c, a);
-  }
-  void unpermute_sum(const ops::Context& c, const ops::UnpermuteSum& a) override {
-    cpu::unpermute_sum(c, a);
-  }
-  void embedding_forward(const ops::Context& c, const ops::EmbeddingForward& a) override {
-    cpu::embedding_forward(c, a);
-  }
-  void embedding_backward(const ops::Context& c, const ops::EmbeddingBackward& a) override {
-    cpu::embedding_backward(c, a);
-  }
-  void cross_entropy(const ops::Context& c, const ops::CrossEntropy& a) override {
-    cpu::cross_entropy(c, a);
-  }
-  void add(const ops::Context& c, const ops::Add& a) override { cpu::add(c, a); }
-  void cast(const ops::Context& c, const ops::Cast& a) override { cpu::cast(c, a); }
-  void squared_norm(const ops::Context& c, const ops::SquaredNorm& a) override {
-    cpu::squared_norm(c, a);
-  }
-  void adamw(const ops::Context& c, const ops::AdamW& a) override { cpu::adamw(c, a); }
-  void clip_scale(const ops::Context& c, const ops::ClipScale& a) override {
-    cpu::clip_scale(c, a);
-  }
+  DSV3_CPU_ROW_OPS(DSV3_FORWARD_ROW_OP)
+#undef DSV3_FORWARD_ROW_OP
+
+ private:
+  const bool wide_rows_ = has_f32_vectors();
 };
 
 }  // namespace

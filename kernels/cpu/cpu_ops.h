@@ -14,20 +14,9 @@ void gemm(const ops::Context& ctx, const ops::Gemm& args);
 void grouped_gemm(const ops::Context& ctx, const ops::GroupedGemm& args);
 void grouped_gemm_weight_grad(const ops::Context& ctx, const ops::GroupedGemmWeightGrad& args);
 
-// norm.cpp
-void rms_norm_forward(const ops::Context& ctx, const ops::RmsNormForward& args);
-void rms_norm_backward(const ops::Context& ctx, const ops::RmsNormBackward& args);
-
-// rope.cpp
-void rope(const ops::Context& ctx, const ops::Rope& args);
-
 // attention.cpp
 void mla_attention_forward(const ops::Context& ctx, const ops::MlaAttentionForward& args);
 void mla_attention_backward(const ops::Context& ctx, const ops::MlaAttentionBackward& args);
-
-// swiglu.cpp
-void swiglu_forward(const ops::Context& ctx, const ops::SwigluForward& args);
-void swiglu_backward(const ops::Context& ctx, const ops::SwigluBackward& args);
 
 // router.cpp
 void router_forward(const ops::Context& ctx, const ops::RouterForward& args);
@@ -35,25 +24,35 @@ void router_loss(const ops::Context& ctx, const ops::RouterLoss& args);
 void router_backward(const ops::Context& ctx, const ops::RouterBackward& args);
 void router_bias_update(const ops::Context& ctx, const ops::RouterBiasUpdate& args);
 
-// permute.cpp
-void route_plan(const ops::Context& ctx, const ops::RoutePlan& args);
-void permute_rows(const ops::Context& ctx, const ops::PermuteRows& args);
-void unpermute_sum(const ops::Context& ctx, const ops::UnpermuteSum& args);
-
 // embedding.cpp
 void embedding_forward(const ops::Context& ctx, const ops::EmbeddingForward& args);
 void embedding_backward(const ops::Context& ctx, const ops::EmbeddingBackward& args);
 
-// cross_entropy.cpp
-void cross_entropy(const ops::Context& ctx, const ops::CrossEntropy& args);
-
-// elementwise.cpp
-void add(const ops::Context& ctx, const ops::Add& args);
-void cast(const ops::Context& ctx, const ops::Cast& args);
-
-// optimizer.cpp
-void squared_norm(const ops::Context& ctx, const ops::SquaredNorm& args);
-void adamw(const ops::Context& ctx, const ops::AdamW& args);
-void clip_scale(const ops::Context& ctx, const ops::ClipScale& args);
+// Row ops: loops over rows that the compiler turns into vector code. Their files (norm, rope,
+// swiglu, permute, cross_entropy, elementwise, optimizer .cpp) are compiled twice, for the
+// x86-64-v3 level (AVX2) and for v4 (AVX-512); CpuBackend asks the processor which to call.
+#define DSV3_CPU_ROW_OPS(OP)             \
+  OP(rms_norm_forward, RmsNormForward)   \
+  OP(rms_norm_backward, RmsNormBackward) \
+  OP(rope, Rope)                         \
+  OP(swiglu_forward, SwigluForward)      \
+  OP(swiglu_backward, SwigluBackward)    \
+  OP(route_plan, RoutePlan)              \
+  OP(permute_rows, PermuteRows)          \
+  OP(unpermute_sum, UnpermuteSum)        \
+  OP(cross_entropy, CrossEntropy)        \
+  OP(add, Add)                           \
+  OP(cast, Cast)                         \
+  OP(squared_norm, SquaredNorm)          \
+  OP(adamw, AdamW)                       \
+  OP(clip_scale, ClipScale)
+#define DSV3_DECLARE_ROW_OP(op, Args) void op(const ops::Context& ctx, const ops::Args& args);
+namespace rows_v3 {
+DSV3_CPU_ROW_OPS(DSV3_DECLARE_ROW_OP)
+}
+namespace rows_v4 {
+DSV3_CPU_ROW_OPS(DSV3_DECLARE_ROW_OP)
+}
+#undef DSV3_DECLARE_ROW_OP
 
 }  // namespace dsv3::cpu

@@ -47,6 +47,8 @@ double row_loss(const ops::CrossEntropy& args, T* logits, int32_t label, float* 
 
 }  // namespace
 
+namespace DSV3_CPU_ROWS {
+
 void cross_entropy(const ops::Context& ctx, const ops::CrossEntropy& args) {
   const int64_t rows = args.logits.rows;
   if (rows == 0) return;
@@ -70,4 +72,5 @@ void cross_entropy(const ops::Context& ctx, const ops::CrossEntropy& args) {
   *args.loss += args.loss_scale * loss;
 }
 
+}  // namespace DSV3_CPU_ROWS
 }  // namespace dsv3::cpu

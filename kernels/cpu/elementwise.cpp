@@ -13,6 +13,8 @@ bool are_contiguous(const ops::ConstMatrix& x, const ops::ConstMatrix& y) {
 
 }  // namespace
 
+namespace DSV3_CPU_ROWS {
+
 void add(const ops::Context&, const ops::Add& args) {
   dispatch(args.y.dtype, [&](auto element) {
     using T = decltype(element);
@@ -43,4 +45,5 @@ void cast(const ops::Context&, const ops::Cast& args) {
   });
 }
 
+}  // namespace DSV3_CPU_ROWS
 }  // namespace dsv3::cpu

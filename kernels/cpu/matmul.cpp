@@ -239,4 +239,12 @@ bool has_amx() {
   return has_isa(dnnl::cpu_isa::avx512_core_amx);
 }
 
+bool has_f32_vectors() {
+  return has_isa(dnnl::cpu_isa::avx512_core);
+}
+
+bool has_bf16_vectors() {
+  return has_isa(dnnl::cpu_isa::avx512_core_bf16) && !has_amx();
+}
+
 }  // namespace dsv3::cpu

@@ -66,4 +66,9 @@ bool native_bf16();
 // True where oneDNN multiplies bf16 with AMX tiles.
 bool has_amx();
 
+// True where the project's own AVX-512 kernels (kernels/cpu/avx512) may run, within
+// ONEDNN_MAX_CPU_ISA; for bf16 where they are also the fastest: AVX512-BF16 without AMX.
+bool has_f32_vectors();
+bool has_bf16_vectors();
+
 }  // namespace dsv3::cpu

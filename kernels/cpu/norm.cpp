@@ -66,6 +66,8 @@ void input_grad(const T* dy, const T* x, const float* gain, float rstd, T* dx, i
 
 }  // namespace
 
+namespace DSV3_CPU_ROWS {
+
 void rms_norm_forward(const ops::Context&, const ops::RmsNormForward& args) {
   const int64_t rows = args.x.rows, width = args.x.cols;
   const float* gain = args.gain.data;
@@ -114,4 +116,5 @@ void rms_norm_backward(const ops::Context& ctx, const ops::RmsNormBackward& args
   }
 }
 
+}  // namespace DSV3_CPU_ROWS
 }  // namespace dsv3::cpu

@@ -48,6 +48,8 @@ void adamw_block(const ops::AdamW& args, float grad_scale, int64_t begin, int64_
 
 }  // namespace
 
+namespace DSV3_CPU_ROWS {
+
 void squared_norm(const ops::Context& ctx, const ops::SquaredNorm& args) {
   const int64_t blocks = ceil_div(args.x.size, kBlock);
   if (blocks == 0) return;
@@ -83,4 +85,5 @@ void clip_scale(const ops::Context&, const ops::ClipScale& args) {
                     : static_cast<float>(args.max_norm / norm);
 }
 
+}  // namespace DSV3_CPU_ROWS
 }  // namespace dsv3::cpu

@@ -36,6 +36,8 @@ void sum_rows(const ops::ConstMatrix& x, const int32_t* rows, int64_t top_k, boo
 
 }  // namespace
 
+namespace DSV3_CPU_ROWS {
+
 void route_plan(const ops::Context& ctx, const ops::RoutePlan& args) {
   const int64_t slots = args.expert_idx.size, experts = args.experts;
   // Each chunk counts its slots per expert, the counts become first rows, then each chunk places
@@ -106,4 +108,5 @@ void unpermute_sum(const ops::Context&, const ops::UnpermuteSum& args) {
   }
 }
 
+}  // namespace DSV3_CPU_ROWS
 }  // namespace dsv3::cpu

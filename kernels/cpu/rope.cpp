@@ -22,6 +22,8 @@ void rotate(T* x, const float* cos, const float* sin, float sign, int64_t pairs)
 
 }  // namespace
 
+namespace DSV3_CPU_ROWS {
+
 void rope(const ops::Context&, const ops::Rope& args) {
   const int64_t pairs = args.rope_dim / 2;
   if (pairs == 0) return;
@@ -41,4 +43,5 @@ void rope(const ops::Context&, const ops::Rope& args) {
   });
 }
 
+}  // namespace DSV3_CPU_ROWS
 }  // namespace dsv3::cpu

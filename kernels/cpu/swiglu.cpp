@@ -6,7 +6,9 @@
 //
 //   F expert width    g gate    u up    r row scale    σ = sigmoid(g)    silu = g σ    y = silu · u
 //   · r
+#include "kernels/cpu/avx512/swiglu_row.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/matmul.h"
 #include "kernels/cpu/vec.h"
 
 namespace dsv3::cpu {
@@ -18,6 +20,9 @@ int64_t live_rows(int64_t rows, const int32_t* num_rows) {
 
 template <typename T>
 void forward_row(const T* gate, const T* up, float row_scale, T* y, int64_t width) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    if (has_bf16_vectors()) return avx512::swiglu_forward_row(gate, up, row_scale, y, width);
+  }
 #pragma omp simd
   for (int64_t i = 0; i < width; ++i) {
     const float g = to_float(gate[i]);
@@ -29,6 +34,10 @@ void forward_row(const T* gate, const T* up, float row_scale, T* y, int64_t widt
 template <typename T>
 float backward_row(const T* dy, const T* gate, const T* up, float row_scale, T* dgate, T* dup,
                    int64_t width) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    if (has_bf16_vectors())
+      return avx512::swiglu_backward_row(dy, gate, up, row_scale, dgate, dup, width);
+  }
   float drow_scale = 0.0f;
 #pragma omp simd reduction(+ : drow_scale)
   for (int64_t i = 0; i < width; ++i) {
@@ -46,6 +55,8 @@ float backward_row(const T* dy, const T* gate, const T* up, float row_scale, T* 
 }
 
 }  // namespace
+
+namespace DSV3_CPU_ROWS {
 
 void swiglu_forward(const ops::Context&, const ops::SwigluForward& args) {
   const int64_t rows = live_rows(args.y.rows, args.num_rows);
@@ -78,4 +89,5 @@ void swiglu_backward(const ops::Context&, const ops::SwigluBackward& args) {
   });
 }
 
+}  // namespace DSV3_CPU_ROWS
 }  // namespace dsv3::cpu

@@ -1,11 +1,14 @@
 // Small pieces of the CPU kernels: float | Bf16 rows as f32, dtype dispatch, branch-free exp and
 // sigmoid, loop splitting.
 //
-// Law: every function here is branch-free per element, so that the compiler turns the loops over it
-// into AVX2 code; bf16 is loaded to f32, computed in f32 and stored rounded to nearest even. Loops
-// are split by size alone, never by the number of threads, so results do not depend on it.
+// Laws: every function here is branch-free per element, so that the compiler turns the loops over
+// it into vector code; bf16 is loaded to f32, computed in f32 and stored rounded to nearest even.
+// Loops are split by size alone, never by the number of threads, so results do not depend on it.
 //
-// Only for files of kernels/cpu (they are compiled for AVX2 + FMA).
+// Files that are compiled twice, for AVX2 and for AVX-512 (row ops, cpu_ops.h), see these functions
+// in a namespace of their own each: the linker never takes one level's code for the other.
+//
+// Only for files of kernels/cpu.
 #pragma once
 
 #include <omp.h>
@@ -19,7 +22,13 @@
 #include "base/dtype.h"
 #include "kernels/ops/view.h"
 
+#ifndef DSV3_CPU_LEVEL
+#define DSV3_CPU_LEVEL level_v3
+#define DSV3_CPU_ROWS rows_v3
+#endif
+
 namespace dsv3::cpu {
+inline namespace DSV3_CPU_LEVEL {
 
 // Fewer elements than this are done by the calling thread: waking the team costs more.
 constexpr int64_t kParallelMin = 8192;
@@ -174,4 +183,5 @@ inline void for_each_block(int64_t rows, int64_t cols, bool contiguous, F&& f) {
   }
 }
 
+}  // namespace DSV3_CPU_LEVEL
 }  // namespace dsv3::cpu

@@ -86,8 +86,9 @@ struct SavedCheckpoint {
 Result<SavedCheckpoint> save(const SaveRequest& request);
 
 // Tells DIR that `attempt` has begun, so that lower ones can no longer publish. kConflict when a
-// higher one has.
-Status claim(const std::string& dir, int64_t attempt);
+// higher one has. `submission` is what no other job has, whatever its id ("" is taken for any):
+// kConflict where another has claimed DIR.
+Status claim(const std::string& dir, int64_t attempt, const std::string& submission = "");
 
 struct TensorInfo {
   std::string name;

@@ -45,18 +45,27 @@ std::vector<std::string> names_in(const std::string& dir) {
   return names;
 }
 
-// The attempt that last claimed DIR; 0 when none has, kFailed when the claim cannot be read.
-Result<int64_t> claimed_attempt(const std::string& dir) {
+// What the claim file says: the attempt on its first line, the submission on its second.
+struct Claim {
+  int64_t attempt = 0;     // 0: none has claimed DIR
+  std::string submission;  // "": of any
+};
+
+// kFailed when the claim cannot be read.
+Result<Claim> read_claim(const std::string& dir) {
   const std::string path = fmt::format("{}/{}", dir, kClaimFile);
-  const auto text = read_file(path, 64);
+  const auto text = read_file(path, 256);
   if (!text.ok()) {
-    if (text.status().code() == Code::kNotFound) return int64_t{0};
+    if (text.status().code() == Code::kNotFound) return Claim();
     return text.status();
   }
-  const int64_t attempt = number_of(std::string_view(*text).substr(0, text->find('\n')));
-  if (attempt < 0)
+  const size_t end = std::min(text->find('\n'), text->size());
+  Claim claim{number_of(std::string_view(*text).substr(0, end))};
+  if (claim.attempt < 0)
     return Status(Code::kFailed, fmt::format("'{}' does not hold an attempt's number", path));
-  return attempt;
+  if (end < text->size())
+    claim.submission = text->substr(end + 1, text->find('\n', end + 1) - end - 1);
+  return claim;
 }
 
 Status system_error(const char* what, const std::string& path) {
@@ -126,11 +135,11 @@ FolderLock::~FolderLock() {
 }
 
 Status check_fence(const std::string& dir, const std::string& job, int64_t attempt) {
-  DSV3_ASSIGN_OR_RETURN(const int64_t claimed, claimed_attempt(dir));
-  if (claimed > attempt) {
+  DSV3_ASSIGN_OR_RETURN(const Claim claimed, read_claim(dir));
+  if (claimed.attempt > attempt) {
     return Status(Code::kConflict,
                   fmt::format("attempt {} cannot publish in '{}': attempt {} has begun", attempt,
-                              dir, claimed));
+                              dir, claimed.attempt));
   }
   for (const Listed& entry : list_checkpoints(dir)) {
     if (entry.attempt < 0) continue;
@@ -169,10 +178,10 @@ Status publish(const std::string& dir, const std::string& temporary, int64_t ste
 }
 
 Status check_claim(const std::string& dir, int64_t attempt) {
-  DSV3_ASSIGN_OR_RETURN(const int64_t claimed, claimed_attempt(dir));
-  if (claimed == attempt) return {};
+  DSV3_ASSIGN_OR_RETURN(const Claim claimed, read_claim(dir));
+  if (claimed.attempt == attempt) return {};
   return Status(Code::kConflict, fmt::format("attempt {} does not hold '{}': attempt {} has begun",
-                                             attempt, dir, claimed));
+                                             attempt, dir, claimed.attempt));
 }
 
 Result<std::string> set_folder_aside(const std::string& path) {
@@ -209,17 +218,29 @@ void remove_leftovers(const std::string& dir, int64_t attempt) {
   }
 }
 
-Status claim(const std::string& dir, int64_t attempt) {
+Status claim(const std::string& dir, int64_t attempt, const std::string& submission) {
   DSV3_RETURN_IF_ERROR(make_dirs(dir));
   DSV3_ASSIGN_OR_RETURN(const FolderLock lock, FolderLock::acquire(dir));
-  DSV3_ASSIGN_OR_RETURN(const int64_t claimed, claimed_attempt(dir));
-  if (claimed > attempt) {
+  DSV3_ASSIGN_OR_RETURN(Claim claimed, read_claim(dir));
+  if (!submission.empty() && !claimed.submission.empty() && claimed.submission != submission) {
+    return Status(Code::kConflict,
+                  fmt::format("'{}' belongs to a job of the same name from another state directory "
+                              "or database",
+                              dir),
+                  "choose another checkpoint.path; to go on from what it holds, set "
+                  "checkpoint.load to it");
+  }
+  if (claimed.attempt > attempt) {
     return Status(Code::kConflict,
                   fmt::format("attempt {} comes too late: attempt {} has begun in '{}'", attempt,
-                              claimed, dir));
+                              claimed.attempt, dir));
   }
-  if (claimed == attempt) return {};
-  return write_file(fmt::format("{}/{}", dir, kClaimFile), fmt::format("{}\n", attempt));
+  const bool named = !claimed.submission.empty() || submission.empty();
+  if (claimed.attempt == attempt && named) return {};
+  if (!named) claimed.submission = submission;
+  std::string text = fmt::format("{}\n", attempt);
+  if (!claimed.submission.empty()) text += claimed.submission + "\n";
+  return write_file(fmt::format("{}/{}", dir, kClaimFile), text);
 }
 
 }  // namespace dsv3::checkpoint

@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/json_bounds.h"
 
 namespace dsv3::checkpoint {
 namespace {
@@ -22,7 +23,8 @@ using OrderedJson = nlohmann::ordered_json;  // what is written
 
 constexpr std::string_view kFormat = "dsv3ctl checkpoint";
 constexpr int64_t kManifestBytesMax = int64_t{1} << 30;
-constexpr int64_t kStepMax = 1'000'000'000;  // of training.max_steps
+constexpr int64_t kManifestValuesMax = 20'000'000;  // a million ranges take 6 million
+constexpr int64_t kStepMax = 1'000'000'000;         // of training.max_steps
 
 Status unusable(const std::string& path, const std::string& what) {
   return Status(Code::kCheckpointUnusable,
@@ -297,6 +299,10 @@ std::string print_manifest(const Manifest& manifest) {
 }
 
 Result<Manifest> parse_manifest(std::string_view text, const std::string& path) {
+  if (const int64_t values = json_bounds(text).values; values > kManifestValuesMax) {
+    return unusable(
+        path, fmt::format("its manifest has {} values, {} at most", values, kManifestValuesMax));
+  }
   const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object()) return unusable(path, "its manifest is not JSON");
   Manifest manifest;

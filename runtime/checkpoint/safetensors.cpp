@@ -11,6 +11,8 @@
 #include <set>
 #include <utility>
 
+#include "base/json_bounds.h"
+
 namespace dsv3::checkpoint {
 namespace {
 
@@ -212,6 +214,11 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   opened.data_begin_ = 8 + static_cast<int64_t>(header_bytes);
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes);
   if (!text.starts_with('{')) return invalid(path, "its header does not begin with '{'");
+  // An entry is 6 values and its sizes.
+  if (const int64_t values = json_bounds(text).values; values > 10 * kSafetensorsTensorsMax) {
+    return invalid(path, fmt::format("its header has {} values, more than {} tensors need", values,
+                                     kSafetensorsTensorsMax));
+  }
   HeaderCheck check;
   if (!Json::sax_parse(text, &check)) return invalid(path, check.fault);
   const Json header = Json::parse(text, nullptr, false);
@@ -277,6 +284,10 @@ Result<std::vector<float>> SafetensorsFile::read_f32(std::string_view name) cons
 Result<std::string> lay_out_safetensors(const std::string& path,
                                         std::vector<SafetensorsTensor>& tensors,
                                         const std::map<std::string, std::string>& metadata) {
+  if (static_cast<int64_t>(tensors.size()) > kSafetensorsTensorsMax) {
+    return Status(Code::kInvalid, fmt::format("'{}': {} tensors are more than {}", path,
+                                              tensors.size(), kSafetensorsTensorsMax));
+  }
   std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
     const int64_t a_bytes = safetensors_tag_bytes(a.tag);
     const int64_t b_bytes = safetensors_tag_bytes(b.tag);

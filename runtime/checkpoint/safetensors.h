@@ -3,7 +3,8 @@
 //
 // Law: a file that opens is wholly accounted for: its tensors tile the data without hole or overlap
 // up to the last byte, each as large as its shape and dtype say, no name twice, the header at most
-// 100,000,000 bytes. The writer makes only such files. The format: FORMAT.md.
+// 100,000,000 bytes and 4,000,000 JSON values, so that reading it takes a gigabyte at worst. The
+// writer makes only such files. The format: FORMAT.md.
 #pragma once
 
 #include <cstddef>
@@ -25,6 +26,8 @@
 namespace dsv3::checkpoint {
 
 inline constexpr int64_t kSafetensorsHeaderBytesMax = 100'000'000;
+// Of one file: four times what the largest released model has in all its files.
+inline constexpr int64_t kSafetensorsTensorsMax = 400'000;
 
 // The format's tag of a dtype: "F32", "BF16", "I32", "I64", "F64".
 const char* safetensors_tag(DType dtype);
@@ -73,7 +76,7 @@ class SafetensorsFile {
 // Sorts `tensors` (name, tag and shape given) as they lie in a file, largest element first, then by
 // name, sets their offsets in the data part, and gives what stands before the data: the length and
 // the header, padded to a multiple of 8 bytes. kInvalid, naming `path`, for a name twice, an
-// unknown tag or a header above the limit.
+// unknown tag, a header or a number of tensors above its limit.
 Result<std::string> lay_out_safetensors(const std::string& path,
                                         std::vector<SafetensorsTensor>& tensors,
                                         const std::map<std::string, std::string>& metadata);

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/leftovers.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/folder.h"
 #include "runtime/checkpoint/layout.h"
@@ -96,6 +97,7 @@ Result<SavedCheckpoint> write_and_publish(const std::string& dir, Manifest manif
   remove_leftovers(dir, manifest.attempt);
   const std::string temporary =
       fmt::format("{}/{}", dir, temporary_folder_name(manifest.step, manifest.attempt));
+  const Leftover leftover(temporary);
   DSV3_RETURN_IF_ERROR(make_dirs(temporary));
   const auto write_and_rename = [&]() -> Status {
     DSV3_ASSIGN_OR_RETURN(saved.bytes, write_all(temporary, manifest, probe, write_shards));

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/leftovers.h"
 #include "configs/spec/parse.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/safetensors.h"
@@ -161,18 +162,19 @@ Status copy_tokenizer(const std::string& from, const std::string& folder) {
   return write_file(folder + "/tokenizer.model", bytes);
 }
 
-// The hidden folder beside `out`, emptied of what a killed export left.
-Result<std::string> make_hidden_folder(const std::string& out) {
+std::string hidden_folder(const std::string& out) {
   const fs::path path(out);
-  const std::string name = "." + path.filename().string() + ".exporting";
-  const std::string hidden = (path.parent_path() / name).string();
+  return (path.parent_path() / ("." + path.filename().string() + ".exporting")).string();
+}
+
+// Without what a killed export left.
+Status make_empty(const std::string& folder) {
   std::error_code error;
-  fs::remove_all(hidden, error);
+  fs::remove_all(folder, error);
   if (error) {
-    return Status(Code::kFailed, fmt::format("cannot clear '{}': {}", hidden, error.message()));
+    return Status(Code::kFailed, fmt::format("cannot clear '{}': {}", folder, error.message()));
   }
-  DSV3_RETURN_IF_ERROR(make_dirs(hidden));
-  return hidden;
+  return make_dirs(folder);
 }
 
 Status publish(const std::string& hidden, const std::string& out) {
@@ -222,7 +224,9 @@ Result<ExportReport> export_hf(const ExportOptions& options) {
   DSV3_RETURN_IF_ERROR(check_sources(saved, work.tensors));
   for (const HfTensor& tensor : work.tensors) work.total_bytes += work.bytes_of(tensor);
   DSV3_RETURN_IF_ERROR(check_room(out, work.total_bytes));
-  DSV3_ASSIGN_OR_RETURN(work.folder, make_hidden_folder(out));
+  work.folder = hidden_folder(out);
+  const Leftover leftover(work.folder);
+  DSV3_RETURN_IF_ERROR(make_empty(work.folder));
   report.tokenizer = find_tokenizer(job.data);
   const auto write_all = [&]() -> Status {
     DSV3_RETURN_IF_ERROR(write_file(work.folder + "/config.json", config));

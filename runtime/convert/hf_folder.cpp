@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/json_bounds.h"
 #include "runtime/convert/elements.h"
 
 namespace dsv3::convert {
@@ -35,6 +36,11 @@ void forget(std::span<const std::byte> bytes) {
 
 Result<Json> read_json(const std::string& path) {
   DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(path));
+  constexpr int64_t kValuesMax = 2'000'000;  // one for each tensor in the index
+  if (const int64_t values = json_bounds(text).values; values > kValuesMax) {
+    return Status(Code::kInvalid,
+                  fmt::format("'{}' has {} values, {} at most", path, values, kValuesMax));
+  }
   Json json = Json::parse(text, nullptr, false);
   if (!json.is_object()) return Status(Code::kInvalid, fmt::format("'{}' is not JSON", path));
   return json;

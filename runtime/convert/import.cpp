@@ -4,12 +4,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "base/file.h"
+#include "base/leftovers.h"
 #include "configs/spec/model_tensors.h"
 #include "configs/spec/parse.h"
 #include "configs/spec/render.h"
@@ -161,7 +164,16 @@ checkpoint::SaveRequest make_request(const HfFolder& folder, const ImportOptions
     checkpoint::TensorRef ref{.name = info.name, .dtype = DType::kF32, .shape = info.shape};
     ref.fill = [&folder, &options, done, total_bytes, name = info.name](
                    int64_t begin, std::span<std::byte> out) -> Status {
-      folder.read_f32(name, begin, {reinterpret_cast<float*>(out.data()), out.size() / 4});
+      const std::span values(reinterpret_cast<float*>(out.data()), out.size() / 4);
+      folder.read_f32(name, begin, values);
+      const auto bad = std::find_if_not(values.begin(), values.end(),
+                                        [](float value) { return std::isfinite(value); });
+      if (bad != values.end()) {
+        return Status(Code::kInvalid,
+                      fmt::format("tensor {} in '{}' has a weight that is {}, element {}", name,
+                                  folder.dir(), *bad, begin + (bad - values.begin())),
+                      "the files are damaged, or that model's training had diverged");
+      }
       *done += static_cast<int64_t>(out.size());
       if (options.progress) options.progress(*done, total_bytes);
       return {};
@@ -189,6 +201,7 @@ Result<ImportReport> import_hf(const ImportOptions& options) {
   DSV3_RETURN_IF_ERROR(check_free(options.out_dir));
   DSV3_RETURN_IF_ERROR(check_room(options.out_dir, bytes));
   const bool existed = path_exists(options.out_dir);
+  const Leftover leftover = existed ? Leftover() : Leftover(options.out_dir);
   const auto saved = checkpoint::save(make_request(folder, options, job, tensors, bytes));
   if (!saved.ok()) {
     std::error_code ignored;

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "base/file.h"
+#include "base/json_bounds.h"
 #include "runtime/data/dataset_info.h"
 
 namespace dsv3::data {
@@ -28,6 +29,9 @@ int64_t count_at(const Json& json, const char* key) {
 Result<Json> read_metadata(const std::string& prefix) {
   const std::string path = prefix + ".json";
   DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(path));
+  constexpr int64_t kValuesMax = 4'000'000;  // three for each source
+  if (json_bounds(text).values > kValuesMax)
+    return Status(Code::kInvalid, fmt::format("'{}' was not written by data prepare", path));
   Json json = Json::parse(text, nullptr, false);
   if (!json.is_object() || !json.contains("format") || json["format"] != Json(kFormat)) {
     return Status(Code::kInvalid, fmt::format("'{}' was not written by data prepare", path));

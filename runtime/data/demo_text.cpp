@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/file_writer.h"
+#include "base/leftovers.h"
 #include "base/process.h"
 #include "base/rng.h"
 #include "base/text.h"
@@ -213,6 +214,8 @@ Result<std::string> ensure_demo_text(const std::string& work_dir, const std::str
   DemoTextOptions options;
   options.out_path = work_dir + "/gcide.txt";
   if (path_exists(options.out_path)) return options.out_path;
+  // Half a download would be taken for the package the next time.
+  const Leftover leftover = path_exists(work_dir) ? Leftover() : Leftover(work_dir);
   DSV3_RETURN_IF_ERROR(make_dirs(work_dir));
   std::string from = source;
   if (from.empty()) {

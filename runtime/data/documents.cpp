@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/json_bounds.h"
+
 namespace dsv3::data {
 namespace {
 
@@ -48,6 +50,13 @@ std::string_view DocumentReader::take_paragraph() {
 }
 
 bool DocumentReader::take_json(std::string_view line) {
+  constexpr int64_t kValuesMax = 1'000'000;  // a document's text is one of them
+  if (json_bounds(line).values > kValuesMax) {
+    status_ = Status(Code::kInvalid, fmt::format("more than {} values in one line", kValuesMax),
+                     "a line is an object with the document as its \"text\"",
+                     fmt::format("{}:{}", path_, line_));
+    return false;
+  }
   const auto object = nlohmann::json::parse(line, nullptr, false);
   const bool usable = object.is_object() && object.contains("text") && object["text"].is_string();
   if (!usable) {

@@ -90,8 +90,13 @@ Status check_sequences(const std::string& path, std::span<const std::byte> idx,
     }
     expected += int64_t{length} * token_bytes;
     if (expected > bin_bytes) {
-      return invalid(path, fmt::format("sequence {} ends at byte {} of the .bin, which has {}", s,
-                                       expected, bin_bytes));
+      const std::string bin = path.substr(0, path.rfind(".idx")) + ".bin";
+      return Status(
+          Code::kInvalid,
+          fmt::format("'{}' has {} bytes, but '{}' says that its sequence {} ends at byte {}", bin,
+                      bin_bytes, path, s, expected),
+          "it was cut short, or is another data set's: bring it back, or run 'dsv3ctl "
+          "data prepare' again");
     }
   }
   return {};

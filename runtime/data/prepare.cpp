@@ -9,11 +9,13 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <utility>
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/leftovers.h"
 #include "base/rng.h"
 #include "base/text.h"
 #include "runtime/data/dataset_info.h"
@@ -64,6 +66,8 @@ class Preparation {
   std::string recipe() const;
   Status make_tokenizer();
   Result<DatasetInfo> tokenize();
+  // Puts the outputs in their places: until then an older dataset is as it was.
+  Status publish(const DatasetInfo& info, const std::string& recipe);
 
  private:
   DocumentReader reader(const Input& input) const {
@@ -84,6 +88,33 @@ class Preparation {
   std::string model_;           // SentencePiece: the model file's bytes
   std::string model_checksum_;  // of a model that was brought along
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::optional<IndexedDatasetBuilder> builder_;
+};
+
+// Those of the outputs that were not there before: on the way out they go again, unless keep() was
+// called; a signal takes them too.
+class NewOutputs {
+ public:
+  explicit NewOutputs(const std::string& prefix) {
+    for (const char* suffix : {".tokenizer.model", ".bin", ".idx", ".json"}) {
+      if (path_exists(prefix + suffix)) continue;
+      paths_.push_back(prefix + suffix);
+      leftovers_.emplace_back(paths_.back());
+    }
+  }
+  NewOutputs(const NewOutputs&) = delete;
+  NewOutputs& operator=(const NewOutputs&) = delete;
+  ~NewOutputs() {
+    for (const std::string& path : paths_) ::unlink(path.c_str());
+  }
+  void keep() {
+    paths_.clear();
+    leftovers_.clear();
+  }
+
+ private:
+  std::vector<std::string> paths_;
+  std::vector<Leftover> leftovers_;
 };
 
 Status Preparation::open_inputs() {
@@ -147,15 +178,13 @@ Status Preparation::train() {
 }
 
 Status Preparation::make_tokenizer() {
-  const std::string model_path = options_.prefix + ".tokenizer.model";
   if (spec_.kind == TokenizerSpec::Kind::kByte) {
     tokenizer_ = make_byte_tokenizer();
-    ::unlink(model_path.c_str());
     return {};
   }
   if (spec_.kind == TokenizerSpec::Kind::kSentencePieceTrain) DSV3_RETURN_IF_ERROR(train());
   DSV3_ASSIGN_OR_RETURN(tokenizer_, load_sentencepiece(model_));
-  return write_file(model_path, model_);
+  return {};
 }
 
 // Encodes a batch's texts, each worker every n-th of them; the first error, if any.
@@ -198,8 +227,9 @@ Result<DatasetInfo> Preparation::tokenize() {
   info.tokenizer = options_.tokenizer;
   info.vocab_size = tokenizer_->vocab_size();
   info.eod = tokenizer_->eod();
-  DSV3_ASSIGN_OR_RETURN(auto builder, IndexedDatasetBuilder::create(
-                                          options_.prefix, token_type_for_vocab(info.vocab_size)));
+  DSV3_ASSIGN_OR_RETURN(builder_, IndexedDatasetBuilder::create(
+                                      options_.prefix, token_type_for_vocab(info.vocab_size)));
+  IndexedDatasetBuilder& builder = *builder_;
   std::vector<int64_t> counts(info.vocab_size, 0);
   std::vector<Encoded> batch;
   size_t batch_bytes = 0;
@@ -220,7 +250,6 @@ Result<DatasetInfo> Preparation::tokenize() {
   }
   DSV3_RETURN_IF_ERROR(append(batch, builder, counts, info));
   if (builder.num_documents() == 0) return Status(Code::kInvalid, "the inputs hold no documents");
-  DSV3_RETURN_IF_ERROR(builder.finish());
   info.num_documents = builder.num_documents();
   info.num_tokens = builder.num_tokens();
   for (const int64_t count : counts) {
@@ -229,6 +258,22 @@ Result<DatasetInfo> Preparation::tokenize() {
   }
   progress("tokenizing", total_bytes_);
   return info;
+}
+
+Status Preparation::publish(const DatasetInfo& info, const std::string& recipe) {
+  NewOutputs outputs(options_.prefix);
+  const std::string model_path = options_.prefix + ".tokenizer.model";
+  // From here to the end the outputs are not to be relied on.
+  ::unlink((options_.prefix + ".json").c_str());
+  if (model_.empty()) {
+    ::unlink(model_path.c_str());
+  } else {
+    DSV3_RETURN_IF_ERROR(write_file(model_path, model_));
+  }
+  DSV3_RETURN_IF_ERROR(builder_->finish());
+  DSV3_RETURN_IF_ERROR(write_dataset_info(options_.prefix, info, recipe));
+  outputs.keep();
+  return {};
 }
 
 Status check_options(const PrepareOptions& options) {
@@ -291,11 +336,9 @@ Result<PrepareReport> prepare(const PrepareOptions& options) {
   }
   const std::string folder = std::filesystem::path(options.prefix).parent_path().string();
   if (!folder.empty()) DSV3_RETURN_IF_ERROR(make_dirs(folder));
-  ::unlink((options.prefix + ".json")
-               .c_str());  // from here to the end the outputs are not to be relied on
   DSV3_RETURN_IF_ERROR(preparation.make_tokenizer());
   DSV3_ASSIGN_OR_RETURN(const DatasetInfo info, preparation.tokenize());
-  DSV3_RETURN_IF_ERROR(write_dataset_info(options.prefix, info, recipe));
+  DSV3_RETURN_IF_ERROR(preparation.publish(info, recipe));
   return PrepareReport{info, false};
 }
 

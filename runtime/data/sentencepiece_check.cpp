@@ -2,10 +2,12 @@
 // Darts double array: github.com/s-yata/darts-clone).
 #include "runtime/data/sentencepiece_check.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <optional>
+#include <vector>
 
 namespace dsv3::data {
 namespace {
@@ -68,9 +70,81 @@ uint32_t load_u32(std::string_view bytes, size_t at) {
   return value;
 }
 
-// The table: the trie's bytes, the trie, the replacements (ended by zeros). A look-up goes from
-// unit i to i ^ offset, and from there to any of the 256 units around it; a leaf's value is a
-// position among the replacements.
+// What a look-up meets at most on its way: SentencePiece keeps so many results, and reads as many as
+// there were.
+constexpr int kMostRules = 32;
+
+// The trie's units. A look-up goes from a unit to its base, and from there by each byte of the text
+// to the unit base ^ byte, where that unit bears the byte as its label; a unit with a leaf has its
+// value at its base.
+class Trie {
+ public:
+  Trie(std::string_view units, size_t replacement_bytes)
+      : units_(units), count_(units.size() / 4), replacement_bytes_(replacement_bytes) {}
+
+  // Every step of every look-up stays within the table, and ends.
+  bool sound() const {
+    for (size_t i = 0; i < count_; ++i) {
+      // The root is followed whatever it is; a value elsewhere never.
+      if (i != 0 && is_value(i)) continue;
+      if ((base(i) | 0xFF) >= count_) return false;
+      if (has_leaf(i) && (unit(base(i)) & 0x7FFFFFFFu) >= replacement_bytes_) return false;
+    }
+    return most_rules(base(0)) <= kMostRules;
+  }
+
+ private:
+  uint32_t unit(size_t i) const { return load_u32(units_, 4 * i); }
+  bool is_value(size_t i) const { return (unit(i) >> 31) != 0; }
+  bool has_leaf(size_t i) const { return ((unit(i) >> 8) & 1) != 0; }
+  size_t base(size_t i) const {
+    return i ^ (size_t{unit(i) >> 10} << ((unit(i) & 0x200u) >> 6));
+  }
+
+  // The most leaves on one way from a base, more than kMostRules where a way turns in a circle.
+  // Without recursion: a hostile way is as long as the table.
+  int most_rules(size_t from) const {
+    enum : int16_t { kUnknown = -1, kOpen = -2 };
+    std::vector<int16_t> most(count_, kUnknown);
+    struct Visit {
+      size_t base;
+      unsigned byte = 0;
+      int best = 0;
+    };
+    std::vector<Visit> way{{from}};
+    most[from] = kOpen;
+    for (;;) {
+      Visit& here = way.back();
+      if (here.byte == 256) {
+        const int best = here.best;
+        most[here.base] = static_cast<int16_t>(best);
+        if (best > kMostRules || way.size() == 1) return best;
+        way.pop_back();
+        continue;
+      }
+      const size_t child = here.base ^ here.byte;
+      if ((unit(child) & 0x800000FFu) != here.byte) {
+        ++here.byte;
+        continue;
+      }
+      const int16_t below = most[base(child)];
+      if (below == kOpen) return kMostRules + 1;
+      if (below == kUnknown) {
+        most[base(child)] = kOpen;
+        way.push_back({base(child)});
+        continue;
+      }
+      here.best = std::max(here.best, below + (has_leaf(child) ? 1 : 0));
+      ++here.byte;
+    }
+  }
+
+  std::string_view units_;
+  size_t count_;
+  size_t replacement_bytes_;
+};
+
+// The table: the trie's bytes, the trie, the replacements (ended by zeros).
 std::string charsmap_fault(std::string_view table) {
   if (table.empty()) return "";
   const std::string fault = "its normalisation table is damaged";
@@ -80,16 +154,7 @@ std::string charsmap_fault(std::string_view table) {
   if (trie_bytes < 4 || trie_bytes % 4 != 0 || trie_bytes >= table.size()) return fault;
   const std::string_view replacements = table.substr(trie_bytes);
   if (replacements.back() != '\0') return fault;
-  const size_t units = trie_bytes / 4;
-  for (size_t i = 0; i < units; ++i) {
-    const uint32_t unit = load_u32(table, 4 * i);
-    if ((unit >> 31) != 0) continue;  // a value: no look-up goes on from it
-    const size_t next = i ^ (size_t{unit >> 10} << ((unit & 0x200u) >> 6));
-    if ((next | 0xFF) >= units) return fault;
-    const bool has_leaf = ((unit >> 8) & 1) != 0;
-    if (has_leaf && (load_u32(table, 4 * next) & 0x7FFFFFFFu) >= replacements.size()) return fault;
-  }
-  return "";
+  return Trie(table.substr(0, trie_bytes), replacements.size()).sound() ? "" : fault;
 }
 
 std::string piece_fault(uint64_t field, std::string_view bytes) {

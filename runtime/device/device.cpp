@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/ops/profile.h"
 #include "runtime/device/plugin_abi.h"
 
 namespace dsv3::device {
@@ -21,6 +22,11 @@ Device::Device(std::string kind, std::unique_ptr<ops::Backend> backend, void* li
 Device::~Device() {
   backend_.reset();  // its code lives in the library
   if (library_) dlclose(library_);
+}
+
+void Device::profile_into(ops::Profile* profile) {
+  profiler_.reset();
+  if (profile) profiler_ = std::make_unique<ops::ProfilingBackend>(*backend_, *profile);
 }
 
 std::string Device::description() const {

@@ -10,6 +10,10 @@
 #include "base/status.h"
 #include "kernels/ops/backend.h"
 
+namespace dsv3::ops {
+class Profile;
+}
+
 namespace dsv3::device {
 
 // Owns a back end and, for a plug-in, keeps its library open. Not copyable; outlives every arena
@@ -22,17 +26,21 @@ class Device {
   Device& operator=(const Device&) = delete;
 
   const std::string& kind() const { return kind_; }  // "cpu", "cuda", …
-  ops::Backend& backend() const { return *backend_; }
+  ops::Backend& backend() const { return profiler_ ? *profiler_ : *backend_; }
   ops::Stream stream() const { return nullptr; }  // the back end's default queue
   // "cpu (2 threads)": for people.
   std::string description() const;
   // Waits for all work queued on this device; throws Failure(kDevice).
   void synchronize() const { backend_->synchronize(stream()); }
+  // From now on backend() notes every op in `profile` (kernels/ops/profile.h), which outlives that;
+  // null: no longer. Between steps only: contexts that were made before keep the other back end.
+  void profile_into(ops::Profile* profile);
 
  private:
   std::string kind_;
   std::unique_ptr<ops::Backend> backend_;
-  void* library_;  // dlopen handle; null when built in
+  std::unique_ptr<ops::Backend> profiler_;  // around backend_; null: nobody measures
+  void* library_;                           // dlopen handle; null when built in
 };
 
 // Opens "cpu" (built in) or "cuda" (libdsv3_cuda.so beside the executable). kDevice names the

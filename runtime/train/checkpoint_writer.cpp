@@ -93,10 +93,11 @@ Status CheckpointWriter::conclude(const checkpoint::SaveOutcome& outcome) {
 Status CheckpointWriter::tolerate(const Status& failed) {
   if (failed.ok() || failed.code() == Code::kConflict || failed.code() == Code::kDevice)
     return failed;
-  const std::string text = fmt::format(
-      "the checkpoint of step {} was not written: {}; training goes on, the next is "
-      "tried at its time",
-      pending_.step, failed.message());
+  const bool last = session_.steps_done >= session_.spec.training.max_steps;
+  const std::string text = fmt::format("the checkpoint of step {} was not written: {}; {}",
+                                       pending_.step, failed.message(),
+                                       last ? "it is tried again, as the last one"
+                                            : "training goes on, the next is tried at its time");
   log::warning("{}", text);
   observer_.on_note(text);
   return {};
@@ -153,7 +154,7 @@ Status CheckpointWriter::finish() {
                 fmt::format("the state after step {} was not saved: {}", session_.steps_done,
                             status.message()),
                 "make room in checkpoint.path, then resume: the run goes on from its newest "
-                "checkpoint");
+                "checkpoint, without one from its beginning");
 }
 
 void CheckpointWriter::settle() {

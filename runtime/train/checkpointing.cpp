@@ -165,7 +165,8 @@ Result<std::string> choose_checkpoint(const Session& session, const TrainOptions
   const std::string& dir = options.checkpoint_dir;
   const auto fits = [&session](const Checkpoint& saved) { return check_fits(session, saved); };
   // Before looking: what an earlier attempt would publish after this could not be gone on from.
-  if (!dir.empty()) DSV3_RETURN_IF_ERROR(checkpoint::claim(dir, options.attempt));
+  if (!dir.empty())
+    DSV3_RETURN_IF_ERROR(checkpoint::claim(dir, options.attempt, options.submission));
   if (options.resume && !dir.empty()) {
     const auto selected = checkpoint::select_checkpoint(dir, options.job, options.attempt, fits);
     if (selected.ok()) {

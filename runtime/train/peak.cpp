@@ -1,4 +1,4 @@
-// The measured GEMM peak; see peak.h.
+// The measured peaks; see peak.h.
 #include "runtime/train/peak.h"
 
 #include <algorithm>
@@ -27,30 +27,50 @@ void fill_uniform(tensor::Arena& arena, const tensor::Tensor& matrix, uint64_t k
   arena.device().synchronize();
 }
 
+// The best time of `body` within a quarter of a second, after one call: long enough to meet a quiet
+// moment of a shared machine.
+template <typename Body>
+double best_seconds(const device::Device& device, const Body& body) {
+  constexpr int64_t kMeasureNs = 250'000'000;
+  body();  // builds what is built once
+  device.synchronize();
+  int64_t best_ns = std::numeric_limits<int64_t>::max();
+  const int64_t started_ns = system_clock().steady_ns();
+  while (system_clock().steady_ns() - started_ns < kMeasureNs) {
+    const int64_t begin_ns = system_clock().steady_ns();
+    body();
+    device.synchronize();
+    best_ns = std::min(best_ns, std::max<int64_t>(system_clock().steady_ns() - begin_ns, 1));
+  }
+  return static_cast<double>(best_ns) * 1e-9;
+}
+
 }  // namespace
 
 double measure_peak_flops_per_s(tensor::Arena& arena, DType dtype) {
   constexpr int64_t kSize = 1024;
-  constexpr int64_t kMeasureNs =
-      250'000'000;  // long enough to meet a quiet moment of a shared machine
   const tensor::Scope scope(arena);
   const tensor::Tensor a = arena.push("transient/peak", dtype, {kSize, kSize});
   const tensor::Tensor b = arena.push("transient/peak", dtype, {kSize, kSize});
   const tensor::Tensor c = arena.push("transient/peak", dtype, {kSize, kSize});
   fill_uniform(arena, a, 1);
   fill_uniform(arena, b, 2);
-  ops::gemm(arena.context(),
-            {.a = a, .b = b, .c = c, .transpose_b = true});  // builds the primitive
-  arena.device().synchronize();
-  int64_t best_ns = std::numeric_limits<int64_t>::max();
-  const int64_t started_ns = system_clock().steady_ns();
-  while (system_clock().steady_ns() - started_ns < kMeasureNs) {
-    const int64_t begin_ns = system_clock().steady_ns();
+  const double seconds = best_seconds(arena.device(), [&] {
     ops::gemm(arena.context(), {.a = a, .b = b, .c = c, .transpose_b = true});
-    arena.device().synchronize();
-    best_ns = std::min(best_ns, std::max<int64_t>(system_clock().steady_ns() - begin_ns, 1));
-  }
-  return 2.0 * kSize * kSize * kSize / (static_cast<double>(best_ns) * 1e-9);
+  });
+  return 2.0 * kSize * kSize * kSize / seconds;
+}
+
+double measure_copy_bytes_per_s(tensor::Arena& arena) {
+  constexpr int64_t kElements = 16 << 20;
+  const tensor::Scope scope(arena);
+  const tensor::Tensor from = arena.push("transient/peak", DType::kF32, {1, kElements});
+  const tensor::Tensor to = arena.push("transient/peak", DType::kF32, {1, kElements});
+  arena.device().backend().fill_zero(from.data, static_cast<size_t>(from.bytes()),
+                                     arena.device().stream());
+  const double seconds =
+      best_seconds(arena.device(), [&] { ops::cast(arena.context(), {.x = from, .y = to}); });
+  return 2.0 * static_cast<double>(from.bytes()) / seconds;
 }
 
 }  // namespace dsv3::train

@@ -107,6 +107,7 @@ struct TrainOptions {
   spec::JobSpec spec;
   std::string job = "local";
   int64_t attempt = 1;
+  std::string submission;      // what no other job has, whatever its id; "": not known
   std::string checkpoint_dir;  // where step-*/ folders go; "": no checkpoints
   bool resume = true;          // from the newest valid checkpoint in checkpoint_dir, else
                                // spec.checkpoint.load, else fresh

@@ -258,5 +258,18 @@ TEST(Offline, DataPrepareReportsAsAnObjectAndRefusesAMissingInput) {
   EXPECT_NE(missing.err.find("none.txt"), std::string::npos) << missing.err;
 }
 
+TEST(Offline, OutputThatCannotBeWrittenIsAnError) {
+  const Home home;
+  for (const std::string& verb :
+       std::vector<std::string>{"configs list", "version", "explain model.moe.n_group"}) {
+    const Outcome outcome = run(
+        {"/bin/sh", "-c", home.ctl_words({})[0] + " " + verb + " > /dev/full"}, home.environment());
+    EXPECT_EQ(outcome.code, 1) << verb;
+    EXPECT_NE(outcome.err.find("cannot write the output: No space left on device"),
+              std::string::npos)
+        << outcome.err;
+  }
+}
+
 }  // namespace
 }  // namespace dsv3::e2e

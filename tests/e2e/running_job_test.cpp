@@ -24,7 +24,12 @@ uint64_t size_of(const std::string& file) {
 TEST(RunningJob, CancelEndsEveryProcessOfIt) {
   const Home home;
   const std::string id = home.start_job(kForEver);
-  EXPECT_EQ(home.job(id)["state"], "RUNNING");
+  const Json running = home.job(id);
+  EXPECT_EQ(running["state"], "RUNNING");
+  ASSERT_TRUE(running["last_step_age_s"].is_number()) << running;
+  EXPECT_LT(running["last_step_age_s"], 60);
+  EXPECT_TRUE(running["checkpoint_note"].is_null());
+  EXPECT_NE(home.ctl({"status", id}).out.find(" ago\n"), std::string::npos);
   EXPECT_EQ(home.processes("dsv3-worker").size(), 1u);
   EXPECT_EQ(home.processes("dsv3-agent").size(), 1u);
   const Outcome cancelled = home.ctl({"cancel", id, "--json"}, 60);
@@ -171,6 +176,28 @@ TEST(RunningJob, TheNextWaitsForTheNodeInTheQueue) {
   EXPECT_NE(home.job("tiny-2")["reason"], "");
   EXPECT_EQ(home.ctl({"cancel", first}, 60).code, 0);
   EXPECT_EQ(home.ctl({"wait", "tiny-2"}, 60).code, 0);
+}
+
+// Both call their first job the same.
+TEST(RunningJob, AnotherStateDirectorysCheckpointsAreNotTaken) {
+  const Home first;
+  const Home second;
+  const std::vector<std::string> there = {"--set", "checkpoint.path=" + first.path() + "/shared"};
+  const std::string id = first.submit_job(3, there);
+  ASSERT_EQ(first.ctl({"wait", id}, 60).code, 0);
+  const std::string newest = first.path() + "/shared/" + id + "/latest_checkpointed_iteration.txt";
+  ASSERT_EQ(read_file(newest, 64).value(), "3\n");
+  ASSERT_EQ(second.submit_job(5, there), id);
+  EXPECT_EQ(second.ctl({"wait", id}, 60).code, 1);
+  std::string reason = second.job(id)["reason"];
+  EXPECT_NE(reason.find("it is another job's"), std::string::npos) << reason;
+  // A later attempt may find checkpoints: only the folder's claim tells whose they are.
+  ASSERT_EQ(second.ctl({"resume", id}).code, 0);
+  EXPECT_EQ(second.ctl({"wait", id}, 60).code, 1);
+  reason = second.job(id)["reason"];
+  EXPECT_NE(reason.find("another state directory"), std::string::npos) << reason;
+  EXPECT_NE(reason.find("checkpoint.path"), std::string::npos) << reason;
+  EXPECT_EQ(read_file(newest, 64).value(), "3\n");
 }
 
 }  // namespace

@@ -67,29 +67,60 @@ std::string shell_path(const std::string& name) {
   return {};
 }
 
-TEST(ShellCompletion, ZshTakesTheScript) {
+// What zsh is given for the words; compadd is replaced to show it, _files stands for the file
+// system.
+Words in_zsh(const std::string& zsh, const Home& home, const std::vector<std::string>& words) {
+  std::string quoted;
+  for (const std::string& word : words) quoted += " '" + word + "'";
+  const Outcome outcome = run(
+      {zsh, "-f", "-c",
+       fmt::format(
+           "PATH={}:$PATH; compdef() {{ }}; _files() {{ }}; compadd() {{ print -l -- ${{(P)2}} }}; "
+           "source <(dsv3ctl completion zsh); words=(dsv3ctl{}); CURRENT={}; _dsv3ctl",
+           kBin, quoted, words.size() + 1)},
+      home.environment());
+  EXPECT_EQ(outcome.err, "");
+  const std::vector<std::string> lines = split(outcome.out, '\n');
+  Words offered(lines.begin(), lines.end());
+  offered.erase("");
+  return offered;
+}
+
+TEST(ShellCompletion, ZshOffersChoicesAndLiveJobIds) {
   const std::string zsh = shell_path("zsh");
   if (zsh.empty()) GTEST_SKIP() << "zsh is not installed";
   const Home home;
-  // compadd is replaced to show what it is given; _files stands for the file system.
-  const std::string script = fmt::format(
-      "PATH={}:$PATH; compdef() {{ }}; _files() {{ }}; compadd() {{ print -l -- ${{(P)2}} }}; "
-      "source <(dsv3ctl completion zsh); words=(dsv3ctl export --format ''); CURRENT=4; _dsv3ctl",
-      kBin);
-  const Outcome outcome = run({zsh, "-f", "-c", script}, home.environment());
-  EXPECT_EQ(outcome.err, "");
-  EXPECT_EQ(outcome.out, "hf\n");
+  EXPECT_EQ(in_zsh(zsh, home, {"export", "--format", ""}), Words{"hf"});
+  const std::string id = home.submit_job(1);
+  EXPECT_EQ(in_zsh(zsh, home, {"logs", ""}).count(id), 1u);
 }
 
-TEST(ShellCompletion, FishTakesTheScript) {
+// What fish offers for the start of a line; a description may follow each word.
+Words in_fish(const std::string& fish, const Home& home, const std::string& line) {
+  Environment environment = home.environment();
+  environment.emplace_back("HOME", home.path());  // fish keeps its own files there
+  environment.emplace_back("XDG_CONFIG_HOME", home.path());
+  environment.emplace_back("XDG_DATA_HOME", home.path());
+  const Outcome outcome =
+      run({fish, "--no-config", "-c",
+           fmt::format("set -x PATH {} $PATH; dsv3ctl completion fish | source; complete -C '{}'",
+                       kBin, line)},
+          environment);
+  EXPECT_EQ(outcome.err, "");
+  Words offered;
+  for (const std::string& word : split(outcome.out, '\n'))
+    offered.insert(word.substr(0, word.find('\t')));
+  offered.erase("");
+  return offered;
+}
+
+TEST(ShellCompletion, FishOffersVerbsAndLiveJobIds) {
   const std::string fish = shell_path("fish");
   if (fish.empty()) GTEST_SKIP() << "fish is not installed";
   const Home home;
-  const std::string script = fmt::format(
-      "set -x PATH {} $PATH; dsv3ctl completion fish | source; complete -C 'dsv3ctl doct'", kBin);
-  const Outcome outcome = run({fish, "--no-config", "-c", script}, home.environment());
-  EXPECT_EQ(outcome.err, "");
-  EXPECT_EQ(outcome.out.substr(0, 6), "doctor") << outcome.out;
+  EXPECT_EQ(in_fish(fish, home, "dsv3ctl doct"), Words{"doctor"});
+  const std::string id = home.submit_job(1);
+  EXPECT_EQ(in_fish(fish, home, "dsv3ctl logs ").count(id), 1u);
 }
 
 }  // namespace

@@ -73,6 +73,20 @@ TEST_F(TrainedJob, StatusListsTheCoordinatorAndTheJob) {
   EXPECT_EQ(status["jobs"][0]["id"], id_);
 }
 
+TEST_F(TrainedJob, MemoryTellsWhatIsUnknownFromWhatIsZero) {
+  const Json ranks = home().json({"memory", id_})["ranks"];
+  ASSERT_EQ(ranks.size(), 1u);
+  bool process = false;
+  for (const Json& entry : ranks[0]["names"]) {
+    if (entry["name"] != "process") continue;
+    process = true;
+    EXPECT_GT(entry["predicted_bytes"], 0);
+    EXPECT_TRUE(entry["measured_bytes"].is_null()) << entry;
+  }
+  EXPECT_TRUE(process) << ranks;
+  EXPECT_GT(ranks[0]["measured_bytes"], 0);
+}
+
 TEST_F(TrainedJob, StatusOfTheJobSaysHowItEnded) {
   const Json job = home().job(id_);
   expect_fields(job, kJob, "job");

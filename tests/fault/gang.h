@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,6 +60,16 @@ inline std::vector<pid_t> wait_for_ranks(const Home& home, const std::vector<pid
 
 inline void kill_all(const std::vector<pid_t>& pids, int signal = SIGKILL) {
   for (const pid_t pid : pids) EXPECT_EQ(::kill(pid, signal), 0) << pid;
+}
+
+// The lines on stderr that are errors (warnings of the configuration may stand before).
+inline std::vector<std::string> errors_of(const Outcome& outcome) {
+  std::vector<std::string> lines;
+  std::istringstream text(outcome.err);
+  for (std::string line; std::getline(text, line);) {
+    if (line.starts_with("dsv3ctl: ")) lines.push_back(line);
+  }
+  return lines;
 }
 
 inline bool reaches(const Home& home, const std::string& id, const std::string& state,

@@ -27,7 +27,7 @@ const Format kFormats[] = {
     {"hf_folder", try_hf_folder},     {"safetensors", try_safetensors},
     {"manifest", try_manifest},       {"indexed_dataset", try_indexed_dataset},
     {"wire_frames", try_wire_frames}, {"mesh_frames", try_mesh_frames},
-    {"tokenizer", try_tokenizer},
+    {"tokenizer", try_tokenizer},     {"hostfile", try_hostfile},
 };
 
 const std::filesystem::path kCorpora = std::filesystem::path(DSV3_SOURCE_DIR) / "tests/fuzz/corpus";

@@ -322,22 +322,46 @@ def tokenizer():
         put("tokenizer", "refuse-" + name, data)
     # A trie that leads out of its array, and a replacement outside the text.
     put("tokenizer", "refuse-charsmap_trie", model(pieces, charsmap=struct.pack("<I", 1024) + b"\xff\xfe\x7f\x00" * 256 + b"x\0"))
+    # A root that is a value and leads out (a look-up follows it all the same), and one that leads to itself.
+    rest = struct.pack("<I", 1 << 31) * 255
+    put("tokenizer", "refuse-charsmap_root", model(pieces, charsmap=struct.pack("<II", 1024, 1 << 31 | 0x3FFFFF << 10) + rest + b"x\0"))
+    put("tokenizer", "refuse-charsmap_circle", model(pieces, charsmap=struct.pack("<II", 1024, 0) + rest[:4 * 96] + struct.pack("<I", 97 | 97 << 10) + rest[4 * 97:] + b"x\0"))
     put("tokenizer", "refuse-charsmap_tiny", model(pieces, charsmap=struct.pack("<I", 4) + b"\xff\xff\xff\x7f" + b"x\0"))
+
+
+def hostfile():
+    two = "worker-1 slots=8\nworker-2 slots=8\n"
+    put("hostfile", "accept-deepspeed", "# the cluster\n\n" + two)
+    put("hostfile", "accept-openmpi", "10.0.0.7 slots=2 max_slots=4\nn_4.rack max-slots=2 slots=2 # spare\n")
+    put("hostfile", "accept-windows", b"\xef\xbb\xbf" + two.replace("\n", "\r\n").encode())
+    put("hostfile", "accept-include", two + "#include worker-2:0,2@worker-1:7,1\n")
+    put("hostfile", "accept-exclude", two + "#exclude worker-2\n")
+    refuse = {
+        "empty": "", "comments": "# nothing\n \n", "twice": two + "worker-1 slots=8\n", "uneven": two + "worker-3 slots=4\n",
+        "no_slots": "worker-1\n", "zero": "a slots=0\n", "negative": "a slots=-1\n", "huge": "a slots=18446744073709551617\n",
+        "max": "a slots=4 max_slots=2\n", "key": "a slot=8\n", "option": "-oProxyCommand=x slots=8\n", "shell": "a;reboot slots=8\n",
+        "user": "me@a slots=8\n", "utf8": "b\u00e4r slots=8\n", "nul": "a\0b slots=8\n", "same_option": "a slots=1 slots=1\n",
+        "long": "a" * 254 + " slots=1\n", "too_many": "".join(f"h{i} slots=1024\n" for i in range(65)),
+        "include_host": two + "#include worker-3\n", "include_slot": two + "#include worker-1:8\n",
+        "both": two + "#include worker-1\n#exclude worker-2\n", "nothing_left": two + "#exclude worker-1@worker-2\n",
+    }
+    for name, text in refuse.items():
+        put("hostfile", "refuse-" + name, text)
 
 
 def dictionaries():
     (HERE / "dictionaries").mkdir(exist_ok=True)
     marks = ["{", "}", "[", "]", ": ", "\\x0a", "- ", "null", "true", "false", "-1", "1e300", "9223372036854775807", "18446744073709551615"]
-    for corpus in ("yaml_spec", "hf_config", "hf_folder", "safetensors", "manifest"):
+    for corpus in ("yaml_spec", "hf_config", "hf_folder", "safetensors", "manifest", "hostfile"):
         words = set()
         for seed in (HERE / "corpus" / corpus).glob("accept-*"):
             words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_.]+", re.sub(r"# .*", "", seed.read_bytes().decode("latin-1"))))
-        quote = (lambda w: w) if corpus == "yaml_spec" else (lambda w: '\\"' + w + '\\"')
+        quote = (lambda w: w) if corpus in ("yaml_spec", "hostfile") else (lambda w: '\\"' + w + '\\"')
         lines = ['"' + m + '"' for m in marks] + ['"' + quote(w) + '"' for w in sorted(words) if w.isascii()]
         (HERE / "dictionaries" / (corpus + ".dict")).write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    for make in (yaml_spec, hf_config, hf_folder, safetensors, indexed_dataset, manifest, wire_frames, mesh_frames, tokenizer):
+    for make in (yaml_spec, hf_config, hf_folder, safetensors, indexed_dataset, manifest, wire_frames, mesh_frames, tokenizer, hostfile):
         make()
     dictionaries()

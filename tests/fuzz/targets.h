@@ -31,5 +31,7 @@ Verdict try_wire_frames(std::string_view bytes);
 Verdict try_mesh_frames(std::string_view bytes);
 // A SentencePiece model.
 Verdict try_tokenizer(std::string_view bytes);
+// A hostfile; lines "#include FILTER" and "#exclude FILTER" are filters.
+Verdict try_hostfile(std::string_view bytes);
 
 }  // namespace dsv3::fuzz

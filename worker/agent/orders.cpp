@@ -168,6 +168,9 @@ Status Agent::start_rank(const wire::LaunchRanks& order, uint32_t rank,
   if (order.saved_step() > 0) {
     launch.argv.insert(launch.argv.end(), {"--saved-step", std::to_string(order.saved_step())});
   }
+  if (!order.submission().empty()) {
+    launch.argv.insert(launch.argv.end(), {"--submission", order.submission()});
+  }
   launch.env.assign(order.env().begin(), order.env().end());
   if (!rendezvous_.empty()) {
     launch.argv.insert(launch.argv.end(), {"--rendezvous", rendezvous_});

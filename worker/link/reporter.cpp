@@ -2,6 +2,7 @@
 #include "worker/link/reporter.h"
 
 #include <poll.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -149,6 +150,7 @@ bool Reporter::pump() {
 }
 
 void Reporter::run() {
+  ::pthread_setname_np(::pthread_self(), "reporter");
   while (pump()) {
   }
   const std::lock_guard lock(mutex_);

@@ -50,7 +50,7 @@ void add_options(CLI::App& app, Words& words) {
 }
 
 Status use_demo_text(Words* words) {
-  fmt::print(stderr, "getting the demo's text (package dict-gcide, unpacked, not installed)\n");
+  say("getting the demo's text (package dict-gcide, unpacked, not installed)\n");
   DSV3_ASSIGN_OR_RETURN(const std::string text,
                         data::ensure_demo_text(words->prepare.prefix + ".source",
                                                words->demo_source, kFetchDeadlineS));
@@ -92,11 +92,10 @@ void print_report(const Words& words, const data::PrepareReport& report) {
     print_object(json);
     return;
   }
-  fmt::print(stderr,
-             "{} {}: {} tokens in {} documents, vocabulary {}, unigram entropy {:.4f} nats\n",
-             words.prepare.prefix, report.up_to_date ? "is up to date" : "written",
-             with_commas(info.num_tokens), with_commas(info.num_documents),
-             with_commas(info.vocab_size), info.unigram_entropy_nats);
+  say("{} {}:\n{} tokens in {} documents, vocabulary {}, unigram entropy {:.4f} nats\n",
+      words.prepare.prefix, report.up_to_date ? "is up to date" : "written",
+      with_commas(info.num_tokens), with_commas(info.num_documents), with_commas(info.vocab_size),
+      info.unigram_entropy_nats);
 }
 
 }  // namespace

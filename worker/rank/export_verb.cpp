@@ -37,11 +37,10 @@ void print_report(bool json, const convert::ExportReport& report) {
     print_object(object);
     return;
   }
-  for (const std::string& note : report.notes) fmt::print(stderr, "note: {}\n", note);
-  fmt::print(stderr, "{}: {} tensors in {} ({}), {} file{}{}; from {}\n", report.path,
-             with_commas(report.tensors), spelled(report.dtype), human_bytes(report.bytes),
-             report.files, report.files == 1 ? "" : "s",
-             report.tokenizer.empty() ? "" : " and the tokenizer's model", report.checkpoint);
+  for (const std::string& note : report.notes) say("note: {}\n", note);
+  say("{}: {} tensors in {} ({}), {} file{}{}; from {}\n", report.path, with_commas(report.tensors),
+      spelled(report.dtype), human_bytes(report.bytes), report.files, report.files == 1 ? "" : "s",
+      report.tokenizer.empty() ? "" : " and the tokenizer's model", report.checkpoint);
 }
 
 }  // namespace

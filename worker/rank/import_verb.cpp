@@ -28,10 +28,10 @@ void print_report(bool json, const convert::ImportReport& report) {
     print_object(object);
     return;
   }
-  for (const std::string& note : report.notes) fmt::print(stderr, "note: {}\n", note);
-  fmt::print(stderr, "{}: {} parameters of {} in {} tensors ({}), from {} file{}\n", report.path,
-             with_commas(report.parameters), report.model.name, with_commas(report.tensors),
-             human_bytes(report.bytes), report.files, report.files == 1 ? "" : "s");
+  for (const std::string& note : report.notes) say("note: {}\n", note);
+  say("{}: {} parameters of {} in {} tensors ({}), from {} file{}\n", report.path,
+      with_commas(report.parameters), report.model.name, with_commas(report.tensors),
+      human_bytes(report.bytes), report.files, report.files == 1 ? "" : "s");
 }
 
 }  // namespace

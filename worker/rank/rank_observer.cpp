@@ -2,9 +2,12 @@
 #include "worker/rank/rank_observer.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <cerrno>
+#include <cstring>
+#include <utility>
 
 #include "base/text.h"
 #include "coordinator/protocol/dsv3.pb.h"
@@ -22,10 +25,26 @@ RankObserver::~RankObserver() {
   flush_counts();
 }
 
-void RankObserver::print(const std::string& line) const {
+void RankObserver::print(const std::string& line) {
   if (options_.rank != 0) return;
-  fmt::print("{}\n", line);
-  std::fflush(stdout);
+  // A line that was cut off is ended first.
+  const std::string text = (log_cut_ ? "\n" : "") + line + "\n";
+  size_t done = 0;
+  int error = 0;
+  while (done < text.size() && error == 0) {
+    const ssize_t n = ::write(STDOUT_FILENO, text.data() + done, text.size() - done);
+    if (n >= 0) {
+      done += static_cast<size_t>(n);
+    } else if (errno != EINTR) {
+      error = errno;
+    }
+  }
+  if (done > 0) log_cut_ = error != 0;
+  if (error == 0 || std::exchange(log_lost_, true)) return;
+  on_note(
+      fmt::format("the log of rank 0 can't be written: {}; training goes on, its steps are in "
+                  "`dsv3ctl metrics`",
+                  std::strerror(error)));
 }
 
 void RankObserver::on_start(const train::TrainStart& start) {

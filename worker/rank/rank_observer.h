@@ -47,13 +47,16 @@ class RankObserver final : public train::TrainObserver {
 
  private:
   bool speaks() const { return reporter_ != nullptr && options_.rank == 0; }
-  void print(const std::string& line) const;
+  // A log that can't be written (a full disk) costs lines, never the training; it is said once.
+  void print(const std::string& line);
   void flush_counts();
 
   ObserverOptions options_;
   link::Reporter* reporter_;
   const volatile std::sig_atomic_t* stop_signal_;
   StepLines lines_;
+  bool log_cut_ = false;   // the last line went in part
+  bool log_lost_ = false;  // a line was lost, and it was said
   int64_t last_step_ = 0;
   int64_t arena_peak_bytes_ = 0;
   std::unique_ptr<wire::ExpertCounts> counts_;  // of the step being collected

@@ -20,11 +20,21 @@ namespace {
 
 constexpr size_t kRowsShown = 40;
 
+// Between two numbers stands one comma at most, at the ends none.
+Status check_gap(std::string_view gap, bool at_an_end, const std::string& where) {
+  const auto commas = std::count(gap.begin(), gap.end(), ',');
+  if (commas <= (at_an_end ? 0 : 1)) return {};
+  return Status(Code::kInvalid, fmt::format("a number is missing beside a comma in {}", where),
+                "give numbers with commas between, for example --tokens 1,2,3");
+}
+
 // "1, 2 3\n4" → 1 2 3 4. `where` names the place for messages.
 Result<std::vector<int32_t>> parse_tokens(std::string_view text, const std::string& where) {
   constexpr std::string_view kSeparators = ", \t\r\n";
   std::vector<int32_t> tokens;
+  size_t gap = 0;  // where the separators before the next number begin
   for (size_t at = 0; (at = text.find_first_not_of(kSeparators, at)) != std::string_view::npos;) {
+    DSV3_RETURN_IF_ERROR(check_gap(text.substr(gap, at - gap), tokens.empty(), where));
     const size_t end = std::min(text.find_first_of(kSeparators, at), text.size());
     const std::string_view word = text.substr(at, end - at);
     int32_t token = 0;
@@ -35,8 +45,9 @@ Result<std::vector<int32_t>> parse_tokens(std::string_view text, const std::stri
                     "give numbers with commas between, for example --tokens 1,2,3");
     }
     tokens.push_back(token);
-    at = end;
+    gap = at = end;
   }
+  DSV3_RETURN_IF_ERROR(check_gap(text.substr(gap), true, where));
   return tokens;
 }
 

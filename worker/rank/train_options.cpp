@@ -18,6 +18,7 @@ Result<TrainWords> parse_train_words(const std::vector<std::string>& words, bool
   app.add_option("--rank", options.rank, "global rank")->check(CLI::NonNegativeNumber);
   app.add_option("--world", options.world, "number of ranks")->check(CLI::PositiveNumber);
   app.add_option("--job", options.job, "job id");
+  app.add_option("--submission", options.submission, "what no other job has, whatever its id");
   app.add_option("--attempt", options.attempt, "attempt of the job")->check(CLI::NonNegativeNumber);
   app.add_option("--job-dir", options.job_dir, "checkpoints go to its checkpoints/ by default");
   app.add_option("--checkpoint-dir", options.checkpoint_dir, "where step-*/ folders go");

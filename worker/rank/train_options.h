@@ -17,6 +17,7 @@ struct TrainWords {
   int64_t world = 1;
   std::string job = "local";
   int64_t attempt = 1;
+  std::string submission;
   std::string job_dir;         // default place of checkpoints: <job_dir>/checkpoints
   std::string checkpoint_dir;  // wins over job_dir and over the spec's checkpoint.path
   std::string rendezvous;      // where the ranks meet (runtime/comm/cpu/mesh.h); "" with world 1

@@ -10,6 +10,7 @@
 #include <exception>
 #include <new>
 
+#include "base/bus_error.h"
 #include "base/failure.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -39,8 +40,11 @@ void catch_stop_signals() {
   struct sigaction action {};
   action.sa_handler = [](int signal) { stop_signal = signal; };
   action.sa_flags = SA_RESETHAND | SA_RESTART;  // the second one ends the process at once
-  ::sigaction(SIGTERM, &action, nullptr);
-  ::sigaction(SIGINT, &action, nullptr);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaction(signal, &action, nullptr);
+}
+
+bool told_to_stop(const link::Reporter* reporter) {
+  return stop_signal != 0 || (reporter != nullptr && reporter->stop_requested());
 }
 
 struct Outcome {
@@ -105,7 +109,7 @@ struct Peers {
 };
 
 Result<Peers> meet_peers(const TrainWords& words, const plan::Layout& layout,
-                         const spec::JobSpec& job) {
+                         const spec::JobSpec& job, const link::Reporter* reporter) {
   Peers peers;
   if (words.world == 1) return peers;
   const int64_t timeout_ms = job.parallel.collective_timeout_s * 1000;
@@ -115,7 +119,8 @@ Result<Peers> meet_peers(const TrainWords& words, const plan::Layout& layout,
                                        .rendezvous = words.rendezvous,
                                        .token = words.token,
                                        .connect_timeout_ms = std::min<int64_t>(timeout_ms, kMeetMs),
-                                       .operation_timeout_ms = timeout_ms}));
+                                       .operation_timeout_ms = timeout_ms,
+                                       .stop = [reporter] { return told_to_stop(reporter); }}));
   std::vector<int> members;
   for (const int64_t rank : plan::RankGrid(layout).group_of(words.rank, plan::kDenseGradGroup)) {
     members.push_back(static_cast<int>(rank));
@@ -174,12 +179,13 @@ Result<train::TrainSummary> train_job(const TrainWords& words, link::Reporter* r
   ObserverOptions observing{.rank = words.rank, .log_interval_steps = job.logging.interval_steps};
   observing.num_moe_layers = count_moe_layers(job.model);
   observing.predicted = plan.ledger;
-  train::TrainOptions options{.spec = job, .job = words.job, .attempt = words.attempt};
+  train::TrainOptions options{
+      .spec = job, .job = words.job, .attempt = words.attempt, .submission = words.submission};
   options.checkpoint_dir = checkpoint_dir(words, job);
   options.resume = words.resume;
   options.saved_step = words.saved_step;
   DSV3_RETURN_IF_ERROR(check_folder_is_free(words, options.checkpoint_dir));
-  DSV3_ASSIGN_OR_RETURN(const Peers peers, meet_peers(words, plan.layout, job));
+  DSV3_ASSIGN_OR_RETURN(const Peers peers, meet_peers(words, plan.layout, job, reporter));
   options.data_group = peers.data_group;
   if (words.world > 1) {
     log::info("rank {} of {} ({}){}", words.rank, words.world, plan::to_string(plan.layout),
@@ -199,8 +205,9 @@ Outcome train_caught(const TrainWords& words, link::Reporter* reporter, int64_t*
   Outcome outcome;
   try {
     const Result<train::TrainSummary> summary = train_job(words, reporter, last_step);
-    outcome.status = summary.status();
-    outcome.stopped = summary.ok() && summary->stopped;
+    const bool before_start = summary.status().code() == Code::kInterrupted;
+    if (!before_start) outcome.status = summary.status();
+    outcome.stopped = before_start || (summary.ok() && summary->stopped);
   } catch (const Failure& failure) {
     outcome.status = Status(failure.code(), failure.what());
     outcome.operation = failure.operation();
@@ -257,6 +264,8 @@ int train_verb(const std::vector<std::string>& arguments) {
     say_hello(reporter.get(), words->rank);
   }
   catch_stop_signals();
+  // The next attempt opens the file anew, and then it is refused by what is wrong with it.
+  name_bus_errors("dsv3-worker", static_cast<int>(Code::kTemporary));
   int64_t last_step = 0;
   const Outcome outcome = train_caught(*words, reporter.get(), &last_step);
   if (!outcome.status.ok()) log::error("{}", outcome.status.to_string());

@@ -2,15 +2,20 @@
 #include "worker/rank/verb_io.h"
 
 #include <fmt/format.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <new>
 #include <nlohmann/json.hpp>
 
 #include "base/failure.h"
+#include "base/file.h"
+#include "base/leftovers.h"
 
 namespace dsv3::rank {
 namespace {
@@ -30,6 +35,17 @@ int exit_code_for_ctl(Code code) {
     default:
       return static_cast<int>(code);
   }
+}
+
+// Started as a child of dsv3ctl (submit prepares data so) and not in its place, a verb ends with
+// it.
+void end_with_dsv3ctl() {
+  std::error_code error;
+  const pid_t parent = ::getppid();
+  const auto program = std::filesystem::read_symlink(fmt::format("/proc/{}/exe", parent), error);
+  if (program != executable_dir() + "/dsv3ctl") return;
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (::getppid() != parent) ::kill(::getpid(), SIGTERM);  // it ended before the line above
 }
 
 Status caught(const std::function<Status()>& body) {
@@ -53,10 +69,9 @@ int fail_verb(bool json, const Status& status) {
                                          {"message", status.message()},
                                          {"hint", status.hint()},
                                          {"where", status.where()}}}};
-    fmt::print(stderr, "{}\n",
-               error.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    say("{}\n", error.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   } else {
-    fmt::print(stderr, "dsv3ctl: {}\n", status.to_string());
+    say("dsv3ctl: {}\n", status.to_string());
   }
   return exit_code_for_ctl(status.code());
 }
@@ -81,7 +96,11 @@ int run_verb(CLI::App& app, const std::vector<std::string>& words, const bool& j
     return fail_verb(
         wanted, Status(Code::kInvalid, fault.what(), fmt::format("see {} --help", app.get_name())));
   }
+  if (Status status = remove_leftovers_on_signals("dsv3ctl"); !status.ok())
+    return fail_verb(json, status);
+  end_with_dsv3ctl();
   const Status status = caught(body);
+  wait_if_ending();
   return status.ok() ? 0 : fail_verb(json, status);
 }
 
@@ -91,18 +110,18 @@ ProgressLine::ProgressLine(bool phases_without_terminal)
 void ProgressLine::show(std::string_view phase, int64_t done, int64_t total) {
   const int percent = total > 0 ? static_cast<int>(100 * done / total) : 100;
   if (terminal_ && (percent != last_percent_ || phase != last_phase_)) {
-    fmt::print(stderr, "\r\033[K{} {}%", phase, percent);
+    say("\r\033[K{} {}%", phase, percent);
     std::fflush(stderr);
     open_ = true;
   } else if (!terminal_ && phases_ && phase != last_phase_) {
-    fmt::print(stderr, "{}\n", phase);
+    say("{}\n", phase);
   }
   last_percent_ = percent;
   last_phase_ = phase;
 }
 
 void ProgressLine::end() {
-  if (open_) fmt::print(stderr, "\r\033[K");
+  if (open_) say("\r\033[K");
   open_ = false;
 }
 

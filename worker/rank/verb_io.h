@@ -1,14 +1,19 @@
 // What the verbs that dsv3ctl runs as a child have in common: errors, exit codes, progress.
 //
 // Law: data on stdout, the rest on stderr; whatever ends a verb, also an exception, is one sentence
-// (or one JSON object) and an exit code of dsv3ctl, not of a rank.
+// (or one JSON object) and an exit code of dsv3ctl, not of a rank. SIGINT, SIGTERM and SIGHUP take
+// away what a verb has not finished (base/leftovers.h).
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cstdint>
+#include <cstdio>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -18,6 +23,12 @@ class App;
 }
 
 namespace dsv3::rank {
+
+// Text for people, on stderr. What can't be written is lost, where fmt::print would throw.
+template <typename... Values>
+void say(fmt::format_string<Values...> text, Values&&... values) {
+  std::fputs(fmt::format(text, std::forward<Values>(values)...).c_str(), stderr);
+}
 
 // Prints the error on stderr ({"error": …} with json) and returns dsv3ctl's exit code for it: a
 // rank's own codes become 1 (6 for a lack of memory).

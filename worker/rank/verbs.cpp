@@ -9,8 +9,10 @@
 #include <exception>
 #include <new>
 
+#include "base/bus_error.h"
 #include "base/failure.h"
 #include "base/log.h"
+#include "worker/rank/verb_io.h"
 
 namespace dsv3::rank {
 namespace {
@@ -27,11 +29,12 @@ constexpr Verb kVerbs[] = {
     {"import", import_verb, "a Hugging Face folder into a checkpoint"},
     {"export", export_verb, "a checkpoint into a Hugging Face folder"},
     {"score", score_verb, "log-probabilities of tokens under a checkpoint"},
+    {"profile", profile_verb, "where the time of a training step goes"},
 };
 
 int usage(const std::string& word) {
-  fmt::print(stderr, "dsv3-worker: unknown verb '{}'; verbs:\n", word);
-  for (const Verb& verb : kVerbs) fmt::print(stderr, "  {:<14} {}\n", verb.name, verb.summary);
+  say("dsv3-worker: unknown verb '{}'; verbs:\n", word);
+  for (const Verb& verb : kVerbs) say("  {:<14} {}\n", verb.name, verb.summary);
   return static_cast<int>(Code::kInvalid);
 }
 
@@ -90,6 +93,7 @@ int exit_code_of(const Status& status) {
 
 int run(int argc, char** argv) {
   wait_passively(argv);
+  name_bus_errors("dsv3-worker", static_cast<int>(Code::kFailed));
   log::init("worker");
   try {
     return dispatch(std::vector<std::string>(argv + 1, argv + argc));

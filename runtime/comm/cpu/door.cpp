@@ -15,6 +15,7 @@ constexpr size_t kStrangersMax = 64;  // beside the attempt's own ranks
 constexpr size_t kVisitorsMax = 4 * kWorldMax;
 constexpr int64_t kStrangerNs = 5'000'000'000;
 constexpr int64_t kRetryPauseMaxNs = 20'000'000;
+constexpr int64_t kAcceptAgainNs = 20'000'000;
 
 }  // namespace
 
@@ -43,8 +44,12 @@ uint16_t Door::tcp_port() const {
   return 0;
 }
 
-void Door::add_poll(std::vector<pollfd>& fds) const {
-  for (const Fd& fd : listeners_) fds.push_back({fd.get(), POLLIN, 0});
+void Door::add_poll(std::vector<pollfd>& fds, int64_t& until_ns) const {
+  if (now_ns() < accept_again_ns_) {
+    until_ns = std::min(until_ns, accept_again_ns_);
+  } else {
+    for (const Fd& fd : listeners_) fds.push_back({fd.get(), POLLIN, 0});
+  }
   for (const Stranger& s : strangers_) fds.push_back({s.fd.get(), POLLIN, 0});
 }
 
@@ -59,6 +64,9 @@ void Door::receive() {
       // Who has said hello already is never taken for one stranger too many.
       if (read_hello(stranger)) strangers_.push_back(std::move(stranger));
     }
+    // The caller stays in the listener's queue, which would wake every poll at once.
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+      accept_again_ns_ = now + kAcceptAgainNs;
   }
   std::erase_if(strangers_, [&](Stranger& s) { return now >= s.until_ns || !read_hello(s); });
   // The ranks of a large attempt may all be between their call and their hello.

@@ -34,7 +34,8 @@ class Door {
   Status open(const Address& address);
   // Of the TCP listener; 0 when there is none.
   uint16_t tcp_port() const;
-  void add_poll(std::vector<pollfd>& fds) const;
+  // Adds what to wait for, or lowers `until_ns` to when a caller can be let in again.
+  void add_poll(std::vector<pollfd>& fds, int64_t& until_ns) const;
   // Accepts and reads whatever has come, without waiting.
   void receive();
   // The visitor that matches, taken out; an invalid one when none has come. `rank` −1: any.
@@ -52,6 +53,7 @@ class Door {
   std::string token_;
   int world_;
   std::vector<Fd> listeners_;
+  int64_t accept_again_ns_ = 0;  // no descriptor was left: a caller waits, and isn't polled for
   std::vector<Stranger> strangers_;
   std::vector<Visitor> visitors_;
 };

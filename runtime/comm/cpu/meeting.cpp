@@ -16,6 +16,9 @@
 namespace dsv3::comm {
 namespace {
 
+// Between two looks at MeshOptions::stop: a request may come without waking the poll.
+constexpr int64_t kStopLookNs = 50'000'000;
+
 std::string hash_text(const std::string& text) {
   return checksum(std::as_bytes(std::span(text.data(), text.size())));
 }
@@ -72,6 +75,17 @@ class Meeting {
   }
 
  private:
+  // An error when this rank is told to stop, or the time is up.
+  Status check_time(const std::function<Status()>& too_late) const {
+    if (o_.stop && o_.stop())
+      return Status(Code::kInterrupted, "stopped while the ranks were meeting");
+    return now_ns() >= until_ns_ ? too_late() : Status();
+  }
+
+  void wait(std::vector<pollfd>& fds, int64_t until_ns) const {
+    poll_until(fds, o_.stop ? std::min(until_ns, now_ns() + kStopLookNs) : until_ns);
+  }
+
   Status meet() {
     if (o_.rendezvous.starts_with("local:")) {
       DSV3_RETURN_IF_ERROR(meet_by_name(o_.rendezvous.substr(6)));
@@ -128,10 +142,11 @@ class Meeting {
       for (int r = 1; r < o_.world; ++r)
         if (!guests[static_cast<size_t>(r)].fd.valid()) missing.push_back(r);
       if (missing.empty()) break;
-      if (now_ns() >= until_ns_) return did_not_come(missing);
+      DSV3_RETURN_IF_ERROR(check_time([&] { return did_not_come(missing); }));
       std::vector<pollfd> fds;
-      links_.door->add_poll(fds);
-      poll_until(fds, until_ns_);
+      int64_t until = until_ns_;
+      links_.door->add_poll(fds, until);
+      wait(fds, until);
     }
     const std::string bytes(reinterpret_cast<const char*>(table.data()),
                             table.size() * sizeof(Place));
@@ -162,15 +177,11 @@ class Meeting {
       call.step();
       if (!call.status().ok()) return call.status();
       if (call.done()) break;
-      if (now_ns() >= until_ns_)
-        return Status(Code::kCollectiveTimeout,
-                      "the ranks did not meet at " + o_.rendezvous + " within " + limit_text() +
-                          ": " + call.last_error(),
-                      "is rank 0 running, and is its port reachable from here?");
+      DSV3_RETURN_IF_ERROR(check_time([&] { return did_not_meet(call.last_error()); }));
       std::vector<pollfd> fds;
       int64_t until = until_ns_;
       call.add_poll(fds, until);
-      poll_until(fds, until);
+      wait(fds, until);
     }
     std::vector<Place> table(static_cast<size_t>(o_.world));
     std::memcpy(table.data(), call.reply().data(), table_bytes);
@@ -207,13 +218,13 @@ class Meeting {
       for (int r = 0; r < o_.world; ++r)
         if (r != o_.rank && !links_.control[static_cast<size_t>(r)].valid()) missing.push_back(r);
       if (missing.empty()) return {};
-      if (now_ns() >= until_ns_) return did_not_come(missing);
+      DSV3_RETURN_IF_ERROR(check_time([&] { return did_not_come(missing); }));
       std::vector<pollfd> fds;
       int64_t until = until_ns_;
-      links_.door->add_poll(fds);
+      links_.door->add_poll(fds, until);
       for (const Call& call : calls) call.add_poll(fds, until);
       for (int r = 0; r < o_.world; ++r) DSV3_RETURN_IF_ERROR(watch_link(r, fds));
-      poll_until(fds, until);
+      wait(fds, until);
     }
   }
 
@@ -268,6 +279,13 @@ class Meeting {
   Status did_not_come(const std::vector<int>& missing) const {
     return Status(Code::kCollectiveTimeout, list(missing) + " did not come to the meeting at " +
                                                 o_.rendezvous + " within " + limit_text());
+  }
+
+  Status did_not_meet(const std::string& last_error) const {
+    return Status(Code::kCollectiveTimeout,
+                  "the ranks did not meet at " + o_.rendezvous + " within " + limit_text() + ": " +
+                      last_error,
+                  "is rank 0 running, and is its port reachable from here?");
   }
 
   const MeshOptions& o_;

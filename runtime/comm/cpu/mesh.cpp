@@ -125,7 +125,7 @@ std::vector<Fd> SocketMesh::connect_members(const std::vector<int>& members, uin
                std::to_string(options_.operation_timeout_ms) + " ms");
     std::vector<pollfd> fds{{watch_.get(), POLLIN, 0}};
     int64_t until = until_ns;
-    door_->add_poll(fds);
+    door_->add_poll(fds, until);
     for (const Call& call : calls) call.add_poll(fds, until);
     poll_until(fds, until);
   }

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,6 +37,8 @@ struct MeshOptions {
   // "auto": unix sockets where both ranks are on one host (and network namespace), else TCP;
   // "tcp": always TCP (tests, benchmarks); needs a tcp: rendezvous.
   std::string transport = "auto";
+  // Looked at while the ranks meet: true ends connect(), with kInterrupted. Empty: never.
+  std::function<bool()> stop;
   // Address of this host's interface for TCP ("" : the one that reaches the rendezvous). Rank 0
   // listens at the rendezvous itself.
   std::string interface;
@@ -45,7 +48,7 @@ class Mesh {
  public:
   // Meets the other ranks and connects to each; returns when all are connected. kCollectiveTimeout
   // naming the ranks that did not come; kPeerLost; kInvalid for bad options; kConflict for a token
-  // or world size that differs.
+  // or world size that differs; kInterrupted when told to stop (the ranks met so far hear of it).
   static Result<std::unique_ptr<Mesh>> connect(const MeshOptions& options);
   // Tells the peers that this rank leaves in order, so that it isn't taken for dead; a rank that
   // ends for a fault of its own calls abort() first. Waits for nobody.

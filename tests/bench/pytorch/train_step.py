@@ -13,6 +13,7 @@ configuration is refused. The formulas are those of ../../golden/README.md.
 import argparse
 import json
 import os
+import resource
 import statistics
 import time
 
@@ -250,7 +251,7 @@ def parse_options():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--warmup", type=int, default=3, help="steps that are not timed")
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
-    parser.add_argument("--micro-batch", type=int, help="sequences at once; the whole global batch by default")
+    parser.add_argument("--micro-batch", type=int, help="sequences at once; the configuration's by default")
     return parser.parse_args()
 
 
@@ -261,7 +262,7 @@ def main():
     config = read_config(options.config)
     training = config["training"]
     sequences, length = training["global_batch_size"], training["seq_length"]
-    options.micro_batch = options.micro_batch or sequences
+    options.micro_batch = options.micro_batch or training.get("micro_batch_size", sequences)
     options.grad_clip = training.get("grad_clip", 1.0)
 
     model = Model(config["model"], options.attention)
@@ -282,7 +283,8 @@ def main():
         "variant": "/".join(variant), "torch": torch.__version__, "threads": options.threads,
         "parameters": sum(p.numel() for p in model.parameters()), "tokens_per_step": sequences * length,
         "step_s": round(median, 4), "step_s_min": round(min(seconds[options.warmup :]), 4),
-        "tokens_per_s": round(sequences * length / median, 1), "loss_first": losses[0], "loss_last": losses[-1],
+        "tokens_per_s": round(sequences * length / median, 1),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "loss_first": losses[0], "loss_last": losses[-1],
     }))  # fmt: skip
 
 

@@ -182,10 +182,35 @@ TEST(Refusal, SaysWhatIsNeededWhatThereIsAndWhatWould) {
     for (const char* part : {"15b", "GiB", "optimizer", "24.0"}) {
       EXPECT_NE(status.message().find(part), std::string::npos) << part << ": " << status.message();
     }
-    EXPECT_NE(status.hint().find("80 GB GPU"), std::string::npos) << status.hint();
+    const bool of_gpus = status.hint().find("80 GB GPUs would hold it") != std::string::npos;
+    const bool of_memory = status.hint().find("of memory would hold it") != std::string::npos;
+    EXPECT_EQ(of_gpus, std::string(device) == "cuda") << status.hint();
+    EXPECT_EQ(of_memory, std::string(device) == "cpu") << status.hint();
     EXPECT_NE(status.hint().find("'small'"), std::string::npos) << status.hint();
     EXPECT_EQ(status.hint().find("'20b'"), std::string::npos) << status.hint();
   }
+}
+
+TEST(Refusal, NamesNoPresetThatIsLargerThanTheJob) {
+  const ClusterSpec machine = cpu_machine(4);
+  const spec::JobSpec job = cpu_job("small");
+  const Plan result = plan(job, machine);
+  ASSERT_FALSE(result.feasible);
+  const Status status =
+      refusal(result, job, cpu_machine(64), {{"1b", table_job("1b")}, {"5b", table_job("5b")}});
+  EXPECT_EQ(status.hint().find("'1b'"), std::string::npos) << status.hint();
+  EXPECT_NE(status.hint().find("of memory would hold it"), std::string::npos) << status.hint();
+}
+
+TEST(Refusal, OfALayoutSpeaksNeitherOfMemoryNorOfOtherModels) {
+  spec::JobSpec job = cpu_job("small");
+  job.parallel.tensor_parallel_size = 2;
+  const ClusterSpec machine = cpu_machine(64);
+  const Plan result = plan(job, machine);
+  const Status status = refusal(result, job, machine, {{"small", table_job("small")}});
+  EXPECT_EQ(status.code(), Code::kDoesNotFit);
+  EXPECT_NE(status.message().find("tensor parallelism"), std::string::npos) << status.message();
+  EXPECT_EQ(status.hint(), "");
 }
 
 TEST(Refusal, NamesEverythingThatTheRuntimeLacks) {

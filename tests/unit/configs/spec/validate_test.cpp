@@ -130,7 +130,7 @@ INSTANTIATE_TEST_SUITE_P(
              {"100", "128"}},
         Rule{{"training.dtype=fp8"}, "FP8_UNSUPPORTED_GPU", kE, {"sm_80", "sm_89"}, 0, "a100-80"},
         Rule{{"model.moe.use_deep_ep=true"}, "KERNEL_REQUIRES_SM90", kE, {"sm_89"}, 0, "RTX 4090"},
-        Rule{{}, "GPU_UNKNOWN", kW, {"abacus"}, 0, "abacus"},
+        Rule{{}, "GPU_UNKNOWN", kE, {"abacus"}, 0, "abacus"},
         Rule{{"parallel.tensor_parallel_size=4", "parallel.pipeline_parallel_size=2",
               "parallel.expert_parallel_size=1", "parallel.data_parallel_size=2"},
              "LAYOUT_PRODUCT_MISMATCH",
@@ -193,6 +193,39 @@ TEST(Validate, ALayoutHintUsesTheGpusThereAre) {
   EXPECT_EQ(8 % (tp * ep), 0);
 }
 
+TEST(Validate, RanksPerNodeThatNothingUsesIsSaid) {
+  const auto codes = [](const std::vector<std::string>& sets) {
+    Parsed p = parse_yaml(kSmallYaml, "f.yaml", sets);
+    ValidateOptions options;
+    options.origins = &p.origins;
+    std::string found;
+    for (const Diagnostic& d : validate(p.job, options)) found += d.code + " ";
+    return found;
+  };
+  const std::vector<std::string> fixed = {
+      "parallel.tensor_parallel_size=1", "parallel.pipeline_parallel_size=1",
+      "parallel.expert_parallel_size=1", "parallel.data_parallel_size=2", "cluster.devices=cpu"};
+  auto with = [&](const char* more) {
+    std::vector<std::string> sets = fixed;
+    sets.emplace_back(more);
+    return codes(sets);
+  };
+  EXPECT_EQ(with("cluster.ranks_per_node=4"), "RANKS_PER_NODE_IGNORED ");
+  EXPECT_EQ(with("cluster.ranks_per_node=2"), "");
+  EXPECT_EQ(codes(fixed), "") << "left out it is no one's wish";
+  EXPECT_EQ(codes({"cluster.ranks_per_node=4", "cluster.devices=cpu"}), "") << "a size is free";
+}
+
+TEST(Validate, AnAcceptedWarningIsNotShownAndAnErrorAlwaysIs) {
+  const auto found = [](const std::vector<std::string>& sets) {
+    return validate(parse_yaml(kSmallYaml, "f.yaml", sets).job);
+  };
+  const std::string accept = "preset.accepts=MOE_SHARED_RATIO MOE_TOPK_GT_EXPERTS";
+  EXPECT_EQ(found({"model.moe.num_shared_experts=1"}).size(), 1u);
+  EXPECT_EQ(found({"model.moe.num_shared_experts=1", accept}).size(), 0u);
+  EXPECT_TRUE(has_errors(found({"model.moe.num_experts_per_token=9", accept})));
+}
+
 TEST(Validate, ARunNeedsMoreThanAPlan) {
   Parsed p = parse_yaml(kSmallYaml, "f.yaml", {"training.max_steps=0", "data.path="});
   ValidateOptions options;
@@ -209,6 +242,10 @@ TEST(Validate, AnEmptySpecIsRefusedWithoutHarm) {
 TEST(GpuTable, KnowsCardsByTheirSeveralNames) {
   EXPECT_EQ(gpu_sm_version("NVIDIA H100 80GB HBM3"), 90);
   EXPECT_EQ(gpu_sm_version("h200"), 90);
+  EXPECT_EQ(gpu_sm_version("h1000"), 0) << "not an h100";
+  EXPECT_EQ(gpu_sm_version("H100PCIe"), 90);
+  EXPECT_EQ(gpu_label_gb("RTX 4090"), 24);
+  EXPECT_EQ(gpu_label_gb("a100"), 0) << "40 or 80";
   EXPECT_EQ(gpu_sm_version("NVIDIA GH200 480GB"), 90);
   EXPECT_EQ(gpu_sm_version("a100-80"), 80);
   EXPECT_EQ(gpu_sm_version("NVIDIA A100-SXM4-40GB"), 80);

@@ -93,6 +93,11 @@ TEST(Doctor, AStateDirIsPrivateLocalAndWritable) {
   dir = state_dir();
   dir.filesystem.free_bytes = kGib;
   expect_advice(check_state_dir(dir), Level::kWarning, "space");
+  dir.filesystem.free_bytes = 0;
+  expect_advice(check_state_dir(dir), Level::kError, "too little for any job");
+  dir.filesystem.free_bytes = (int64_t{64} << 20) - 1;
+  dir.mode = 0777;  // what stops jobs is said first
+  expect_advice(check_state_dir(dir), Level::kError, "too little for any job");
   dir = state_dir();
   dir.own = false;
   expect_advice(check_state_dir(dir), Level::kWarning, "another user");
@@ -135,12 +140,26 @@ TEST(Doctor, LeftOverVariablesAndAWrongClockAreWarnings) {
   EXPECT_TRUE(is_tuning_variable("OMP_NUM_THREADS"));
   EXPECT_TRUE(is_tuning_variable("NCCL_DEBUG"));
   EXPECT_FALSE(is_tuning_variable("HOME"));
-  expect_advice(check_environment({}), Level::kOk, "nothing");
-  expect_advice(check_environment({"OMP_NUM_THREADS=1", "NCCL_DEBUG=INFO"}), Level::kWarning,
+  expect_advice(check_environment({}, 8), Level::kOk, "nothing");
+  expect_advice(check_environment({"OMP_NUM_THREADS=1", "NCCL_DEBUG=INFO"}, 8), Level::kWarning,
                 "unset OMP_NUM_THREADS NCCL_DEBUG");
   expect_advice(check_clock(1000, 900, true), Level::kOk, "synchronised");
   expect_advice(check_clock(1000, 5000, true), Level::kWarning, "behind");
+  expect_advice(check_presets("/p", 9, ""), Level::kOk, "9 in /p");
+  expect_advice(check_presets("/p", 0, "demo.yaml:3:1: bad"), Level::kError, "demo.yaml:3:1");
   expect_advice(check_tools({"ssh"}, {"sbatch"}), Level::kOk, "absent: sbatch");
+}
+
+TEST(Doctor, ANumberOfThreadsThatCannotBeMeantIsAnError) {
+  const auto check = [](const std::string& value) {
+    return check_environment({"NCCL_DEBUG=INFO", "OMP_NUM_THREADS=" + value}, 8);
+  };
+  for (const char* value : {"abc", "", "0", "-2", "4x", "4,", "1e3"})
+    expect_advice(check(value), Level::kError, "is not a number of threads");
+  for (const char* value : {"33", "99999999999999999999", "4,100"})
+    expect_advice(check(value), Level::kError, "at most 8");
+  for (const char* value : {"1", "32", "4,2"})
+    expect_advice(check(value), Level::kWarning, "unset NCCL_DEBUG OMP_NUM_THREADS");
 }
 
 }  // namespace

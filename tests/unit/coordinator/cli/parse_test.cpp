@@ -36,8 +36,120 @@ TEST(CommandLine, AnUnknownVerbFarFromAllPointsToTheHelp) {
 TEST(CommandLine, NoVerbIsAUsageError) {
   const Outcome outcome = command_line({});
   EXPECT_EQ(outcome.code, 2);
-  EXPECT_TRUE(contains(outcome.err, "dsv3ctl --help")) << outcome.err;
+  EXPECT_TRUE(contains(outcome.err, "Usage: dsv3ctl COMMAND")) << outcome.err;
   EXPECT_EQ(outcome.out, "");
+}
+
+TEST(CommandLine, HelpAndVersionAreWordsToo) {
+  EXPECT_EQ(command_line({"help"}).out, command_line({"--help"}).out);
+  EXPECT_EQ(command_line({"help", "submit"}).out, command_line({"submit", "--help"}).out);
+  EXPECT_EQ(command_line({"version"}).out, command_line({"--version"}).out);
+  EXPECT_EQ(command_line({"help", "sumbit"}).err,
+            "dsv3ctl: unknown command 'sumbit'; did you mean 'submit'?\n");
+}
+
+TEST(CommandLine, AnUnknownOptionNamesTheNearestOne) {
+  EXPECT_EQ(command_line({"submit", "demo", "--st", "a=1"}).err,
+            "dsv3ctl: unknown option '--st'; did you mean '--set'?\n");
+  EXPECT_EQ(command_line({"plan", "demo", "--gpsu=8"}).err,
+            "dsv3ctl: unknown option '--gpsu'; did you mean '--gpus'?\n");
+  EXPECT_EQ(command_line({"-v"}).err, "dsv3ctl: unknown option '-v'; see 'dsv3ctl --help'\n");
+  EXPECT_EQ(command_line({"status", "a", "b"}).code, 2);
+}
+
+TEST(CommandLine, AKeyOfAnotherSectionIsNamedWhole) {
+  const auto said = [](const char* set) {
+    return command_line({"validate", "demo", "--set", set}).err;
+  };
+  EXPECT_TRUE(contains(said("tensor_parallel_size=2"), "'parallel.tensor_parallel_size'"));
+  EXPECT_TRUE(contains(said("moe.n_grup=2"), "'model.moe.n_group'"));
+  EXPECT_TRUE(contains(said("training.max_step=2"), "'max_steps'"));
+}
+
+TEST(CommandLine, ANumberAndAChoiceSayWhatTheyTake) {
+  EXPECT_TRUE(contains(command_line({"plan", "15b", "--gpus", "eight"}).err,
+                       "--gpus takes a number, not 'eight'"));
+  EXPECT_TRUE(
+      contains(command_line({"completion", "tcsh"}).err, "'tcsh' is not one of bash, zsh, fish"));
+}
+
+TEST(CommandLine, AMissingWordComesWithAnExample) {
+  EXPECT_EQ(command_line({"logs"}).err,
+            "dsv3ctl: JOB is required; for example 'dsv3ctl logs demo-1'; see 'dsv3ctl logs "
+            "--help'\n");
+}
+
+TEST(CommandLine, AnUnknownGpuIsRefusedEverywhere) {
+  const Outcome plan = command_line({"plan", "10b", "--gpus", "8", "--gpu", "b101"});
+  EXPECT_EQ(plan.code, 2);
+  EXPECT_TRUE(contains(plan.err, "the GPU 'b101' is not known")) << plan.err;
+  EXPECT_TRUE(contains(plan.err, "did you mean 'b100'?")) << plan.err;
+  EXPECT_EQ(command_line({"validate", "10b", "--gpus", "8", "--gpu", "abacus"}).code, 2);
+  const Outcome choice =
+      command_line({"recommend", "--gpus", "8", "--gpu-memory", "80", "--gpu", "h101"});
+  EXPECT_EQ(choice.code, 2);
+  EXPECT_TRUE(contains(choice.err, "did you mean 'h100'?")) << choice.err;
+}
+
+TEST(CommandLine, AnUnknownGpuIsOneSentenceForPlanAndRecommend) {
+  const std::string said = "dsv3ctl: --gpu: the GPU 'h10' is not known; did you mean 'h100'?\n";
+  EXPECT_EQ(command_line({"plan", "10b", "--gpus", "8", "--gpu", "h10"}).err, said);
+  EXPECT_EQ(command_line({"recommend", "--gpus", "8", "--gpu", "h10"}).err, said);
+  EXPECT_EQ(command_line({"recommend", "--gpu", "h10"}).err, said);
+}
+
+TEST(CommandLine, AGpuThatIsKnownBringsItsMemory) {
+  const Outcome named = command_line({"recommend", "--gpus", "8", "--gpu", "h100", "--json"});
+  EXPECT_EQ(named.code, 0) << named.err;
+  const Json said = Json::parse(named.out);
+  EXPECT_EQ(said["next"], "dsv3ctl plan 10b --gpus 8 --gpu h100");
+  const Outcome sized = command_line({"recommend", "--gpus", "8", "--gpu-memory", "80", "--json"});
+  EXPECT_EQ(said["reason"], Json::parse(sized.out)["reason"]);
+  const auto predicted_for = [](const char* gpu, const char* memory) {
+    return Json::parse(
+        command_line({"recommend", "--gpus", "8", "--gpu", gpu, "--gpu-memory", memory, "--json"})
+            .out)["predicted"];
+  };
+  for (const auto& [gpu, memory] : {std::pair{"a100-40", "40"}, {"NVIDIA A100 80GB PCIe", "80"}}) {
+    const Outcome open = command_line({"recommend", "--gpus", "8", "--gpu", gpu, "--json"});
+    ASSERT_EQ(open.code, 0) << open.err;
+    EXPECT_EQ(Json::parse(open.out)["predicted"], predicted_for(gpu, memory)) << gpu;
+  }
+  EXPECT_EQ(command_line({"recommend", "--gpus", "8", "--gpu", "RTX 3080"}).code, 2);
+  const Outcome open = command_line({"recommend", "--gpus", "8", "--gpu", "v100"});
+  EXPECT_EQ(open.code, 2);
+  EXPECT_TRUE(contains(open.err, "--gpu v100 needs --gpu-memory")) << open.err;
+  const Outcome none = command_line({"recommend", "--gpus", "8"});
+  EXPECT_EQ(none.code, 2);
+  EXPECT_TRUE(contains(none.err, "--gpu-memory or --gpu is required")) << none.err;
+  EXPECT_TRUE(
+      contains(command_line({"recommend", "--help"}).out, "[OPTIONS] --gpus N|--hostfile FILE\n"));
+}
+
+TEST(CommandLine, GpusOfAPlanNeedTheirNumber) {
+  const Outcome outcome = command_line({"plan", "15b", "--gpu-memory", "80"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_TRUE(contains(outcome.err, "--gpu-memory needs --gpus N or --hostfile FILE"))
+      << outcome.err;
+}
+
+TEST(CommandLine, WhatPeopleReadFits80Columns) {
+  const std::vector<std::vector<std::string>> lines = {
+      {"explain", "model.moe"},
+      {"explain"},
+      {"explain", "parallel"},
+      {"params", "671b"},
+      {"configs", "list"},
+      {"recommend", "--gpus", "8", "--gpu-memory", "80"},
+      {"recommend", "--gpus", "1", "--gpu-memory", "8"},
+      {"plan", "15b", "--gpus", "8"},
+      {"plan", "15b", "--gpus", "1"}};
+  for (const auto& words : lines) {
+    for (const std::string& line : split(command_line(words).out, '\n'))
+      EXPECT_LE(std::count_if(line.begin(), line.end(), [](char c) { return (c & 0xC0) != 0x80; }),
+                80)
+          << words[0] << ": " << line;
+  }
 }
 
 TEST(CommandLine, AMissingFileIsNamed) {

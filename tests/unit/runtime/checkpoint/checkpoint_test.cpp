@@ -177,6 +177,11 @@ TEST(Checkpoint, AManifestOfImpossibleNumbersOrDepthIsRefused) {
     EXPECT_EQ(with("\"bytes\": ", std::string("\"bytes\": ") + number + ", \"was\": "),
               Code::kCheckpointUnusable);
   }
+  std::string many = R"({"format":[0)";
+  for (int i = 0; i < 20'000'000; ++i) many += ",0";
+  const Status refused = parse_manifest(many + "]}", path).status();
+  EXPECT_EQ(refused.code(), Code::kCheckpointUnusable);
+  EXPECT_NE(refused.message().find("20000000 at most"), std::string::npos) << refused.message();
   const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
   EXPECT_EQ(with("\"format_version\": 1", "\"format_version\": " + deep),
             Code::kCheckpointUnusable);
@@ -252,6 +257,21 @@ TEST(Checkpoint, AStaleAttemptCannotPublish) {
   EXPECT_EQ(save(late.request).status().code(), Code::kConflict);
   EXPECT_EQ(count_in(folder.path(), "step-"), 2);
   EXPECT_EQ(count_in(folder.path(), ".tmp"), 0);
+}
+
+// Two state directories may both have a "demo-1"; so may one before and after it was emptied.
+TEST(Checkpoint, AnotherSubmissionOfTheSameNameIsRefused) {
+  const TemporaryFolder folder;
+  ASSERT_TRUE(claim(folder.path(), 1).ok()) << "by hand: any submission's";
+  ASSERT_TRUE(claim(folder.path(), 1, "1700").ok());
+  EXPECT_EQ(claim(folder.path(), 1, "1701").code(), Code::kConflict);
+  const Status later = claim(folder.path(), 2, "1701");
+  EXPECT_EQ(later.code(), Code::kConflict);
+  EXPECT_NE(later.message().find(folder.path()), std::string::npos) << later.message();
+  EXPECT_TRUE(claim(folder.path(), 2).ok());
+  EXPECT_EQ(claim(folder.path(), 3, "1701").code(), Code::kConflict) << "2 kept the owner";
+  EXPECT_TRUE(claim(folder.path(), 3, "1700").ok());
+  EXPECT_EQ(claim(folder.path(), 2, "1700").code(), Code::kConflict);
 }
 
 TEST(Checkpoint, AnotherJobsFolderIsRefused) {

@@ -2,8 +2,11 @@
 #include "runtime/checkpoint/safetensors.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <cstring>
+#include <filesystem>
 
 #include "base/file.h"
 #include "tests/unit/runtime/temporary_folder.h"
@@ -90,6 +93,10 @@ TEST(Safetensors, WriterRefusesTooFewAndTooManyBytes) {
   EXPECT_FALSE(
       SafetensorsWriter::create(folder / "x", {{"a", "F32", {1}}, {"a", "BF16", {1}}}).ok());
   EXPECT_FALSE(SafetensorsWriter::create(folder / "x", {{"a", "F33", {1}}}).ok());
+  const std::vector<SafetensorsTensor> too_many(kSafetensorsTensorsMax + 1, {"a", "F32", {1}});
+  const auto writer = SafetensorsWriter::create(folder / "x", too_many);
+  ASSERT_FALSE(writer.ok());
+  EXPECT_NE(writer.status().message().find("400001 tensors"), std::string::npos);
 }
 
 TEST(Safetensors, RefusesWhatBreaksARule) {
@@ -165,6 +172,44 @@ TEST(Safetensors, SurvivesEveryTruncationAndEveryFlippedHeaderByte) {
         for (const auto& tensor : file->tensors()) EXPECT_LE(file->bytes(tensor).size(), 11u);
       }
     }
+  }
+}
+
+// Of 100 MB, as large as a header may be: parsed, "[],[],…" alone would take 2 GB.
+TEST(Safetensors, AHeaderOfHostileSizeIsRefusedWithinMemory) {
+  const TemporaryFolder folder;
+  const auto peak_bytes = [] {
+    rusage usage{};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return int64_t{1024} * usage.ru_maxrss;
+  };
+  std::string bytes(8, '\0');
+  constexpr uint64_t kLength = 100'000'000;
+  std::memcpy(bytes.data(), &kLength, 8);
+  bytes.reserve(kLength + 8);
+  bytes += R"({"a":[)";
+  while (bytes.size() + 6 < kLength + 8) bytes += "[],";
+  bytes += "0]";
+  bytes.resize(kLength + 7, ' ');
+  bytes += '}';
+  overwrite(folder / "f.safetensors", bytes);
+  const int64_t before = peak_bytes();
+  const auto file = SafetensorsFile::open(folder / "f.safetensors");
+  ASSERT_FALSE(file.ok());
+  EXPECT_NE(file.status().message().find("values"), std::string::npos) << file.status().message();
+  EXPECT_LT(peak_bytes() - before, 150'000'000);  // the map's own pages
+}
+
+TEST(Safetensors, WhatIsNoRegularFileIsRefusedByName) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "dir");
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  std::filesystem::create_symlink("loop", folder / "loop");
+  for (const char* name : {"dir", "pipe", "loop", "absent"}) {
+    const auto file = SafetensorsFile::open(folder / name);
+    ASSERT_FALSE(file.ok()) << name;
+    EXPECT_NE(file.status().message().find(folder / name), std::string::npos)
+        << file.status().message();
   }
 }
 

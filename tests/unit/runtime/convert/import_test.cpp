@@ -318,6 +318,10 @@ TEST_F(Import, AnIndexThatLiesIsRefused) {
   const std::string nested = std::string(1'000'000, '[') + std::string(1'000'000, ']');
   overwrite(index, "{\"weight_map\": {\"x\": " + nested + "}}");
   expect_refused(Code::kInvalid, "into a list, which is not a file's name");
+  std::string many = "0";
+  for (int i = 0; i < 2'000'000; ++i) many += ",0";
+  overwrite(index, "{\"weight_map\": {\"x\": [" + many + "]}}");
+  expect_refused(Code::kInvalid, "2000000 at most");
   with("x", "part-0.safetensors");
   expect_refused(Code::kInvalid, "doesn't hold it");
   overwrite(index, "{\"weight_map\": [");
@@ -327,6 +331,18 @@ TEST_F(Import, AnIndexThatLiesIsRefused) {
   write_safetensors(hf() + "/part-1.safetensors", good);
   with("model.norm.weight", "part-1.safetensors");
   expect_refused(Code::kInvalid, "stands in two files");
+}
+
+TEST_F(Import, AWeightThatIsNoNumberIsNamedAndNothingIsLeft) {
+  for (const float wrong : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
+    RawTensors tensors = tensors_of(tiny_model());
+    RawTensor& norm = tensors.at("model.norm.weight");
+    std::memcpy(norm.bytes.data() + 3 * sizeof wrong, &wrong, sizeof wrong);
+    write_hf(hf(), tiny_config(), tensors);
+    expect_refused(Code::kInvalid, "tensor model.norm.weight in '" + hf() + "' has a weight");
+    expect_refused(Code::kInvalid, "element 3");
+    EXPECT_FALSE(std::filesystem::exists(out()));
+  }
 }
 
 TEST_F(Import, ADamagedFileOrConfigIsNamed) {

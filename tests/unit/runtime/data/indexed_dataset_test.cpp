@@ -2,9 +2,12 @@
 #include "runtime/data/indexed_dataset.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstring>
+#include <filesystem>
 #include <functional>
+#include <string_view>
 
 #include "tests/unit/runtime/temporary_folder.h"
 
@@ -161,6 +164,27 @@ TEST(IndexedDataset, RefusesWhatBreaksARule) {
   }
   EXPECT_FALSE(open_bytes(folder, good, bin.substr(0, 11)).ok()) << "short .bin";
   EXPECT_EQ(IndexedDataset::open(folder / "absent").status().code(), Code::kNotFound);
+}
+
+TEST(IndexedDataset, WhatIsNoRegularFileIsRefusedByName) {
+  namespace fs = std::filesystem;
+  const std::string idx = idx_of(4, 4, {2, 1}, {0, 1, 2}), bin = bin_of<int32_t>({1, 2, 3});
+  for (const char* suffix : {".idx", ".bin"}) {
+    for (const char* kind : {"folder", "pipe", "loop", "empty"}) {
+      const TemporaryFolder folder;
+      ASSERT_TRUE(open_bytes(folder, idx, bin).ok());
+      const std::string path = folder / "d" + suffix;
+      fs::remove(path);
+      if (kind == std::string_view("folder")) fs::create_directory(path);
+      if (kind == std::string_view("pipe")) ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+      if (kind == std::string_view("loop")) fs::create_symlink(path, path);
+      if (kind == std::string_view("empty")) overwrite(path, "");
+      const auto dataset = IndexedDataset::open(folder / "d");
+      ASSERT_FALSE(dataset.ok()) << kind << suffix;
+      EXPECT_NE(dataset.status().message().find("/d."), std::string::npos)
+          << dataset.status().message();
+    }
+  }
 }
 
 TEST(IndexedDataset, SurvivesEveryTruncationAndEveryFlippedByte) {

@@ -73,6 +73,18 @@ TEST(Documents, ABadJsonLineIsNamed) {
   }
 }
 
+// Parsed, a gigabyte of such a line would be a hundred in memory.
+TEST(Documents, ALineOfMoreValuesThanADocumentHasIsRefusedUnparsed) {
+  std::string line = R"({"text":"a","more":[0)";
+  for (int i = 0; i < 1'000'000; ++i) line += ",0";
+  line += "]}";
+  DocumentReader reader(line, "f.jsonl", DocumentSplit::kJsonl, "");
+  std::string_view document;
+  EXPECT_FALSE(reader.next(document));
+  EXPECT_EQ(reader.status().where(), "f.jsonl:1");
+  EXPECT_NE(reader.status().message().find("1000000 values"), std::string::npos);
+}
+
 TEST(Documents, Utf8IsTheRfcs) {
   for (const char* good : {"", "a", "\xC2\x80", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xF0\x90\x80\x80",
                            "\xF4\x8F\xBF\xBF"}) {
