@@ -23,9 +23,13 @@ struct Layout {
       1;  // 1: a TP group's ranks hold different experts; tp: each expert is cut along its width
   int64_t zero_stage = 1;
   std::string schedule = "1f1b";
-  std::string recompute = "none";  // none | selective | full
-  int64_t micro_batch = 1;         // sequences
-  int64_t grad_accumulation = 1;   // micro-batches of a data rank per step
+  std::string recompute = "none";      // none | selective | full
+  int64_t micro_batch = 1;             // sequences
+  int64_t grad_accumulation = 1;       // micro-batches of a data rank per step
+  int64_t virtual_stages = 1;          // model chunks of a rank under "interleaved" (VPP)
+  std::string moments_dtype = "fp32";  // of AdamW's two moments: fp32 | bf16
+  std::string grads_dtype = "fp32";    // fp32 | bf16
+  bool offload_optimizer = false;      // master weights and moments in host memory
 
   int64_t world_size() const { return tp * cp * pp * ep * dp; }
   int64_t dense_dp() const { return ep * dp; }

@@ -11,6 +11,7 @@
 #include "cluster/plan/memory.h"
 #include "cluster/plan/rank_grid.h"
 #include "cluster/plan/search.h"
+#include "configs/spec/counts.h"
 
 namespace dsv3::plan {
 namespace {
@@ -31,6 +32,12 @@ int64_t slots_per_node(const spec::JobSpec& job, const ClusterSpec& cluster, Dev
     most = std::max<int64_t>(most, gpus);
   }
   return most;
+}
+
+// Ranks on CPUs share their node's memory: how many, on the fullest node.
+int64_t ranks_of_a_node(const ClusterSpec& cluster, int64_t slots, int64_t world) {
+  const auto nodes = std::max<int64_t>(1, static_cast<int64_t>(cluster.nodes.size()));
+  return std::max(std::min(slots, world), (world + nodes - 1) / nodes);
 }
 
 // TP·CP·PP·EP·DP with free sizes as 1; *free says whether there are any.
@@ -155,25 +162,23 @@ double card_label_gb(const ClusterSpec& cluster) {
 
 }  // namespace
 
-Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster) {
+Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOptions& /*options*/) {
   Plan plan;
   plan.device = wanted_device(job, cluster);
   const bool cuda = plan.device == DeviceKind::kCuda;
   const int64_t slots = slots_per_node(job, cluster, plan.device);
   const int64_t world = choose_world(job, cluster, plan.device);
-  const MemoryModel model(job, plan.device, slots > 0 ? slots : 8);
+  const int64_t sharing = cuda ? 1 : ranks_of_a_node(cluster, slots, world);
+  // A node without GPUs takes as many ranks as there are.
+  const int64_t per_node = cuda ? slots : std::max(slots, sharing);
+  const MemoryModel model(job, plan.device, per_node > 0 ? per_node : 8);
   plan.memory_bytes = smallest_memory_bytes(cluster, plan.device);
   plan.gpu_label_gb = card_label_gb(cluster);
 
   SearchResult found;
   const bool enough = !cuda || (world >= 1 && world <= count_devices(cluster, plan.device));
-  if (enough) {
-    // Ranks on CPUs share their node's memory.
-    const int64_t nodes = std::max<int64_t>(1, static_cast<int64_t>(cluster.nodes.size()));
-    const int64_t sharing =
-        cuda ? 1 : std::max(std::min(slots, world), (world + nodes - 1) / nodes);
-    found = search(model, {world, plan.memory_bytes / sharing});
-  }
+  if (enough) found = search(model, {world, plan.memory_bytes / sharing});
+  plan.ranks_per_device = sharing;
   plan.rejected = found.rejected;
   if (found.chosen) {
     plan.feasible = true;
@@ -198,12 +203,16 @@ Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster) {
 
 namespace {
 
-// The largest preset that would run here, as "'small' (needs 6.4 GiB)"; "" when none.
-std::string runnable_preset(const ClusterSpec& cluster, const std::vector<NamedJob>& presets) {
+// The largest preset no larger than the job that would run here, as the command that runs it; ""
+// when there is none.
+std::string runnable_preset(const spec::JobSpec& wanted, const ClusterSpec& cluster,
+                            const std::vector<NamedJob>& presets) {
+  const int64_t largest = spec::count_params(wanted.model).total;
   std::string best;
   int64_t best_bytes = 0;
   for (const NamedJob& preset : presets) {
     spec::JobSpec job = preset.job;
+    if (spec::count_params(job.model).total > largest) continue;
     std::string how;
     Plan tried = plan(job, cluster);
     if (!tried.runnable) {  // the preset may be written for GPUs: would it run on this CPU?
@@ -221,6 +230,26 @@ std::string runnable_preset(const ClusterSpec& cluster, const std::vector<NamedJ
 
 }  // namespace
 
+bool is_too_large(const Plan& plan) {
+  const double needed = static_cast<double>(plan.predicted.peak_memory_bytes) *
+                        static_cast<double>(plan.ranks_per_device);
+  return !plan.feasible && needed > kFitShare * static_cast<double>(plan.memory_bytes);
+}
+
+std::string would_hold(const Plan& plan) {
+  if (plan.feasible) return {};
+  if (plan.device == DeviceKind::kCuda) {
+    if (!plan.gpus_needed) return {};
+    return fmt::format("{} × {:.0f} GB GPU{}", *plan.gpus_needed, plan.gpu_label_gb,
+                       *plan.gpus_needed == 1 ? "" : "s");
+  }
+  if (!is_too_large(plan)) return {};
+  return fmt::format(
+      "a machine with {} of memory",
+      human_bytes(static_cast<int64_t>(static_cast<double>(plan.predicted.peak_memory_bytes) *
+                                       static_cast<double>(plan.ranks_per_device) / kFitShare)));
+}
+
 Status refusal(const Plan& plan, const spec::JobSpec& job, const ClusterSpec& cluster,
                const std::vector<NamedJob>& presets) {
   if (plan.feasible && plan.runnable) return {};
@@ -230,11 +259,12 @@ Status refusal(const Plan& plan, const spec::JobSpec& job, const ClusterSpec& cl
     message = fmt::format("{} fits but can't be run yet: {}",
                           job.model.name.empty() ? "the job" : job.model.name,
                           fmt::join(plan.not_runnable, "; "));
-  } else if (plan.gpus_needed) {
-    hint = fmt::format("{} × {:.0f} GB GPU{} would hold it", *plan.gpus_needed, plan.gpu_label_gb,
-                       *plan.gpus_needed == 1 ? "" : "s");
+  } else if (const std::string holder = would_hold(plan); !holder.empty()) {
+    hint = holder + " would hold it";
   }
-  const std::string preset = runnable_preset(cluster, presets);
+  // A smaller model helps against too little memory and missing GPUs, not against a wrong layout.
+  const bool smaller_helps = is_too_large(plan) || plan.device == DeviceKind::kCuda;
+  const std::string preset = smaller_helps ? runnable_preset(job, cluster, presets) : "";
   if (!preset.empty()) hint += (hint.empty() ? "" : "; ") + preset;
   return Status(Code::kDoesNotFit, message, hint);
 }

@@ -13,7 +13,9 @@
 
 #include "base/status.h"
 #include "cluster/plan/cluster_spec.h"
+#include "cluster/plan/device_model.h"
 #include "cluster/plan/layout.h"
+#include "cluster/plan/time_model.h"
 #include "configs/spec/job_spec.h"
 
 namespace dsv3::plan {
@@ -47,9 +49,23 @@ struct RankPlacement {
   bool operator==(const RankPlacement&) const = default;
 };
 
+// A layout that was not taken.
 struct Rejected {
   Layout layout;
-  std::string reason;
+  std::string reason;  // "8 % slower: the expert exchange crosses nodes", "needs 91 GiB a rank, …"
+  int64_t peak_memory_bytes = 0;  // 0: not computed
+  std::optional<double> step_s;   // null: not computed
+};
+
+// What a plan is asked beside the job and the cluster.
+struct PlanOptions {
+  // Null: the table's model of the cluster's GPU; on CPUs, and for GPUs that are not known, times
+  // are predicted by a generic one for ranking only and stay null in the plan.
+  const DeviceModel* device = nullptr;
+  int64_t tokens = 0;  // the budget that days and cost are of; 0: the job's own steps
+  std::optional<double> usd_per_gpu_hour;  // null: the device model's
+  // Take the fastest layout that today's runtime runs, where there is one.
+  bool must_run = false;
 };
 
 struct Plan {
@@ -59,9 +75,12 @@ struct Plan {
   std::vector<std::string> not_runnable;  // one sentence for each thing that today's runtime lacks
   DeviceKind device = DeviceKind::kCpu;   // what the ranks run on
   int64_t gpus = 0;                       // used; 0 for a job on CPUs
-  int64_t memory_bytes = 0;  // usable, of the device of the worst rank; 0: there is none
-  Layout layout;             // the chosen one; when not feasible the one that came closest
+  int64_t memory_bytes = 0;      // usable, of the device of the worst rank; 0: there is none
+  int64_t ranks_per_device = 1;  // that share this memory: more than one on CPUs only
+  Layout layout;                 // the chosen one; when not feasible the one that came closest
+  std::string why;               // one or two sentences: why this layout, and what it gave up
   Predicted predicted;
+  std::vector<TimeLine> time;      // of a step; sums to predicted.step_s; empty when unknown
   std::vector<LedgerLine> ledger;  // of worst_rank; sums to predicted.peak_memory_bytes
   int64_t worst_rank = 0;
   std::vector<RankPlacement> ranks;    // by global_rank; empty when not feasible
@@ -75,7 +94,12 @@ struct Plan {
 // chosen here; recompute and zero_stage may be raised, never lowered (but lowest_zero_stage()).
 // job.cluster.devices says which kind of device; a cluster that has GPUs only (cluster_of_gpus) is
 // planned on those.
-Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster);
+Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOptions& options = {});
+
+// `job` with everything that the plan chose written into it: sizes, ZeRO, schedule, recompute,
+// micro-batch, dtypes of moments and gradients, offload. What is submitted, and what `migrate`
+// writes.
+spec::JobSpec settled(spec::JobSpec job, const Plan& plan);
 
 // The presets to name in a refusal, any order.
 struct NamedJob {
@@ -83,9 +107,15 @@ struct NamedJob {
   spec::JobSpec job;
 };
 
+// Whether memory is what it fails by; false: the layout or the device is.
+bool is_too_large(const Plan& plan);
+// "4 × 80 GB GPUs", or for a job on CPUs "a machine with 30.1 GiB of memory"; "" when the plan is
+// feasible, or more of it would not help.
+std::string would_hold(const Plan& plan);
+
 // Ok when the plan is feasible and runnable. Else kDoesNotFit: one sentence with figures (what is
-// needed and its largest term, what this cluster has), and as hint what would do: N × 80 GB GPUs,
-// the largest of `presets` that fits and runs here.
+// needed and its largest term, what this cluster has), and as hint what would do: would_hold(), the
+// largest of `presets` that is no larger than the job, fits and runs here.
 Status refusal(const Plan& plan, const spec::JobSpec& job, const ClusterSpec& cluster,
                const std::vector<NamedJob>& presets = {});
 

@@ -29,7 +29,11 @@ Json to_json(const Layout& layout) {
           {"schedule", layout.schedule},
           {"recompute", layout.recompute},
           {"micro_batch", layout.micro_batch},
-          {"grad_accumulation", layout.grad_accumulation}};
+          {"grad_accumulation", layout.grad_accumulation},
+          {"virtual_stages", layout.virtual_stages},
+          {"moments_dtype", layout.moments_dtype},
+          {"grads_dtype", layout.grads_dtype},
+          {"offload_optimizer", layout.offload_optimizer}};
 }
 
 Json to_json(const Predicted& predicted) {
@@ -66,6 +70,10 @@ Layout read_layout(const Json& json) {
   layout.recompute = json.at("recompute");
   layout.micro_batch = json.at("micro_batch");
   layout.grad_accumulation = json.at("grad_accumulation");
+  layout.virtual_stages = json.value("virtual_stages", int64_t{1});
+  layout.moments_dtype = json.value("moments_dtype", "fp32");
+  layout.grads_dtype = json.value("grads_dtype", "fp32");
+  layout.offload_optimizer = json.value("offload_optimizer", false);
   for (const int64_t size : {layout.tp, layout.cp, layout.pp, layout.ep, layout.dp, layout.etp,
                              layout.micro_batch, layout.grad_accumulation}) {
     if (size < 1 || size > (int64_t{1} << 24)) {
@@ -91,6 +99,9 @@ Plan read_plan(const Json& json) {
   plan.gpus = json.at("gpus");
   plan.memory_bytes = json.value("memory_bytes", int64_t{0});
   plan.layout = read_layout(json.at("layout"));
+  plan.why = json.value("why", "");
+  for (const Json& line : json.value("time", Json::array()))
+    plan.time.push_back({line.at("name"), line.at("seconds")});
   const Json& predicted = json.at("predicted");
   plan.predicted.peak_memory_bytes = predicted.at("peak_memory_bytes");
   read_optional(predicted, "step_s", &plan.predicted.step_s);
@@ -110,7 +121,10 @@ Plan read_plan(const Json& json) {
   read_optional(json, "gpus_needed", &plan.gpus_needed);
   plan.gpu_label_gb = json.value("gpu_label_gb", 80.0);
   for (const Json& rejected : json.at("rejected")) {
-    plan.rejected.push_back({read_layout(rejected.at("layout")), rejected.at("reason")});
+    Rejected other{read_layout(rejected.at("layout")), rejected.at("reason"),
+                   rejected.value("peak_memory_bytes", int64_t{0}), std::nullopt};
+    read_optional(rejected, "step_s", &other.step_s);
+    plan.rejected.push_back(std::move(other));
   }
   return plan;
 }
@@ -126,11 +140,17 @@ std::string plan_json(const Plan& plan) {
   for (const LedgerLine& line : plan.ledger) {
     ledger.push_back({{"name", line.name}, {"bytes", line.bytes}});
   }
+  Json time = Json::array();
+  for (const TimeLine& line : plan.time)
+    time.push_back({{"name", line.name}, {"seconds", line.seconds}});
   Json ranks = Json::array();
   for (const RankPlacement& rank : plan.ranks) ranks.push_back(to_json(rank));
   Json rejected = Json::array();
   for (const Rejected& other : plan.rejected) {
-    rejected.push_back({{"layout", to_json(other.layout)}, {"reason", other.reason}});
+    rejected.push_back({{"layout", to_json(other.layout)},
+                        {"reason", other.reason},
+                        {"peak_memory_bytes", other.peak_memory_bytes},
+                        {"step_s", or_null(other.step_s)}});
   }
   const Json json{{"schema_version", 1},
                   {"feasible", plan.feasible},
@@ -141,7 +161,9 @@ std::string plan_json(const Plan& plan) {
                   {"gpus", plan.gpus},
                   {"memory_bytes", plan.memory_bytes},
                   {"layout", to_json(plan.layout)},
+                  {"why", plan.why},
                   {"predicted", to_json(plan.predicted)},
+                  {"time", time},
                   {"ledger", ledger},
                   {"worst_rank", plan.worst_rank},
                   {"ranks", ranks},

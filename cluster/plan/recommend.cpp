@@ -47,7 +47,8 @@ std::string cards(const Hardware& hardware) {
 // one's.
 Plan plan_on_most(const spec::JobSpec& job, const Hardware& hardware) {
   const auto on = [&](int64_t gpus) {
-    return plan::plan(job, cluster_of_gpus(gpus, hardware.gpu_memory_gb, hardware.gpu_name));
+    return plan::plan(job, cluster_of_gpus(gpus, hardware.gpu_memory_gb, hardware.gpu_name,
+                                           /*sm_version=*/0, hardware.gpus_per_node));
   };
   Plan all = on(hardware.gpus);
   if (all.feasible) return all;

@@ -20,6 +20,7 @@ struct Hardware {
   int64_t gpus = 0;
   double gpu_memory_gb = 0;  // as on the label
   std::string gpu_name;      // "" when unknown
+  int64_t gpus_per_node = 8;
 };
 
 struct Choice {

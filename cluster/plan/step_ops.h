@@ -1,0 +1,63 @@
+// The ops of a training step with their shapes: what the runtime asks of a device, listed without
+// one.
+//
+// Laws: PURE. Names, roles and shapes are those of the runtime's profile (kernels/ops/cost.h,
+// `dsv3ctl profile`), and a test compares the two lists: same ops, same shapes, same calls, same
+// FLOPs and bytes. FLOPs are those of matrix products, causal attention with the pairs that are
+// seen; bytes are each argument once. Shapes are one rank's under the layout: tokens cut by CP
+// (and by TP outside of attention and experts: sequence parallel), heads, widths and vocabulary by
+// TP, experts by EP·TP (etp 1) or by EP and along their width (etp = TP).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "cluster/plan/layout.h"
+#include "cluster/plan/shard_map.h"
+#include "configs/spec/job_spec.h"
+
+namespace dsv3::plan {
+
+// What a device's speed is told apart by.
+enum class OpClass : uint8_t {
+  kGemm,              // shape m, n, k
+  kGroupedGemm,       // rows of all groups, n, k; groups
+  kAttentionForward,  // shape tokens of a sequence, heads, dq + dv
+  kAttentionBackward,
+  kMemory,     // everything that moves bytes: norms, SwiGLU, rope, permute, embedding, loss
+  kOptimizer,  // AdamW and the norm: bytes, with arithmetic
+};
+
+struct StepOp {
+  std::string_view op;    // the back end's name: "gemm", "mla_attention_forward", "adamw"
+  std::string_view role;  // of a product: "forward", "input grad", "weight grad"; else ""
+  OpClass cls = OpClass::kMemory;
+  std::array<int64_t, 3> shape{};  // as in the profile; see OpClass
+  int64_t groups = 1;              // of a grouped product: experts of this rank
+  double calls = 1;                // of this op in the list's unit (a layer, a stage's end, a step)
+  double flops = 0;                // of one call
+  double bytes = 0;                // of one call
+};
+
+enum class LayerKind : uint8_t { kDense, kMoe, kMtp };
+
+// One layer, one micro-batch. Recomputation is the layout's: backward() holds what is computed
+// again too.
+std::vector<StepOp> layer_forward_ops(const spec::JobSpec& job, const Layout& layout,
+                                      LayerKind kind);
+std::vector<StepOp> layer_backward_ops(const spec::JobSpec& job, const Layout& layout,
+                                       LayerKind kind);
+// The embedding on the first stage, and norm, head and loss on the last: one micro-batch, forward
+// and backward apart.
+std::vector<StepOp> embedding_ops(const spec::JobSpec& job, const Layout& layout, bool backward);
+std::vector<StepOp> head_ops(const spec::JobSpec& job, const Layout& layout, bool backward);
+// Once a step: gradient norm, clipping, AdamW, casts of the master for the share of the parameters
+// that this rank updates under layout.zero_stage.
+std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout,
+                                  const LocalParams& local);
+
+double sum_flops(const std::vector<StepOp>& ops);
+
+}  // namespace dsv3::plan

@@ -1,0 +1,49 @@
+// TimeModel: seconds of a training step under a layout: compute by rooflines, the pipeline's bubble
+// by simulating its schedule, communication per axis by volume and link, less what overlaps.
+//
+// Laws: PURE. The lines sum to step_s. predict() and step_seconds() are the same number. A model is
+// made once for a job and asked for many layouts.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cluster/plan/device_model.h"
+#include "cluster/plan/layout.h"
+#include "configs/spec/job_spec.h"
+
+namespace dsv3::plan {
+
+// "forward", "backward", "recompute", "pipeline_bubble", "tp", "cp", "ep", "pp", "dp" (each: what
+// is not hidden), "optimizer", "offload"; zero lines are left out.
+struct TimeLine {
+  std::string name;
+  double seconds = 0;
+  bool operator==(const TimeLine&) const = default;
+};
+
+struct StepTime {
+  double step_s = 0;
+  std::vector<TimeLine> lines;
+};
+
+class TimeModel {
+ public:
+  // job and device outlive it.
+  TimeModel(const spec::JobSpec& job, const DeviceModel& device, int64_t devices_per_node);
+  ~TimeModel();
+
+  StepTime predict(const Layout& layout) const;
+  double step_seconds(const Layout& layout) const;
+
+ private:
+  struct Cache;
+  const spec::JobSpec& job_;
+  const DeviceModel& device_;
+  int64_t devices_per_node_;
+  std::unique_ptr<Cache> cache_;
+};
+
+}  // namespace dsv3::plan
