@@ -1,4 +1,4 @@
-# What `cmake --install` puts where: the binaries, the presets (bin/../share/dsv3ctl/configs, where the binaries look first), man
+# What `cmake --install` puts where: the binaries, the presets and overlays (bin/../share/dsv3ctl/configs, where the binaries look first), man
 # pages and completions. Pages and completions are made by the dsv3ctl that was just built, so they cannot differ from it.
 # All of it is the component `dsv3ctl`; an installed tree may be moved as a whole.
 include(GNUInstallDirs)
@@ -30,7 +30,7 @@ if(TARGET dsv3_cuda)  # opened at run time, from the folder of the binaries
   install(TARGETS dsv3_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT dsv3ctl OPTIONAL)
 endif()
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/configs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/dsv3ctl/configs COMPONENT dsv3ctl
-        FILES_MATCHING PATTERN "*.yaml" PATTERN spec EXCLUDE)
+        FILES_MATCHING PATTERN "*.yaml" PATTERN "*.json" PATTERN spec EXCLUDE)
 install(DIRECTORY ${made}/man/ DESTINATION ${CMAKE_INSTALL_MANDIR} COMPONENT dsv3ctl)
 foreach(shell bash-completion zsh fish)
   install(DIRECTORY ${made}/${shell} DESTINATION ${CMAKE_INSTALL_DATADIR} COMPONENT dsv3ctl)

@@ -155,6 +155,7 @@ plan::ClusterSpec cluster_of(const MachineFacts& facts) {
   plan::Device cpu{.kind = plan::DeviceKind::kCpu, .name = facts.cpu_name};
   cpu.memory_bytes = facts.memory.total_bytes;
   cpu.cores = facts.cores;
+  cpu.multiplies_in_bf16 = multiplies_in_bf16(facts);
   plan::Node node{.name = facts.hostname, .devices = {cpu}};
   node.devices.insert(node.devices.end(), facts.gpus.begin(), facts.gpus.end());
   return {{node}};

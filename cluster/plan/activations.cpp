@@ -2,25 +2,28 @@
 #include "cluster/plan/activations.h"
 
 #include <algorithm>
+#include <string_view>
 
 namespace dsv3::plan {
 namespace {
 
 // The letters of planner.md 3.3, as doubles: sums of a 671b layer pass 2^31 but not 2^53.
 struct Sizes {
-  double s;       // tokens of the micro-batch
-  double t;       // TP
-  double h;       // d_model
-  double heads;   // H
-  double qr, r;   // q and kv latent ranks
-  double dr;      // rope dim
-  double dq, dv;  // head dims of q/k and of v
-  double slots;   // routed tokens that the busiest rank's experts process
-  double width;   // f': what this rank holds of an expert's width
-  double shared;  // width of the shared experts together
-  double dense;   // F
+  double s;         // tokens of the micro-batch
+  double t;         // TP
+  double h;         // d_model
+  double heads;     // H
+  double qr, r;     // q and kv latent ranks
+  double dr;        // rope dim
+  double dq, dv;    // head dims of q/k and of v
+  double slots;     // routed tokens that the busiest rank's experts process
+  double exchange;  // rows that a rank sends to experts elsewhere; 0: none are
+  double width;     // f': what this rank holds of an expert's width
+  double shared;    // width of the shared experts together
+  double dense;     // F
   double experts, topk;
-  double e;  // bytes of an element
+  double e;      // bytes of an element
+  double input;  // bytes of an element of a product's input
 };
 
 Sizes sizes_of(const spec::JobSpec& job, const Layout& layout, const ActivationOptions& options) {
@@ -44,44 +47,144 @@ Sizes sizes_of(const spec::JobSpec& job, const Layout& layout, const ActivationO
   const double imbalance =
       layout.ep * layout.tp == 1 ? std::min(options.imbalance, 1.0) : options.imbalance;
   z.slots = imbalance * z.s * z.topk / (cut ? 1.0 : z.t);
+  z.exchange = layout.ep * (cut ? 1 : layout.tp) == 1 ? 0 : z.s * z.topk / (cut ? 1.0 : z.t);
   z.width = static_cast<double>(moe.expert_intermediate_size) / (cut ? z.t : 1.0);
   z.shared = static_cast<double>(moe.num_shared_experts * moe.expert_intermediate_size);
   z.dense = static_cast<double>(model.dense_intermediate_size);
   z.e = static_cast<double>(options.element_bytes);
+  z.input = options.fp8_inputs ? 1.0 + 1.0 / 32 : z.e;
   return z;
 }
 
-void attention_terms(const Sizes& z, std::vector<ActivationTerm>* terms) {
-  const double tokens = z.s / z.t;
-  terms->push_back({"input", z.e * tokens * z.h});
-  terms->push_back({"in_norm", z.e * tokens * z.h, true});
-  if (z.qr > 0) {
-    terms->push_back({"q_a", z.e * tokens * z.qr});
-    terms->push_back({"q_a_norm", z.e * tokens * z.qr});
+struct Term {
+  const char* name;
+  const char* booked;
+  double bytes;
+  uint8_t recompute = kRecomputeNothing;
+  bool product_input = false;
+  bool product_output = false;
+};
+
+constexpr bool kIn = true;   // product_input
+constexpr bool kOut = true;  // product_output
+
+// Calls take(Term) for every term of attention and of both norms.
+template <typename Take>
+void attention_terms(const Sizes& z, bool own_runtime, const Take& take) {
+  const double n = z.s / z.t;
+  const char* latent = "activations/attention/latent";
+  const char* statistics = "activations/attention/statistics";
+  const bool direct = z.qr == 0;
+  take({"input", "activations/residual", z.e * n * z.h, 0, false, kOut});
+  take({"in_norm", "activations/norm", z.input * n * z.h, kRecomputeNorms, kIn});
+  if (!direct) {
+    take({"q_a", latent, z.e * n * z.qr, 0, false, kOut});
+    take({"q_a_norm", latent, z.input * n * z.qr, 0, kIn});
   }
-  terms->push_back({"kv_a", z.e * tokens * (z.r + z.dr)});
-  terms->push_back({"kv_a_norm", z.e * tokens * z.r});
-  terms->push_back({"q", z.e * tokens * z.heads * z.dq, true});
-  terms->push_back({"k", z.e * tokens * z.heads * z.dq, true});
-  terms->push_back({"v", z.e * tokens * z.heads * z.dv, true});
-  terms->push_back({"attn_out", z.e * tokens * z.heads * z.dv});
-  terms->push_back({"lse", 4 * tokens * z.heads});
-  terms->push_back({"post_attn", z.e * tokens * z.h});
-  terms->push_back({"mlp_norm", z.e * tokens * z.h, true});
+  take({"kv_a", latent, z.e * n * (z.r + z.dr), 0, false, kOut});
+  take({"kv_a_norm", latent, z.input * n * z.r, 0, kIn});
+  take({"q", direct && own_runtime ? latent : "activations/attention/q", z.e * n * z.heads * z.dq,
+        kRecomputeMlaUp, false, kOut});
+  const double key_dim = own_runtime ? z.dq - z.dr : z.dq;
+  take(
+      {"k", "activations/attention/kv", z.e * n * z.heads * key_dim, kRecomputeMlaUp, false, kOut});
+  take({"v", "activations/attention/kv", z.e * n * z.heads * z.dv, kRecomputeMlaUp, false, kOut});
+  take({"attn_out", "activations/attention/out", z.input * n * z.heads * z.dv, 0, kIn});
+  take({"lse", statistics, 4 * n * z.heads});
+  if (own_runtime) {  // 1 / rms of each token, f32
+    take({"norm_rstd", "activations/norm/statistics", 4 * n * 2});
+    take({"latent_rstd", statistics, 4 * n * (direct ? 1 : 2)});
+  }
+  take({"post_attn", "activations/residual", z.e * n * z.h, 0, false, kOut});
+  take({"mlp_norm", "activations/norm", z.input * n * z.h, kRecomputeNorms, kIn});
 }
 
-void moe_terms(const Sizes& z, bool save_output, std::vector<ActivationTerm>* terms) {
-  const double tokens = z.s / z.t;
-  terms->push_back({"router", 13 * tokens * z.experts});  // fp32 scores, int64 row map, bool map
-  if (z.shared > 0) {
-    terms->push_back({"sh_fc1", 2 * z.e * tokens * z.shared});
-    terms->push_back({"sh_act", z.e * tokens * z.shared, true});
+template <typename Take>
+void dense_terms(const Sizes& z, const char* gate_up, const char* act, double width,
+                 const Take& take) {
+  const double n = z.s / z.t;
+  take({gate_up, "activations/ffn/gate_up", 2 * z.e * n * width, 0, false, kOut});
+  take({act, "activations/ffn/hidden", z.input * n * width, kRecomputeSwiglu, kIn});
+}
+
+template <typename Take>
+void moe_terms(const Sizes& z, const ActivationOptions& options, const Take& take) {
+  const double n = z.s / z.t;
+  // fp32 scores, int64 row map, bool map; ours: fp32 logits and scores, and of each choice its
+  // weight, expert, row and slot.
+  const double router = options.own_runtime ? 8 * z.experts + 16 * z.topk : 13 * z.experts;
+  take({"router", "activations/moe/router", n * router});
+  if (z.shared > 0) dense_terms(z, "sh_fc1", "sh_act", z.shared, take);
+  take({"ex_in", "activations/moe/x", z.input * z.slots * z.h, 0, kIn});
+  take({"ex_fc1", "activations/moe/gate_up", 2 * z.e * z.slots * z.width, 0, false, kOut});
+  take({"ex_act", "activations/moe/hidden", z.input * z.slots * z.width, kRecomputeSwiglu, kIn});
+  take({"ex_probs", "activations/moe/router", 4 * z.slots});
+  if (options.save_expert_output) take({"ex_out", "activations/moe/out", z.e * z.slots * z.h});
+}
+
+template <typename Take>
+void for_each_term(const Sizes& z, bool moe_layer, const ActivationOptions& options,
+                   const Take& take) {
+  attention_terms(z, options.own_runtime, take);
+  if (moe_layer) {
+    moe_terms(z, options, take);
+  } else {
+    dense_terms(z, "fc1", "act", z.dense, take);
   }
-  terms->push_back({"ex_in", z.e * z.slots * z.h});
-  terms->push_back({"ex_fc1", 2 * z.e * z.slots * z.width});
-  terms->push_back({"ex_act", z.e * z.slots * z.width, true});
-  terms->push_back({"ex_probs", 4 * z.slots});
-  if (save_output) terms->push_back({"ex_out", z.e * z.slots * z.h});
+}
+
+uint8_t dropped_modules(const Layout& layout, const ActivationOptions& options) {
+  if (layout.recompute == "none") return options.recompute_modules;
+  return kRecomputeSelective;
+}
+
+// Of one layer: what is kept, and what there is.
+struct Saved {
+  double kept = 0;
+  double all = 0;
+};
+Saved saved_of(const Sizes& z, const Layout& layout, bool moe_layer,
+               const ActivationOptions& options) {
+  Saved saved;
+  const uint8_t dropped = dropped_modules(layout, options);
+  for_each_term(z, moe_layer, options, [&](const Term& term) {
+    saved.all += term.bytes;
+    if ((term.recompute & dropped) == 0) saved.kept += term.bytes;
+  });
+  if (layout.recompute == "full") saved.kept = z.e * z.s / z.t * z.h;
+  return saved;
+}
+
+// Gradients of q, k, v, the output and one copy; three of the residual stream. FFN: gradients of
+// expert inputs and outputs and of three widths, and, where nothing is exchanged, the rows in both
+// orders.
+double reference_gradients(const Sizes& z, bool moe_layer) {
+  const double attention = z.e * z.s * z.heads * (2 * z.dq + 2 * z.dv) / z.t + 3 * z.e * z.s * z.h;
+  const double rows = z.exchange > 0 ? 0 : z.s * z.topk / z.t;
+  const double ffn =
+      moe_layer ? 2 * z.e * z.slots * z.h + 3 * z.e * z.slots * z.width + 2 * z.e * rows * z.h
+                : 3 * z.e * z.s * z.dense / z.t + 2 * z.e * z.s * z.h;
+  return std::max(attention, ffn);
+}
+
+// What runtime/model/{layer,mla,moe,ffn}.cpp push under "transient/", at their highest.
+double own_gradients(const Sizes& z, bool moe_layer) {
+  const double n = z.s / z.t;
+  const double q = z.heads * z.dq, kv = z.heads * (z.dq - z.dr + z.dv);
+  const double latent = (z.qr > 0 ? z.qr : q) + z.r + z.dr;
+  const double attention =
+      z.e * n * (latent + (z.qr > 0 ? q + z.qr : 0) + kv + z.heads * z.dv + z.r);
+  double ffn = 3 * z.e * n * z.dense;
+  if (moe_layer) {
+    const double held =
+        z.e * z.slots * (z.h + 2 * z.width) + 4 * n * z.experts + 2 * z.e * n * z.shared;
+    // The router's product is f32: below that its input's gradient is converted and added.
+    const double router = z.e < 4 ? (4 + z.e) * n * z.h : 0;
+    const double experts = 4 * (z.slots + n * z.topk) + z.e * z.slots * z.h +
+                           std::max(z.e * z.slots * z.width, router);
+    ffn = held + std::max(z.e * n * z.shared, experts);
+  }
+  return z.e * n * z.h + std::max(attention, ffn);
 }
 
 }  // namespace
@@ -92,47 +195,47 @@ int64_t micro_batch_tokens(const spec::JobSpec& job, const Layout& layout) {
 
 std::vector<ActivationTerm> activation_terms(const spec::JobSpec& job, const Layout& layout,
                                              bool moe_layer, const ActivationOptions& options) {
-  const Sizes z = sizes_of(job, layout, options);
   std::vector<ActivationTerm> terms;
-  attention_terms(z, &terms);
-  if (moe_layer) {
-    moe_terms(z, options.save_expert_output, &terms);
-  } else {
-    terms.push_back({"fc1", 2 * z.e * z.s * z.dense / z.t});
-    terms.push_back({"act", z.e * z.s * z.dense / z.t, true});
-  }
+  for_each_term(sizes_of(job, layout, options), moe_layer, options, [&terms](const Term& term) {
+    terms.push_back({term.name, term.booked, term.bytes, term.recompute, term.product_input,
+                     term.product_output});
+  });
   return terms;
+}
+
+bool is_kept(const ActivationTerm& term, const Layout& layout, const ActivationOptions& options) {
+  if (layout.recompute == "full") return term.name == "input";
+  return (term.recompute & dropped_modules(layout, options)) == 0;
 }
 
 double saved_layer_bytes(const spec::JobSpec& job, const Layout& layout, bool moe_layer,
                          const ActivationOptions& options) {
-  double bytes = 0;
-  for (const ActivationTerm& term : activation_terms(job, layout, moe_layer, options)) {
-    const bool kept = layout.recompute == "none" ||
-                      (layout.recompute == "selective" && !term.dropped_by_selective) ||
-                      (layout.recompute == "full" && term.name == "input");
-    if (kept) bytes += term.bytes;
-  }
-  return bytes;
+  return saved_of(sizes_of(job, layout, options), layout, moe_layer, options).kept;
 }
 
 double transient_layer_bytes(const spec::JobSpec& job, const Layout& layout, bool moe_layer,
                              const ActivationOptions& options) {
   const Sizes z = sizes_of(job, layout, options);
-  // Gradients of q, k, v, the output and one copy; three of the residual stream.
-  const double attention = z.e * z.s * z.heads * (2 * z.dq + 2 * z.dv) / z.t + 3 * z.e * z.s * z.h;
-  double ffn = 0;
-  if (moe_layer) {
-    ffn =
-        2 * z.e * z.slots * z.h + 3 * z.e * z.slots * z.width + 2 * z.e * z.s * z.topk * z.h / z.t;
-  } else {
-    ffn = 3 * z.e * z.s * z.dense / z.t + 2 * z.e * z.s * z.h;
-  }
-  Layout kept_all = layout;
-  kept_all.recompute = "none";
-  const double recomputed = saved_layer_bytes(job, kept_all, moe_layer, options) -
-                            saved_layer_bytes(job, layout, moe_layer, options);
-  return std::max(attention, ffn) + recomputed;
+  const Saved saved = saved_of(z, layout, moe_layer, options);
+  return (options.own_runtime ? own_gradients(z, moe_layer) : reference_gradients(z, moe_layer)) +
+         saved.all - saved.kept;
+}
+
+double deferred_layer_bytes(const spec::JobSpec& job, const Layout& layout, bool moe_layer,
+                            const ActivationOptions& options) {
+  const Sizes z = sizes_of(job, layout, options);
+  double bytes = moe_layer ? z.e * z.slots * z.h : 0;  // the gradient of the experts' outputs
+  for_each_term(z, moe_layer, options, [&bytes](const Term& term) {
+    if (term.product_input || term.product_output) bytes += term.bytes;
+  });
+  return bytes;
+}
+
+double exchange_buffer_bytes(const spec::JobSpec& job, const Layout& layout,
+                             const ActivationOptions& options) {
+  if (job.model.moe.num_experts == 0) return 0;
+  const Sizes z = sizes_of(job, layout, options);
+  return z.exchange * (1 + options.imbalance) * z.e * z.h;
 }
 
 }  // namespace dsv3::plan

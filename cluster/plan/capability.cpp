@@ -27,6 +27,9 @@ constexpr Row kMissing[] = {
     {{"pipeline_parallel",
       "pipeline parallelism is not run yet (pipeline_parallel_size must be 1)"},
      [](const Request& r) { return r.layout.pp > 1; }},
+    {{"pipeline_schedules",
+      "pipeline schedules are not run yet (parallel.pipeline_schedule must be 1f1b)"},
+     [](const Request& r) { return r.layout.pp > 1 && r.layout.schedule != "1f1b"; }},
     {{"expert_parallel", "expert parallelism is not run yet (expert_parallel_size must be 1)"},
      [](const Request& r) { return r.layout.ep > 1; }},
     {{"zero",
@@ -36,11 +39,11 @@ constexpr Row kMissing[] = {
     {{"recompute", "recomputation is not run yet (parallel.recompute must be none)"},
      [](const Request& r) { return r.layout.recompute != "none"; }},
     {{"offload_optimizer", "parallel.offload_optimizer is not run yet"},
-     [](const Request& r) { return r.job.parallel.offload_optimizer; }},
+     [](const Request& r) { return r.layout.offload_optimizer; }},
     {{"fp8", "training.dtype fp8 is not run yet (use bf16 or fp32)"},
      [](const Request& r) { return r.job.training.dtype == "fp8"; }},
     {{"bf16_gradients", "training.grads_dtype bf16 is not run yet (use fp32)"},
-     [](const Request& r) { return r.job.training.grads_dtype == "bf16"; }},
+     [](const Request& r) { return r.layout.grads_dtype == "bf16"; }},
     {{"capacity_factor", "moe.capacity_factor is not run yet (null: dropless)"},
      [](const Request& r) { return r.job.model.moe.capacity_factor.has_value(); }},
     {{"flash_mla", "mla.use_flash_mla is not run yet (attention is blocked without it)"},
@@ -79,6 +82,12 @@ Status check_runnable(const spec::JobSpec& job) {
   layout.ep = std::max<int64_t>(1, parallel.expert_parallel_size);
   layout.dp = std::max<int64_t>(1, parallel.data_parallel_size);
   layout.recompute = parallel.recompute;
+  if (parallel.pipeline_schedule != "auto") layout.schedule = parallel.pipeline_schedule;
+  layout.grads_dtype = job.training.grads_dtype;
+  layout.moments_dtype = job.training.moments_dtype;
+  // The planner takes offloading only where nothing else fits; a job taken as it stands asks for
+  // it.
+  layout.offload_optimizer = parallel.offload_optimizer;
   const DeviceKind device = job.cluster.devices == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
   layout.zero_stage = lowest_zero_stage(job, device);
   std::string reasons;

@@ -20,11 +20,12 @@ const char* device_kind_name(DeviceKind kind);
 
 struct Device {
   DeviceKind kind = DeviceKind::kCpu;
-  std::string name;          // "NVIDIA H100 80GB HBM3", "Intel(R) Xeon(R) …"
-  std::string uuid;          // of a GPU; "" for CPUs
-  int64_t memory_bytes = 0;  // usable by a job
-  int sm_version = 0;        // 90 for compute capability 9.0; 0 for CPUs
-  int cores = 0;             // of a CPU; 0 for GPUs
+  std::string name;                // "NVIDIA H100 80GB HBM3", "Intel(R) Xeon(R) …"
+  std::string uuid;                // of a GPU; "" for CPUs
+  int64_t memory_bytes = 0;        // usable by a job
+  int sm_version = 0;              // 90 for compute capability 9.0; 0 for CPUs
+  int cores = 0;                   // of a CPU; 0 for GPUs
+  bool multiplies_in_bf16 = true;  // false: a CPU whose kernels compute bf16 jobs in fp32
 };
 
 struct Node {

@@ -17,8 +17,16 @@ std::string to_string(const Layout& layout) {
   axis("PP", layout.pp);
   axis("EP", layout.ep);
   axis("DP", layout.dp);
+  axis("ETP", layout.etp);
   if (text.empty()) text = "one rank ";
-  return text + fmt::format("ZeRO-{} recompute {}", layout.zero_stage, layout.recompute);
+  text += fmt::format("ZeRO-{} recompute {}", layout.zero_stage, layout.recompute);
+  if (layout.pp > 1 && layout.schedule != "1f1b") text += " " + layout.schedule;
+  if (layout.virtual_stages > 1) text += fmt::format(" VPP{}", layout.virtual_stages);
+  if (layout.micro_batch > 1) text += fmt::format(" MBS{}", layout.micro_batch);
+  if (layout.moments_dtype == "bf16") text += " moments bf16";
+  if (layout.grads_dtype == "bf16") text += " gradients bf16";
+  if (layout.offload_optimizer) text += " offload";
+  return text;
 }
 
 namespace {
@@ -51,6 +59,28 @@ std::string check_model_axes(const spec::ModelSpec& model, const Layout& layout)
   return "";
 }
 
+std::string check_schedule(const spec::ModelSpec& model, const Layout& layout) {
+  const bool interleaved = layout.schedule == "interleaved";
+  if (layout.pp == 1 || !interleaved) {
+    return layout.virtual_stages == 1
+               ? ""
+               : fmt::format("{} virtual stages need pipeline_schedule interleaved and PP > 1",
+                             layout.virtual_stages);
+  }
+  const int64_t chunks = layout.pp * layout.virtual_stages;
+  if (layout.virtual_stages < 2 || model.num_layers % chunks != 0) {
+    return fmt::format(
+        "num_layers {} can't be interleaved over PP {}: it must be divisible by "
+        "PP·VPP with VPP of at least 2 (VPP {} is not)",
+        model.num_layers, layout.pp, layout.virtual_stages);
+  }
+  if (layout.grad_accumulation % layout.pp != 0) {
+    return fmt::format("interleaved stages need micro-batches as multiples of PP {}, there are {}",
+                       layout.pp, layout.grad_accumulation);
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string check_layout(const spec::JobSpec& job, const Layout& layout, int64_t devices_per_node) {
@@ -72,7 +102,7 @@ std::string check_layout(const spec::JobSpec& job, const Layout& layout, int64_t
     return fmt::format("global_batch_size {} is not divisible by micro_batch_size·EP·DP {}", batch,
                        share);
   }
-  return "";
+  return check_schedule(job.model, layout);
 }
 
 }  // namespace dsv3::plan

@@ -40,11 +40,14 @@ struct Layout {
   bool operator==(const Layout&) const = default;
 };
 
-// "TP2 PP4 EP8 DP1 ZeRO-1 recompute selective": axes of size 1 are left out, but never all.
+// "TP2 PP4 EP8 ZeRO-1 recompute selective": axes of size 1 are left out, but never all; behind it
+// what is not usual: "zero_bubble", "interleaved VPP2", "MBS4", "moments bf16", "gradients bf16",
+// "offload".
 std::string to_string(const Layout& layout);
 
 // "" when `job` can be cut like this on nodes of `devices_per_node`, else one sentence with both
-// values: heads, vocabulary, experts, layers and batch against the axes, TP within a node.
+// values: heads, vocabulary, experts, layers, sequence and batch against the axes, TP within a
+// node, virtual stages against layers and micro-batches.
 std::string check_layout(const spec::JobSpec& job, const Layout& layout, int64_t devices_per_node);
 
 }  // namespace dsv3::plan

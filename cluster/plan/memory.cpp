@@ -2,6 +2,7 @@
 #include "cluster/plan/memory.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/check.h"
 
@@ -16,10 +17,14 @@ constexpr double kPipelineCommunicatorGib = 0.1;
 constexpr double kAllToAllPeerGib = 0.375;  // 32 channels × 12 MiB
 constexpr double kCrossNodeGib = 0.5;
 constexpr double kFragmentation = 0.04;  // of what is allocated and freed within a step
-// The CPU runtime: the process with oneDNN, OpenMP and its code; one chunk of fp32 logits
-// (runtime/model/head.h).
-constexpr int64_t kCpuProcessBytes = int64_t{160} << 20;
+// The CPU runtime: the process with oneDNN, OpenMP, its code and the data that it maps; what the
+// arena's stack leaves unused at the ends of the chunks in which it grows in the first step, as a
+// share of it (resident beside the arena: 34 MiB over a stack of 34 MiB, 52 over 181, 81 over 335,
+// 134 over 639); one chunk of fp32 logits and its fewest rows (runtime/model/head.h).
+constexpr int64_t kCpuProcessBytes = int64_t{32} << 20;
+constexpr int64_t kCpuStackShare = 8;
 constexpr int64_t kCpuLogitsChunkBytes = int64_t{16} << 20;
+constexpr int64_t kCpuLogitsRowsMin = 64;
 
 int64_t to_bytes(double bytes) {
   return static_cast<int64_t>(bytes);
@@ -29,116 +34,245 @@ bool is_last(const Layout& layout, int64_t stage) {
   return stage == layout.pp - 1;
 }
 
-// How many layers of each kind a stage runs; MTP modules count as layers of the last one.
-struct LayerMix {
-  int64_t dense = 0;
-  int64_t routed = 0;
+// One value of d_model for every token of the micro-batch, as TP cuts them.
+double residual_bytes(const MemoryModel& model, const Layout& layout) {
+  return static_cast<double>(model.activation.element_bytes *
+                             micro_batch_tokens(model.job, layout) * model.job.model.d_model) /
+         static_cast<double>(layout.tp);
+}
+
+// Beside the layers, for one micro-batch. GPUs: of each MTP module the two normed inputs of
+// eh_proj, side by side (its output is the layer's input, counted there). Our runtime: ids and
+// labels, the embedding's output and the last norm; of each MTP module the embedding, the two
+// inputs joined, the layer's input and its last norm (runtime/model/{transformer,mtp}.cpp); and
+// what it books under "activations/" though only one layer at a time holds it: the experts' outputs
+// and the router's input in f32.
+double beside_layers_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  const auto depths = static_cast<double>(is_last(layout, stage) ? model.job.model.mtp_layers : 0);
+  const double residual = residual_bytes(model, layout);
+  if (!model.activation.own_runtime) return 2 * depths * residual;
+  const auto tokens = static_cast<double>(micro_batch_tokens(model.job, layout));
+  return 8 * (1 + depths) * tokens + 2 * residual + 4 * tokens +
+         depths * (5 * residual + 12 * tokens);
+}
+
+double booked_for_a_moment_bytes(const MemoryModel& model, const Layout& layout,
+                                 const LayerMix& mix) {
+  if (!model.activation.own_runtime || mix.routed == 0) return 0;
+  const double residual = residual_bytes(model, layout);
+  const auto top_k = static_cast<double>(model.job.model.moe.num_experts_per_token);
+  return residual * top_k +
+         (model.activation.element_bytes < 4
+              ? residual * 4 / static_cast<double>(model.activation.element_bytes)
+              : 0);
+}
+
+double saved_bytes(const MemoryModel& model, const Layout& layout, const LayerMix& mix,
+                   double (*of_layer)(const spec::JobSpec&, const Layout&, bool,
+                                      const ActivationOptions&)) {
+  double bytes = 0;
+  if (mix.dense > 0)
+    bytes += static_cast<double>(mix.dense) * of_layer(model.job, layout, false, model.activation);
+  if (mix.routed > 0)
+    bytes += static_cast<double>(mix.routed) * of_layer(model.job, layout, true, model.activation);
+  return bytes;
+}
+
+// Everything that is pushed above the activations at the moment when our runtime holds most, less
+// what is booked under their names: the gradient of the residual stream, one for the head and each
+// MTP module, and then the last layer's backward pass, the logits, or MTP's backward pass with two
+// gradients that take turns (runtime/model/transformer.cpp, train_micro_batch()).
+double own_transient_bytes(const MemoryModel& model, const Layout& layout, int64_t stage,
+                           const LayerMix& mix) {
+  const double residual = residual_bytes(model, layout);
+  const spec::ModelSpec& spec = model.job.model;
+  const auto depths = static_cast<double>(is_last(layout, stage) ? spec.mtp_layers : 0);
+  const auto backward = [&](bool routed) {
+    return transient_layer_bytes(model.job, layout, routed, model.activation);
+  };
+  const double last = backward(mix.routed > 0);
+  double most = std::max(last, static_cast<double>(logits_bytes(model, layout, stage)));
+  if (depths > 0) most = std::max(most, 2 * residual + std::max(last, 3 * residual));
+  most += residual * (1 + (is_last(layout, stage) ? 1 + depths : 0));
+  if (mix.dense > 0 && mix.routed > 0 && layout.pp == 1) {
+    // The dense layers are first: in their backward pass those of the experts are released.
+    const double released =
+        saved_bytes(model, layout, {0, mix.routed}, saved_layer_bytes) - residual;
+    most = std::max(most, residual + backward(false) - released);
+  }
+  return std::max(0.0, most - booked_for_a_moment_bytes(model, layout, mix));
+}
+
+struct Lines {
+  int64_t weights = 0, gradients = 0, optimizer = 0, activations = 0, transient = 0, exchange = 0;
+  int64_t workspace = 0, runtime = 0, process = 0, checkpoint = 0, communication = 0;
+  int64_t fragmentation = 0;
+
+  int64_t sum() const {
+    return weights + gradients + optimizer + activations + transient + exchange + workspace +
+           runtime + process + checkpoint + communication + fragmentation;
+  }
 };
 
-LayerMix layer_mix(const spec::ModelSpec& spec, const Layout& layout, int64_t stage) {
-  const StageLayers layers = stage_layers(spec.num_layers, layout.pp, stage);
-  const bool has_experts = spec.moe.num_experts > 0;
-  const int64_t first_routed = has_experts ? spec.moe.first_k_dense : spec.num_layers;
-  LayerMix mix;
-  mix.dense = std::clamp(first_routed, layers.first, layers.end) - layers.first;
-  mix.routed = layers.end - layers.first - mix.dense;
-  if (is_last(layout, stage)) (has_experts ? mix.routed : mix.dense) += spec.mtp_layers;
-  return mix;
+Lines lines_of(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  const bool cuda = model.device == DeviceKind::kCuda;
+  Lines lines;
+  lines.weights = weights_bytes(model, layout, stage);
+  lines.gradients = gradients_bytes(model, layout, stage);
+  lines.optimizer = optimizer_bytes(model, layout, stage);
+  if (!cuda) {
+    // Our CPU runtime keeps the master with the weights, and its arena's ledger says so.
+    const StateBytes state = state_bytes(model.computes_in_fp32, layout);
+    const int64_t master = lines.optimizer * state.master / state.optimizer();
+    lines.weights += master;
+    lines.optimizer -= master;
+  }
+  lines.activations = activations_bytes(model, layout, stage);
+  lines.transient = transient_bytes(model, layout, stage);
+  lines.exchange = exchange_bytes(model, layout, stage);
+  lines.workspace = workspace_bytes(model, layout);
+  lines.runtime = runtime_bytes(model, layout, stage);
+  lines.process = process_bytes(model, lines.activations + lines.transient);
+  lines.checkpoint = checkpoint_bytes(model, layout, stage);
+  lines.communication = communication_bytes(model, layout);
+  if (cuda)
+    lines.fragmentation =
+        to_bytes(kFragmentation * static_cast<double>(lines.activations + lines.transient));
+  return lines;
 }
 
 }  // namespace
 
-StateBytes state_bytes(const spec::TrainingSpec& training) {
+StateBytes state_bytes(bool computes_in_fp32, const Layout& layout) {
   StateBytes state;
-  const bool fp32 = training.dtype == "fp32";
-  state.weight = fp32 ? 4 : 2;
-  state.master = fp32 ? 0 : 4;
-  state.grad = training.grads_dtype == "bf16" ? 2 : 4;
-  state.moment = training.moments_dtype == "bf16" ? 2 : 4;
+  state.weight = computes_in_fp32 ? 4 : 2;
+  state.master = computes_in_fp32 ? 0 : 4;
+  state.grad = layout.grads_dtype == "bf16" ? 2 : 4;
+  state.moment = layout.moments_dtype == "bf16" ? 2 : 4;
   return state;
 }
 
+CpuFacts cpu_facts(const ClusterSpec& cluster, int64_t ranks_per_node) {
+  for (const Node& node : cluster.nodes) {
+    for (const Device& device : node.devices) {
+      if (device.kind != DeviceKind::kCpu) continue;
+      const int64_t ranks = std::max<int64_t>(1, ranks_per_node);
+      return {device.multiplies_in_bf16, std::max<int64_t>(1, device.cores / ranks)};
+    }
+  }
+  return {};
+}
+
 MemoryModel::MemoryModel(const spec::JobSpec& job_in, DeviceKind device_in,
-                         int64_t devices_per_node_in)
+                         int64_t devices_per_node_in, CpuFacts cpu_in)
     : job(job_in),
       device(device_in),
       devices_per_node(devices_per_node_in),
-      counts(job_in.model),
-      state(state_bytes(job_in.training)) {
-  activation.element_bytes = job.training.dtype == "fp32" ? 4 : 2;
+      cpu(cpu_in),
+      computes_in_fp32(job_in.training.dtype == "fp32" ||
+                       (device_in == DeviceKind::kCpu && !cpu_in.multiplies_in_bf16)),
+      counts(job_in.model) {
+  activation.element_bytes = computes_in_fp32 ? 4 : 2;
+  activation.own_runtime = device == DeviceKind::kCpu;
+  activation.fp8_inputs = job.training.dtype == "fp8" && device == DeviceKind::kCuda;
 }
 
 int64_t weights_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
   const LocalParams local = model.counts.stage(layout, stage);
-  if (layout.zero_stage < 3) return model.state.weight * local.total();
+  const int64_t each = state_bytes(model.computes_in_fp32, layout).weight;
+  if (layout.zero_stage < 3) return each * local.total();
   // Cut, with two layers gathered: the one that computes and the one that is fetched meanwhile.
   const int64_t cut =
       local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group();
-  return model.state.weight * (cut + 2 * model.counts.largest_layer(layout).total());
+  return each * (cut + 2 * model.counts.largest_layer(layout).total());
 }
 
 int64_t gradients_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
   const LocalParams local = model.counts.stage(layout, stage);
-  if (layout.zero_stage < 2) return model.state.grad * local.total();
+  const int64_t each = state_bytes(model.computes_in_fp32, layout).grad;
+  if (layout.zero_stage < 2) return each * local.total();
   const int64_t cut =
       local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group();
-  return model.state.grad * (cut + model.counts.largest_layer(layout).total());
+  return each * (cut + model.counts.largest_layer(layout).total());
 }
 
 int64_t optimizer_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
-  if (model.job.parallel.offload_optimizer && model.device == DeviceKind::kCuda) return 0;
+  if (layout.offload_optimizer && model.device == DeviceKind::kCuda) return 0;
   const LocalParams local = model.counts.stage(layout, stage);
-  if (layout.zero_stage == 0) return model.state.optimizer() * local.total();
-  return model.state.optimizer() *
+  const int64_t each = state_bytes(model.computes_in_fp32, layout).optimizer();
+  if (layout.zero_stage == 0) return each * local.total();
+  return each *
          (local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group());
 }
 
-int64_t micro_batches_in_flight(const Layout& layout, int64_t stage) {
+int64_t static_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  return weights_bytes(model, layout, stage) + gradients_bytes(model, layout, stage) +
+         optimizer_bytes(model, layout, stage);
+}
+
+LayerMix layer_mix(const spec::ModelSpec& model, const Layout& layout, int64_t stage) {
+  const bool has_experts = model.moe.num_experts > 0;
+  const int64_t first_routed = has_experts ? model.moe.first_k_dense : model.num_layers;
+  LayerMix mix;
+  const int64_t chunks = chunks_of(layout, model.num_layers);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const StageLayers layers = chunk_layers(layout, model.num_layers, stage, chunk);
+    const int64_t dense = std::clamp(first_routed, layers.first, layers.end) - layers.first;
+    mix.dense += dense;
+    mix.routed += layers.end - layers.first - dense;
+  }
+  if (is_last(layout, stage)) (has_experts ? mix.routed : mix.dense) += model.mtp_layers;
+  return mix;
+}
+
+int64_t chunks_in_flight(const MemoryModel& model, const Layout& layout, int64_t stage) {
   if (layout.pp == 1) return 1;
-  if (layout.schedule == "afab") return layout.grad_accumulation;
-  int64_t in_flight = layout.pp - stage;
-  // Two chunks a rank, in micro-batches of the whole stage: (2(PP − i − 1) + PP + 1) / 2, rounded
-  // up.
-  if (layout.schedule == "interleaved") in_flight = (3 * layout.pp - 2 * stage) / 2;
-  return std::min(layout.grad_accumulation, in_flight);
+  const int64_t micro_batches = layout.grad_accumulation;
+  if (layout.schedule == "afab") return micro_batches;
+  const int64_t chunks = chunks_of(layout, model.job.model.num_layers);
+  if (chunks == 1) return std::min(micro_batches, layout.pp - stage);
+  return std::min(micro_batches * chunks,
+                  2 * (layout.pp - stage - 1) + (chunks - 1) * layout.pp + 1);
+}
+
+int64_t deferred_micro_batches(const Layout& layout, int64_t stage) {
+  if (layout.pp == 1 || layout.schedule != "zero_bubble") return 0;
+  const int64_t whole = std::min(layout.grad_accumulation, layout.pp - stage);
+  return std::min(stage, layout.grad_accumulation - whole);
 }
 
 int64_t activations_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
-  const spec::ModelSpec& spec = model.job.model;
-  const LayerMix mix = layer_mix(spec, layout, stage);
-  double bytes = 0;
-  for (const bool routed : {false, true}) {
-    const int64_t layers = routed ? mix.routed : mix.dense;
-    if (layers == 0) continue;
-    bytes += static_cast<double>(layers) *
-             saved_layer_bytes(model.job, layout, routed, model.activation);
-  }
-  if (is_last(layout, stage)) {
-    // Of each MTP module: the two normed inputs of eh_proj, side by side; its output is the layer's
-    // input, counted above.
-    bytes += static_cast<double>(2 * spec.mtp_layers * model.activation.element_bytes *
-                                 micro_batch_tokens(model.job, layout) * spec.d_model) /
-             static_cast<double>(layout.tp);
-  }
-  return to_bytes(bytes * static_cast<double>(micro_batches_in_flight(layout, stage)));
+  const LayerMix mix = layer_mix(model.job.model, layout, stage);
+  const double saved = saved_bytes(model, layout, mix, saved_layer_bytes) +
+                       beside_layers_bytes(model, layout, stage);
+  const double in_flight = static_cast<double>(chunks_in_flight(model, layout, stage)) /
+                           static_cast<double>(chunks_of(layout, model.job.model.num_layers));
+  double bytes = saved * in_flight + booked_for_a_moment_bytes(model, layout, mix);
+  if (const int64_t deferred = deferred_micro_batches(layout, stage); deferred > 0)
+    bytes += static_cast<double>(deferred) * saved_bytes(model, layout, mix, deferred_layer_bytes);
+  return to_bytes(bytes);
 }
 
 int64_t logits_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
   if (!is_last(layout, stage)) return 0;
   const spec::ModelSpec& spec = model.job.model;
-  const double cells = static_cast<double>(micro_batch_tokens(model.job, layout)) *
-                       static_cast<double>(spec.vocab_size) / static_cast<double>(layout.tp);
+  const int64_t rows = micro_batch_tokens(model.job, layout);
+  const int64_t vocabulary = spec.vocab_size / layout.tp;
   if (model.device == DeviceKind::kCpu) {
     // The gradient takes the logits' place in fp32, and a copy of its own in bf16.
-    const int64_t chunk = std::min(to_bytes(4 * cells), kCpuLogitsChunkBytes);
-    return model.activation.element_bytes == 2 ? chunk + chunk / 2 : chunk;
+    const int64_t chunk = std::clamp(kCpuLogitsChunkBytes / (vocabulary * 4), kCpuLogitsRowsMin,
+                                     std::max(rows, kCpuLogitsRowsMin));
+    return chunk * vocabulary * (model.activation.element_bytes == 2 ? 6 : 4);
   }
+  const double cells = static_cast<double>(rows) * static_cast<double>(spec.vocab_size) /
+                       static_cast<double>(layout.tp);
   // bf16 logits and their fp32 softmax; MTP keeps another 4 bytes for each of its heads.
   return to_bytes(cells * (6.0 + 4.0 * static_cast<double>(spec.mtp_layers)));
 }
 
 int64_t transient_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
   const LayerMix mix = layer_mix(model.job.model, layout, stage);
+  if (model.activation.own_runtime) return to_bytes(own_transient_bytes(model, layout, stage, mix));
   double largest = 0;
   for (const bool routed : {false, true}) {
     if ((routed ? mix.routed : mix.dense) == 0) continue;
@@ -147,8 +281,42 @@ int64_t transient_bytes(const MemoryModel& model, const Layout& layout, int64_t 
   return std::max(to_bytes(largest), logits_bytes(model, layout, stage));
 }
 
-int64_t runtime_bytes(const MemoryModel& model) {
-  return model.device == DeviceKind::kCpu ? kCpuProcessBytes : to_bytes(kCudaContextGib * kGib);
+int64_t exchange_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  if (layer_mix(model.job.model, layout, stage).routed == 0) return 0;
+  return to_bytes(exchange_buffer_bytes(model.job, layout, model.activation));
+}
+
+int64_t process_bytes(const MemoryModel& model, int64_t stack_bytes) {
+  return model.device == DeviceKind::kCpu ? kCpuProcessBytes + stack_bytes / kCpuStackShare
+                                          : to_bytes(kCudaContextGib * kGib);
+}
+
+int64_t runtime_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  if (!model.activation.own_runtime) return 0;
+  const spec::ModelSpec& spec = model.job.model;
+  constexpr int64_t kStepScalars = 8;
+  const int64_t counters =
+      kStepScalars + layer_mix(spec, layout, stage).routed * spec.moe.num_experts;
+  return 4 * model.job.training.seq_length * spec.mla.qk_rope_head_dim + 8 * counters;
+}
+
+// The most that a kernel asks for: attention's backward pass (kernels/cpu/attention_vectors.cpp),
+// which packs k and q twice, v once and the output's gradient twice for each head that is worked
+// on, and sums gradients in f32.
+int64_t workspace_bytes(const MemoryModel& model, const Layout& layout) {
+  if (!model.activation.own_runtime) return 0;
+  constexpr int64_t kBlock = 64;  // queries, and keys, of a block of scores
+  const spec::MlaSpec& mla = model.job.model.mla;
+  const int64_t e = model.activation.element_bytes;
+  const int64_t d = mla.qk_head_dim(), v = mla.v_head_dim, rope = mla.qk_rope_head_dim;
+  const int64_t heads = model.job.model.num_heads / layout.tp, threads = model.cpu.threads;
+  const int64_t tokens = model.job.training.seq_length / layout.cp;
+  const int64_t working = std::min(layout.micro_batch * heads, threads);
+  const int64_t of_head = tokens * (e * (4 * d + 3 * v) + 8);
+  const int64_t of_thread =
+      4 * tokens * d + kBlock * (kBlock * (8 + (e == 2 ? 3 : 2) * e) + (e + 4) * v + 4 * d);
+  return working * of_head + threads * of_thread +
+         4 * tokens * rope * (std::max(working, heads) + 1);
 }
 
 int64_t checkpoint_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
@@ -156,7 +324,8 @@ int64_t checkpoint_bytes(const MemoryModel& model, const Layout& layout, int64_t
   if (model.device != DeviceKind::kCpu || !checkpoint.async || checkpoint.interval_steps == 0)
     return 0;
   // The master in fp32, whatever is computed in.
-  const int64_t bytes = (4 + 2 * model.state.moment) * model.counts.stage(layout, stage).total();
+  const int64_t moment = state_bytes(model.computes_in_fp32, layout).moment;
+  const int64_t bytes = (4 + 2 * moment) * model.counts.stage(layout, stage).total();
   return bytes > kCheckpointStagingBytesMax ? 0 : bytes;
 }
 
@@ -178,27 +347,22 @@ int64_t communication_bytes(const MemoryModel& model, const Layout& layout) {
 
 std::vector<LedgerLine> memory_ledger(const MemoryModel& model, const Layout& layout,
                                       int64_t stage) {
-  const int64_t activations = activations_bytes(model, layout, stage);
-  const int64_t transient = transient_bytes(model, layout, stage);
+  const Lines lines = lines_of(model, layout, stage);
   const bool cuda = model.device == DeviceKind::kCuda;
-  // Our CPU runtime keeps the master with the weights, and its arena's ledger says so.
-  const int64_t moved =
-      cuda ? 0
-           : optimizer_bytes(model, layout, stage) * model.state.master / model.state.optimizer();
   std::vector<LedgerLine> ledger{
-      {"weights", weights_bytes(model, layout, stage) + moved},
-      {"gradients", gradients_bytes(model, layout, stage)},
-      {"optimizer", optimizer_bytes(model, layout, stage) - moved},
-      {"activations", activations},
-      {"transient", transient},
-      {cuda ? "cuda_context" : "process", runtime_bytes(model)},
-      {"checkpoint", checkpoint_bytes(model, layout, stage)},
-      {"communication", communication_bytes(model, layout)},
+      {"weights", lines.weights},
+      {"gradients", lines.gradients},
+      {"optimizer", lines.optimizer},
+      {"activations", lines.activations},
+      {"transient", lines.transient},
+      {"exchange", lines.exchange},
+      {"workspace", lines.workspace},
+      {"runtime", lines.runtime},
+      {cuda ? "cuda_context" : "process", lines.process},
+      {"checkpoint", lines.checkpoint},
+      {"communication", lines.communication},
+      {"fragmentation", lines.fragmentation},
   };
-  if (cuda) {
-    ledger.push_back(
-        {"fragmentation", to_bytes(kFragmentation * static_cast<double>(activations + transient))});
-  }
   std::erase_if(ledger, [](const LedgerLine& line) { return line.bytes == 0; });
   return ledger;
 }
@@ -209,11 +373,21 @@ int64_t sum_bytes(const std::vector<LedgerLine>& ledger) {
   return sum;
 }
 
+bool is_outside_arena(std::string_view line) {
+  constexpr std::string_view kOutside[] = {"process", "cuda_context", "communication", "exchange",
+                                           "fragmentation"};
+  return std::find(std::begin(kOutside), std::end(kOutside), line) != std::end(kOutside);
+}
+
+int64_t peak_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  return lines_of(model, layout, stage).sum();
+}
+
 int64_t worst_stage(const MemoryModel& model, const Layout& layout) {
   int64_t worst = 0;
   int64_t most = -1;
   for (int64_t stage = 0; stage < layout.pp; ++stage) {
-    const int64_t bytes = sum_bytes(memory_ledger(model, layout, stage));
+    const int64_t bytes = peak_bytes(model, layout, stage);
     if (bytes > most) {
       most = bytes;
       worst = stage;

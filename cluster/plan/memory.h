@@ -1,13 +1,17 @@
 // Memory ledger of one rank: named lines, one function each, whose sum is the predicted peak
 // (planner.md 3.2 to 3.4).
 //
-// Law: the same lines for CPU and GPU, printed beside what the arena measured. Bytes a parameter in
-// bf16 with fp32 gradients and moments: weights 2, gradients 4, master 4, moments 4 + 4 = 18; in
-// fp32 the weights are the master: 16. Accuracy to expect: parameters exact, peak ±10 % and ±2 GiB
-// (planner.md 3.5).
+// Laws: the lines carry the names that the runtime's arena books under (runtime/tensor/ledger.h,
+// up to the first '/'), so that predicted and measured stand side by side; what lies outside of the
+// arena has names of its own: process, cuda_context, communication, exchange, fragmentation. Bytes
+// a parameter in bf16 with fp32 gradients and moments: weights 2, gradients 4, master 4, moments
+// 4 + 4 = 18; in fp32 the weights are the master: 16. The dtypes of gradients and moments, ZeRO and
+// offload are the layout's. Accuracy to expect on GPUs: parameters exact, peak ±10 % and ±2 GiB
+// (planner.md 3.5); on CPUs within 2 % (tests/bench/predict_memory.sh).
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "cluster/plan/activations.h"
@@ -27,16 +31,27 @@ struct StateBytes {
   int64_t moment = 4;  // of each of the two
   int64_t optimizer() const { return master + 2 * moment; }
 };
-StateBytes state_bytes(const spec::TrainingSpec& training);
+StateBytes state_bytes(bool computes_in_fp32, const Layout& layout);
+
+// What the memory of a rank on CPUs depends on beside the job: kernels/cpu multiplies in f32 where
+// bf16 is not faster, and each of its threads has scratch.
+struct CpuFacts {
+  bool multiplies_in_bf16 = true;
+  int64_t threads = 1;  // of one rank
+};
+// Of the cluster's first CPU, shared by `ranks_per_node`.
+CpuFacts cpu_facts(const ClusterSpec& cluster, int64_t ranks_per_node);
 
 // A job's figures that many layouts are tried on; the job outlives it.
 struct MemoryModel {
-  MemoryModel(const spec::JobSpec& job_in, DeviceKind device_in, int64_t devices_per_node_in = 8);
+  MemoryModel(const spec::JobSpec& job_in, DeviceKind device_in, int64_t devices_per_node_in = 8,
+              CpuFacts cpu_in = {});
   const spec::JobSpec& job;
   DeviceKind device;
   int64_t devices_per_node;
+  CpuFacts cpu;
+  bool computes_in_fp32;  // then the master is what is computed with
   ShardedCounts counts;
-  StateBytes state;
   ActivationOptions activation;
 };
 
@@ -46,19 +61,31 @@ int64_t gradients_bytes(const MemoryModel& model, const Layout& layout, int64_t 
 // Master weights and both moments, cut by ZeRO over dense_zero_group and expert_zero_group; 0 on
 // the device when offloaded.
 int64_t optimizer_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
+// The three together: what a search compares first.
+int64_t static_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 
-// Micro-batches whose activations stage `stage` holds at once: 1F1B min(M, PP − stage);
-// all-forward-all-backward M.
-int64_t micro_batches_in_flight(const Layout& layout, int64_t stage);
-// Saved activations of all layers of the stage, of all micro-batches in flight.
+// Chunks of 1 / chunks_of() of the stage whose activations stage `stage` holds at once. 1F1B:
+// min(M, PP − stage). All-forward-all-backward: M. Interleaved: 2(PP − stage − 1) + (VPP − 1)·PP +
+// 1, at most M·VPP. Zero bubble: as 1F1B; see deferred_micro_batches().
+int64_t chunks_in_flight(const MemoryModel& model, const Layout& layout, int64_t stage);
+// Zero bubble: micro-batches whose weight gradients wait, `stage` of them (ZB-H1), so that every
+// stage holds about as much; each keeps deferred_layer_bytes(). 0 under other schedules.
+int64_t deferred_micro_batches(const Layout& layout, int64_t stage);
+// Saved activations of all layers of the stage, of everything in flight.
 int64_t activations_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 // The largest layer's backward pass or the logits, whichever is more: they don't coexist.
 int64_t transient_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
-// Logits on the last stage: fp32 chunks of rows where the loss is computed in chunks (our CPU
-// runtime), else all.
+// Of them the logits, on the last stage: fp32 chunks of rows where the loss is computed in chunks
+// (our CPU runtime), else all.
 int64_t logits_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
-// CUDA's context, or the process with its libraries.
-int64_t runtime_bytes(const MemoryModel& model);
+// Buffers of the expert exchange, with a bounded imbalance; 0 without routed layers on the stage.
+int64_t exchange_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
+// CUDA's context, or the process with its libraries beside what its arena holds; `stack_bytes`:
+// activations and transient.
+int64_t process_bytes(const MemoryModel& model, int64_t stack_bytes);
+// Our CPU runtime: tables of rotary positions, a step's counters; the kernels' scratch.
+int64_t runtime_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
+int64_t workspace_bytes(const MemoryModel& model, const Layout& layout);
 // The copy from which checkpoints are written in the background, master and moments of the stage; 0
 // where there is none: on GPUs (it is host memory), with checkpoint.async off, without periodic
 // checkpoints, or above the limit, where training waits for the write instead.
@@ -71,7 +98,18 @@ int64_t communication_bytes(const MemoryModel& model, const Layout& layout);
 std::vector<LedgerLine> memory_ledger(const MemoryModel& model, const Layout& layout,
                                       int64_t stage);
 int64_t sum_bytes(const std::vector<LedgerLine>& ledger);
+// Whether a line of that name is no memory of the runtime's arena, and so is never measured there.
+bool is_outside_arena(std::string_view line);
+// sum_bytes(memory_ledger()) without the ledger: allocates nothing.
+int64_t peak_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 // The stage whose sum is the largest (the first of equals).
 int64_t worst_stage(const MemoryModel& model, const Layout& layout);
+
+// How many layers of each kind a stage runs; MTP modules count as layers of the last one.
+struct LayerMix {
+  int64_t dense = 0;
+  int64_t routed = 0;
+};
+LayerMix layer_mix(const spec::ModelSpec& model, const Layout& layout, int64_t stage);
 
 }  // namespace dsv3::plan

@@ -2,16 +2,15 @@
 #include "cluster/plan/plan.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 
 #include "base/text.h"
 #include "cluster/plan/capability.h"
 #include "cluster/plan/memory.h"
+#include "cluster/plan/plan_choice.h"
 #include "cluster/plan/rank_grid.h"
 #include "cluster/plan/search.h"
-#include "configs/spec/counts.h"
 
 namespace dsv3::plan {
 namespace {
@@ -110,10 +109,13 @@ std::string describe_refusal(const Plan& plan, const spec::JobSpec& job,
   const std::string where =
       one ? (cuda ? "on one GPU" : "of memory")
           : fmt::format("on each {} with {}", cuda ? "GPU" : "CPU rank", to_string(plan.layout));
-  return fmt::format("{} needs {} {} ({} is the largest part), {}",
+  // Most sentences name the layout, and with it what was lowered.
+  const bool lowered = one && plan.layout.moments_dtype != job.training.moments_dtype;
+  return fmt::format("{} needs {} {}{} ({} is the largest part), {}",
                      job.model.name.empty() ? "the model" : job.model.name,
                      human_bytes(plan.predicted.peak_memory_bytes), where,
-                     largest_term(plan.ledger), describe_devices(cluster, plan.device));
+                     lowered ? " even with bf16 moments" : "", largest_term(plan.ledger),
+                     describe_devices(cluster, plan.device));
 }
 
 void take(const MemoryModel& model, const Candidate& candidate, Plan* plan) {
@@ -133,13 +135,14 @@ void explain_refusal(const MemoryModel& model, const ClusterSpec& cluster,
     plan->reason = describe_refusal(*plan, model.job, cluster);
     return;
   }
-  const Layout one{.schedule = model.job.parallel.pipeline_schedule,
-                   .recompute = model.job.parallel.recompute,
-                   .micro_batch = model.job.training.micro_batch_size};
-  take(model, {one, sum_bytes(memory_ledger(model, one, 0)), 0}, plan);
-  if (!found.rejected.empty()) {
+  const Layout one{.recompute = model.job.parallel.recompute,
+                   .micro_batch = std::max<int64_t>(1, model.job.training.micro_batch_size),
+                   .moments_dtype = model.job.training.moments_dtype,
+                   .grads_dtype = model.job.training.grads_dtype};
+  take(model, {one, peak_bytes(model, one, 0), 0}, plan);
+  if (!plan->rejected.empty()) {
     plan->reason =
-        fmt::format("no layout of {} ranks is valid: {}", world, found.rejected.front().reason);
+        fmt::format("no layout of {} ranks is valid: {}", world, plan->rejected.front().reason);
   } else if (world > 0 && plan->memory_bytes > 0) {
     plan->reason = fmt::format(
         "{} ranks can't be cut into the sizes that the configuration fixes "
@@ -162,37 +165,106 @@ double card_label_gb(const ClusterSpec& cluster) {
 
 }  // namespace
 
-Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOptions& /*options*/) {
+namespace {
+
+// A cluster that has GPUs only decides for the job.
+spec::JobSpec on_device(spec::JobSpec job, DeviceKind kind) {
+  job.cluster.devices = device_kind_name(kind);
+  return job;
+}
+
+// What a search needs, made once for a job on a cluster.
+struct Planning {
+  Planning(const spec::JobSpec& job_in, const ClusterSpec& cluster, const PlanOptions& options,
+           const Plan& plan, int64_t per_node)
+      : job(on_device(job_in, plan.device)),
+        device(choose_device(job, cluster, plan.device, plan.ranks_per_device, options)),
+        memory(job, plan.device, per_node, cpu_facts(cluster, plan.ranks_per_device)),
+        time(job, device.model, per_node) {}
+  Planning(const Planning&) = delete;
+
+  spec::JobSpec job;
+  ChosenDevice device;
+  MemoryModel memory;
+  TimeModel time;
+};
+
+// On CPUs what is planned is what is launched: the fastest layout that runs, where one does; and
+// where nothing fits, what one that runs would need.
+SearchResult choose(const Planning& planning, const SearchRequest& request, bool must_run) {
+  if (!must_run) return search(planning.memory, planning.time, request);
+  SearchRequest those_that_run = request;
+  those_that_run.runnable_only = true;
+  SearchResult runnable = search(planning.memory, planning.time, those_that_run);
+  if (runnable.chosen) return runnable;
+  SearchResult any = search(planning.memory, planning.time, request);
+  return any.chosen || !runnable.closest ? any : runnable;
+}
+
+void accept(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOptions& options,
+            const Planning& planning, const SearchRequest& request, const SearchResult& found,
+            Plan* plan) {
+  plan->feasible = true;
+  take(planning.memory, *found.chosen, plan);
+  place_ranks(job, cluster, plan);
+  plan->gpus = plan->device == DeviceKind::kCuda ? request.world : 0;
+  plan->why = explain_choice(planning.memory, planning.time, request, found);
+  if (planning.device.known) {
+    const StepTime step = planning.time.predict(plan->layout);
+    plan->time = step.lines;
+    predict_run(job, options, planning.device.model, step.step_s, plan);
+    const DeviceModel& model = planning.device.model;
+    plan->timed_by = {model.name, model.source, model.measured, planning.device.assumed};
+  } else {
+    for (Rejected& other : plan->rejected) other.step_s.reset();
+  }
+}
+
+void refuse(const spec::JobSpec& job, const ClusterSpec& cluster, const Planning& planning,
+            const SearchRequest& request, const SearchResult& found, bool enough, Plan* plan) {
+  explain_refusal(planning.memory, cluster, found, request.world, plan);
+  if (!enough && count_devices(cluster, plan->device) > 0) {
+    plan->reason = fmt::format("the configuration fixes {} ranks, {}", request.world,
+                               describe_devices(cluster, plan->device));
+  } else if (enough && found.closest && plan->device == DeviceKind::kCuda &&
+             !job.parallel.offload_optimizer) {
+    const StateChoice offload = state_choices(job, plan->device, /*offload=*/true).back();
+    const int64_t limit = fit_limit(request.rank_memory_bytes);
+    const std::optional<Candidate> least = smallest(planning.memory, request, offload, limit);
+    if (least && least->peak_bytes <= limit) {
+      plan->reason += fmt::format(
+          "; with the optimizer in host memory (parallel.offload_optimizer: true) {} would fit",
+          human_bytes(least->peak_bytes));
+    }
+  }
+  const MemoryModel gpu_model(job, DeviceKind::kCuda, 8);
+  plan->gpus_needed = smallest_world(gpu_model, usable_gpu_bytes(plan->gpu_label_gb));
+}
+
+}  // namespace
+
+Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOptions& options) {
   Plan plan;
   plan.device = wanted_device(job, cluster);
   const bool cuda = plan.device == DeviceKind::kCuda;
   const int64_t slots = slots_per_node(job, cluster, plan.device);
   const int64_t world = choose_world(job, cluster, plan.device);
-  const int64_t sharing = cuda ? 1 : ranks_of_a_node(cluster, slots, world);
+  plan.ranks_per_device = cuda ? 1 : ranks_of_a_node(cluster, slots, world);
   // A node without GPUs takes as many ranks as there are.
-  const int64_t per_node = cuda ? slots : std::max(slots, sharing);
-  const MemoryModel model(job, plan.device, per_node > 0 ? per_node : 8);
+  const int64_t per_node = cuda ? slots : std::max(slots, plan.ranks_per_device);
   plan.memory_bytes = smallest_memory_bytes(cluster, plan.device);
   plan.gpu_label_gb = card_label_gb(cluster);
+  const Planning planning(job, cluster, options, plan, per_node > 0 ? per_node : 8);
+  const SearchRequest request{world, plan.memory_bytes / plan.ranks_per_device};
 
   SearchResult found;
   const bool enough = !cuda || (world >= 1 && world <= count_devices(cluster, plan.device));
-  if (enough) found = search(model, {world, plan.memory_bytes / sharing});
-  plan.ranks_per_device = sharing;
-  plan.rejected = found.rejected;
+  if (enough) found = choose(planning, request, options.must_run || !cuda);
+  plan.rejected = std::move(found.rejected);
   if (found.chosen) {
-    plan.feasible = true;
-    take(model, *found.chosen, &plan);
-    place_ranks(job, cluster, &plan);
-    plan.gpus = cuda ? world : 0;
+    accept(job, cluster, options, planning, request, found, &plan);
   } else {
-    explain_refusal(model, cluster, found, world, &plan);
-    if (!enough && count_devices(cluster, plan.device) > 0) {
-      plan.reason = fmt::format("the configuration fixes {} ranks, {}", world,
-                                describe_devices(cluster, plan.device));
-    }
-    const MemoryModel gpu_model(job, DeviceKind::kCuda, 8);
-    plan.gpus_needed = smallest_world(gpu_model, usable_gpu_bytes(plan.gpu_label_gb));
+    refuse(job, cluster, planning, request, found, enough, &plan);
   }
   for (const Capability& missing : missing_capabilities(job, plan.layout, plan.device)) {
     plan.not_runnable.emplace_back(missing.reason);
@@ -201,72 +273,22 @@ Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOption
   return plan;
 }
 
-namespace {
-
-// The largest preset no larger than the job that would run here, as the command that runs it; ""
-// when there is none.
-std::string runnable_preset(const spec::JobSpec& wanted, const ClusterSpec& cluster,
-                            const std::vector<NamedJob>& presets) {
-  const int64_t largest = spec::count_params(wanted.model).total;
-  std::string best;
-  int64_t best_bytes = 0;
-  for (const NamedJob& preset : presets) {
-    spec::JobSpec job = preset.job;
-    if (spec::count_params(job.model).total > largest) continue;
-    std::string how;
-    Plan tried = plan(job, cluster);
-    if (!tried.runnable) {  // the preset may be written for GPUs: would it run on this CPU?
-      job.cluster.devices = "cpu";
-      job.parallel = spec::ParallelSpec{};
-      tried = plan(job, cluster);
-      how = " with --set cluster.devices=cpu";
-    }
-    if (!tried.runnable || tried.predicted.peak_memory_bytes <= best_bytes) continue;
-    best_bytes = tried.predicted.peak_memory_bytes;
-    best = fmt::format("'{}' runs here{} (needs {})", preset.name, how, human_bytes(best_bytes));
-  }
-  return best;
-}
-
-}  // namespace
-
-bool is_too_large(const Plan& plan) {
-  const double needed = static_cast<double>(plan.predicted.peak_memory_bytes) *
-                        static_cast<double>(plan.ranks_per_device);
-  return !plan.feasible && needed > kFitShare * static_cast<double>(plan.memory_bytes);
-}
-
-std::string would_hold(const Plan& plan) {
-  if (plan.feasible) return {};
-  if (plan.device == DeviceKind::kCuda) {
-    if (!plan.gpus_needed) return {};
-    return fmt::format("{} × {:.0f} GB GPU{}", *plan.gpus_needed, plan.gpu_label_gb,
-                       *plan.gpus_needed == 1 ? "" : "s");
-  }
-  if (!is_too_large(plan)) return {};
-  return fmt::format(
-      "a machine with {} of memory",
-      human_bytes(static_cast<int64_t>(static_cast<double>(plan.predicted.peak_memory_bytes) *
-                                       static_cast<double>(plan.ranks_per_device) / kFitShare)));
-}
-
-Status refusal(const Plan& plan, const spec::JobSpec& job, const ClusterSpec& cluster,
-               const std::vector<NamedJob>& presets) {
-  if (plan.feasible && plan.runnable) return {};
-  std::string message = plan.reason;
-  std::string hint;
-  if (plan.feasible) {
-    message = fmt::format("{} fits but can't be run yet: {}",
-                          job.model.name.empty() ? "the job" : job.model.name,
-                          fmt::join(plan.not_runnable, "; "));
-  } else if (const std::string holder = would_hold(plan); !holder.empty()) {
-    hint = holder + " would hold it";
-  }
-  // A smaller model helps against too little memory and missing GPUs, not against a wrong layout.
-  const bool smaller_helps = is_too_large(plan) || plan.device == DeviceKind::kCuda;
-  const std::string preset = smaller_helps ? runnable_preset(job, cluster, presets) : "";
-  if (!preset.empty()) hint += (hint.empty() ? "" : "; ") + preset;
-  return Status(Code::kDoesNotFit, message, hint);
+spec::JobSpec settled(spec::JobSpec job, const Plan& plan) {
+  const Layout& layout = plan.layout;
+  job.parallel.tensor_parallel_size = layout.tp;
+  job.parallel.context_parallel_size = layout.cp;
+  job.parallel.pipeline_parallel_size = layout.pp;
+  job.parallel.expert_parallel_size = layout.ep;
+  job.parallel.data_parallel_size = layout.dp;
+  job.parallel.expert_tensor_parallel_size = layout.etp;
+  job.parallel.zero_stage = layout.zero_stage;
+  job.parallel.pipeline_schedule = layout.schedule;
+  job.parallel.recompute = layout.recompute;
+  job.parallel.offload_optimizer = layout.offload_optimizer;
+  job.training.micro_batch_size = layout.micro_batch;
+  job.training.moments_dtype = layout.moments_dtype;
+  job.training.grads_dtype = layout.grads_dtype;
+  return job;
 }
 
 }  // namespace dsv3::plan

@@ -57,10 +57,20 @@ struct Rejected {
   std::optional<double> step_s;   // null: not computed
 };
 
+// Whose speed the times are predicted by.
+struct TimedBy {
+  std::string name;       // "h100", "AMD EPYC, 2 threads"
+  std::string source;     // one line
+  bool measured = false;  // by our own runtime on that device
+  bool assumed = false;   // nobody named the card: one with as much memory was taken
+  bool operator==(const TimedBy&) const = default;
+};
+
 // What a plan is asked beside the job and the cluster.
 struct PlanOptions {
-  // Null: the table's model of the cluster's GPU; on CPUs, and for GPUs that are not known, times
-  // are predicted by a generic one for ranking only and stay null in the plan.
+  // Null: the table's model of the cluster's GPU, for one without a name that of a usual card with
+  // as much memory; on CPUs, and for names that are not known, times are predicted by a generic one
+  // for ranking only and stay null in the plan.
   const DeviceModel* device = nullptr;
   int64_t tokens = 0;  // the budget that days and cost are of; 0: the job's own steps
   std::optional<double> usd_per_gpu_hour;  // null: the device model's
@@ -80,8 +90,9 @@ struct Plan {
   Layout layout;                 // the chosen one; when not feasible the one that came closest
   std::string why;               // one or two sentences: why this layout, and what it gave up
   Predicted predicted;
-  std::vector<TimeLine> time;      // of a step; sums to predicted.step_s; empty when unknown
-  std::vector<LedgerLine> ledger;  // of worst_rank; sums to predicted.peak_memory_bytes
+  std::vector<TimeLine> time;       // of a step; sums to predicted.step_s; empty when unknown
+  std::optional<TimedBy> timed_by;  // whose times they are; absent when unknown
+  std::vector<LedgerLine> ledger;   // of worst_rank; sums to predicted.peak_memory_bytes
   int64_t worst_rank = 0;
   std::vector<RankPlacement> ranks;    // by global_rank; empty when not feasible
   std::optional<int64_t> gpus_needed;  // smallest number of equal GPUs that fits; null when

@@ -75,7 +75,7 @@ Layout read_layout(const Json& json) {
   layout.grads_dtype = json.value("grads_dtype", "fp32");
   layout.offload_optimizer = json.value("offload_optimizer", false);
   for (const int64_t size : {layout.tp, layout.cp, layout.pp, layout.ep, layout.dp, layout.etp,
-                             layout.micro_batch, layout.grad_accumulation}) {
+                             layout.micro_batch, layout.grad_accumulation, layout.virtual_stages}) {
     if (size < 1 || size > (int64_t{1} << 24)) {
       throw std::out_of_range("a layout size is below 1 or absurdly large");
     }
@@ -102,6 +102,9 @@ Plan read_plan(const Json& json) {
   plan.why = json.value("why", "");
   for (const Json& line : json.value("time", Json::array()))
     plan.time.push_back({line.at("name"), line.at("seconds")});
+  if (const Json by = json.value("timed_by", Json()); !by.is_null()) {
+    plan.timed_by = {by.at("name"), by.at("source"), by.at("measured"), by.at("assumed")};
+  }
   const Json& predicted = json.at("predicted");
   plan.predicted.peak_memory_bytes = predicted.at("peak_memory_bytes");
   read_optional(predicted, "step_s", &plan.predicted.step_s);
@@ -143,6 +146,13 @@ std::string plan_json(const Plan& plan) {
   Json time = Json::array();
   for (const TimeLine& line : plan.time)
     time.push_back({{"name", line.name}, {"seconds", line.seconds}});
+  Json timed_by = nullptr;
+  if (plan.timed_by) {
+    timed_by = {{"name", plan.timed_by->name},
+                {"source", plan.timed_by->source},
+                {"measured", plan.timed_by->measured},
+                {"assumed", plan.timed_by->assumed}};
+  }
   Json ranks = Json::array();
   for (const RankPlacement& rank : plan.ranks) ranks.push_back(to_json(rank));
   Json rejected = Json::array();
@@ -164,6 +174,7 @@ std::string plan_json(const Plan& plan) {
                   {"why", plan.why},
                   {"predicted", to_json(plan.predicted)},
                   {"time", time},
+                  {"timed_by", timed_by},
                   {"ledger", ledger},
                   {"worst_rank", plan.worst_rank},
                   {"ranks", ranks},

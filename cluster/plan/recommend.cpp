@@ -2,11 +2,14 @@
 #include "cluster/plan/recommend.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "base/text.h"
+#include "configs/spec/gpu_table.h"
 
 namespace dsv3::plan {
 namespace {
@@ -15,21 +18,65 @@ struct Row {
   const char* config;
   int64_t gpus_min;
   double memory_gb_min;
+  double usd_from;  // the table's estimate of a training's cost; where a range is given, its start
 };
 
 // Smallest first. Rows overlap at 8, 16, 24 and 32 GPUs: the larger preset wins there.
-constexpr std::array<Row, 6> kTable = {{{"1b", 1, 24},
-                                        {"5b", 4, 40},
-                                        {"10b", 8, 80},
-                                        {"15b", 16, 80},
-                                        {"20b", 24, 80},
-                                        {"671b", 32, 80}}};
+constexpr std::array<Row, 6> kTable = {{{"1b", 1, 24, 500},
+                                        {"5b", 4, 40, 5e3},
+                                        {"10b", 8, 80, 2e4},
+                                        {"15b", 16, 80, 1e5},
+                                        {"20b", 24, 80, 1e5},
+                                        {"671b", 32, 80, 2e6}}};
+
+// Rows from the first to the last name, both included.
+struct Words {
+  const char* word;
+  const char* first;
+  const char* last;
+};
+constexpr std::array<Words, 5> kUseCases = {{{"learning", "1b", "1b"},
+                                             {"research", "5b", "10b"},
+                                             {"production", "10b", "15b"},
+                                             {"large-production", "20b", "671b"},
+                                             {"frontier", "671b", "671b"}}};
+constexpr std::array<Words, 5> kBudgets = {{{"low", "1b", "1b"},
+                                            {"medium", "5b", "5b"},
+                                            {"high", "10b", "10b"},
+                                            {"very-high", "15b", "20b"},
+                                            {"extreme", "671b", "671b"}}};
 
 // Answers when not even 1b fits: the smallest preset, which the table leaves out.
 constexpr const char* kSmallest = "small";
+// What trains on CPUs; the other preset for them is a benchmark.
+constexpr const char* kOnCpus = "demo";
 
 bool satisfied(const Row& row, const Hardware& hardware) {
   return hardware.gpus >= row.gpus_min && hardware.gpu_memory_gb >= row.memory_gb_min;
+}
+
+size_t index_of(std::string_view config) {
+  const auto at = std::find_if(kTable.begin(), kTable.end(),
+                               [&](const Row& row) { return row.config == config; });
+  return static_cast<size_t>(at - kTable.begin());
+}
+
+template <size_t N>
+std::vector<std::string> rows_of(const std::array<Words, N>& words, std::string_view word) {
+  std::vector<std::string> rows;
+  for (const Words& entry : words) {
+    if (entry.word != word) continue;
+    for (size_t i = index_of(entry.first); i <= index_of(entry.last); ++i)
+      rows.emplace_back(kTable[i].config);
+  }
+  return rows;
+}
+
+template <size_t N>
+std::vector<std::string> words_of(const std::array<Words, N>& words) {
+  std::vector<std::string> out;
+  for (const Words& entry : words) out.emplace_back(entry.word);
+  return out;
 }
 
 const NamedJob* find(const std::vector<NamedJob>& presets, const std::string& name) {
@@ -42,13 +89,27 @@ std::string cards(const Hardware& hardware) {
   return fmt::format("{} x {:g} GB", hardware.gpus, hardware.gpu_memory_gb);
 }
 
+std::string dollars(double usd) {
+  return "$" + with_commas(std::llround(usd));
+}
+
+PlanOptions options_of(const Wishes& wishes) {
+  PlanOptions options;
+  options.tokens = wishes.tokens;
+  options.usd_per_gpu_hour = wishes.usd_per_gpu_hour;
+  return options;
+}
+
 // Not every number of GPUs can be cut into a layout: then the plan for the largest handy number
 // below it (a multiple of 8, a power of two or three times one). Not feasible on any: the first
 // one's.
-Plan plan_on_most(const spec::JobSpec& job, const Hardware& hardware) {
+Plan plan_on_most(const spec::JobSpec& job, const Hardware& hardware, const Wishes& wishes) {
   const auto on = [&](int64_t gpus) {
-    return plan::plan(job, cluster_of_gpus(gpus, hardware.gpu_memory_gb, hardware.gpu_name,
-                                           /*sm_version=*/0, hardware.gpus_per_node));
+    return plan::plan(
+        job,
+        cluster_of_gpus(gpus, hardware.gpu_memory_gb, hardware.gpu_name,
+                        spec::gpu_sm_version(hardware.gpu_name), hardware.gpus_per_node),
+        options_of(wishes));
   };
   Plan all = on(hardware.gpus);
   if (all.feasible) return all;
@@ -79,35 +140,190 @@ std::string verdict(const std::string& name, const Plan& plan, const Hardware& h
   return fmt::format("{} does not fit: at best {} on each GPU of {} ({}); it needs {}", name, peak,
                      human_bytes(plan.memory_bytes), to_string(plan.layout),
                      plan.gpus_needed
-                         ? fmt::format("{} x {:g} GB", *plan.gpus_needed, plan.gpu_label_gb)
+                         ? fmt::format("{} x {:g} GB", *plan.gpus_needed, hardware.gpu_memory_gb)
                          : std::string("more than 4096 GPUs"));
 }
 
-// Nothing of the table fits: name the smallest preset, and what it would take.
-void nothing_fits(const Hardware& hardware, const std::vector<NamedJob>& presets,
-                  Recommendation* out) {
-  out->reason = fmt::format("no preset of the table fits {}: the smallest row is 1b from 1 x 24 GB",
-                            cards(hardware));
-  const NamedJob* smallest = find(presets, kSmallest);
-  if (smallest == nullptr) return;
-  const Plan plan = plan_on_most(smallest->job, hardware);
-  const std::string said = verdict(kSmallest, plan, hardware);
-  out->reason += "; " + said;
-  if (plan.feasible) out->alternatives.push_back({kSmallest, true, said});
+// One answer while it is being found.
+class Selection {
+ public:
+  Selection(const Hardware& hardware, const std::vector<NamedJob>& presets, const Wishes& wishes)
+      : hardware_(hardware), presets_(presets), wishes_(wishes) {}
+
+  Recommendation run();
+
+ private:
+  // The row above which the use case and the budget's word want nothing, and which of them it is.
+  size_t cap(std::string* by) const;
+  // "" when the money suffices, else why not.
+  std::string too_dear(const Row& row, const Plan& plan) const;
+  void consider(const Row& row);
+  void take(const Row& row, Plan plan, const std::string& said);
+  void nothing_fits();
+  void look_at_next_row();
+  std::string below_what_is_wanted() const;
+
+  const Hardware& hardware_;
+  const std::vector<NamedJob>& presets_;
+  const Wishes& wishes_;
+  Recommendation out_;
+  bool money_stopped_ = false;  // something fits, and costs too much
+};
+
+size_t Selection::cap(std::string* by) const {
+  size_t lowest = kTable.size() - 1;
+  const auto lower = [&](const std::vector<std::string>& rows, const std::string& said) {
+    if (rows.empty() || index_of(rows.back()) >= lowest) return;
+    lowest = index_of(rows.back());
+    *by = said;
+  };
+  lower(out_.table.by_use_case, fmt::format("the use case {}", wishes_.use_case));
+  lower(out_.table.by_budget, fmt::format("a {} budget", wishes_.budget));
+  return lowest;
 }
 
-// Why not the row above the table's choice.
-void reject_next_row(const Hardware& hardware, Recommendation* out) {
+std::string Selection::too_dear(const Row& row, const Plan& plan) const {
+  if (wishes_.budget_usd <= 0) return {};
+  const double limit = wishes_.budget_usd;
+  if (plan.predicted.cost_usd) {
+    if (*plan.predicted.cost_usd <= limit) return {};
+    const NamedJob* preset = find(presets_, row.config);
+    const int64_t tokens = wishes_.tokens > 0 ? wishes_.tokens : tokens_of(preset->job);
+    return fmt::format("{} would cost {} for {} tokens, more than {}", row.config,
+                       dollars(*plan.predicted.cost_usd), human_count(tokens), dollars(limit));
+  }
+  if (row.usd_from <= limit) return {};
+  return fmt::format(
+      "the table's estimate for {} starts at {}, more than {} (what it costs on this GPU is "
+      "unknown)",
+      row.config, dollars(row.usd_from), dollars(limit));
+}
+
+void Selection::take(const Row& row, Plan plan, const std::string& said) {
+  out_.config = row.config;
+  out_.plan = std::move(plan);
+  const std::string where = cards(hardware_);
+  if (row.config == out_.table_choice) {
+    out_.reason = fmt::format("the table's choice for {}; {}", where, said);
+  } else {
+    out_.reason = fmt::format("the table says {} for {}, but {}; {}", out_.table_choice, where,
+                              out_.rejected.front().reason, said);
+  }
+  out_.reason += below_what_is_wanted();
+}
+
+// The hardware may be too small for what is wanted: said, not hidden.
+std::string Selection::below_what_is_wanted() const {
+  const std::vector<std::string>& rows = out_.table.by_use_case;
+  if (rows.empty() || index_of(out_.config) >= index_of(rows.front())) return {};
+  return fmt::format("; for {} the table has {}, which is more than this", wishes_.use_case,
+                     fmt::join(rows, " or "));
+}
+
+void Selection::consider(const Row& row) {
+  const NamedJob* preset = find(presets_, row.config);
+  if (preset == nullptr) return;
+  Plan plan = plan_on_most(preset->job, hardware_, wishes_);
+  const std::string said = verdict(row.config, plan, hardware_);
+  if (!out_.config.empty()) {
+    out_.alternatives.push_back({row.config, plan.feasible, said});
+    return;
+  }
+  if (!plan.feasible) {
+    out_.rejected.push_back({row.config, false, said});
+    out_.larger = row.config;
+    out_.gpus_needed_for_larger = plan.gpus_needed;
+    return;
+  }
+  if (std::string dear = too_dear(row, plan); !dear.empty()) {
+    out_.rejected.push_back({row.config, true, std::move(dear)});
+    money_stopped_ = true;
+    return;
+  }
+  take(row, std::move(plan), said);
+}
+
+// Nothing of the table will do: name the smallest preset, and what it would take.
+void Selection::nothing_fits() {
+  if (money_stopped_) {
+    out_.reason = fmt::format("nothing that fits {} is within the budget: {}", cards(hardware_),
+                              out_.rejected.back().reason);
+  } else if (out_.rejected.empty()) {
+    out_.reason = fmt::format(
+        "no preset of the table fits {}: the smallest row is 1b from 1 x 24 GB", cards(hardware_));
+  } else {
+    out_.reason = fmt::format("no preset of the table fits {}: {}", cards(hardware_),
+                              out_.rejected.back().reason);
+  }
+  const NamedJob* smallest = find(presets_, kSmallest);
+  if (smallest == nullptr) return;
+  const Plan plan = plan_on_most(smallest->job, hardware_, wishes_);
+  const std::string said = verdict(kSmallest, plan, hardware_);
+  out_.reason += "; " + said;
+  if (plan.feasible) out_.alternatives.push_back({kSmallest, true, said});
+}
+
+// The row above the table's choice: what the table asks for it, and what the memory model says.
+void Selection::look_at_next_row() {
   for (const Row& row : kTable) {
-    if (satisfied(row, hardware)) continue;
-    out->rejected.push_back({row.config, false,
-                             fmt::format("the table asks for at least {} x {:g} GB for {}",
-                                         row.gpus_min, row.memory_gb_min, row.config)});
+    if (satisfied(row, hardware_)) continue;
+    std::string said = fmt::format("the table asks for at least {} x {:g} GB for {}", row.gpus_min,
+                                   row.memory_gb_min, row.config);
+    const bool first = out_.larger.empty();
+    if (first) {
+      out_.larger = row.config;
+      out_.gpus_needed_for_larger = row.gpus_min;
+    }
+    const NamedJob* preset = find(presets_, row.config);
+    const bool same_card = hardware_.gpu_memory_gb >= row.memory_gb_min;
+    if (first && !same_card && preset != nullptr) {
+      const Plan plan = plan_on_most(preset->job, hardware_, wishes_);
+      out_.gpus_needed_for_larger = plan.feasible ? std::optional(plan.gpus) : plan.gpus_needed;
+    }
+    out_.rejected.push_back({row.config, false, std::move(said)});
     return;
   }
 }
 
+Recommendation Selection::run() {
+  out_.table_choice = out_.table.by_hardware = plan::table_choice(hardware_);
+  out_.table.by_use_case = rows_of(kUseCases, wishes_.use_case);
+  out_.table.by_budget = rows_of(kBudgets, wishes_.budget);
+  std::string by;
+  const size_t last = cap(&by);
+  for (size_t i = kTable.size(); i-- > 0;) {
+    if (!satisfied(kTable[i], hardware_)) continue;
+    if (i > last) {
+      out_.rejected.push_back(
+          {kTable[i].config, false,
+           fmt::format("{} asks for no more than {}", by, kTable[last].config)});
+    } else {
+      consider(kTable[i]);
+    }
+  }
+  if (out_.config.empty()) nothing_fits();
+  look_at_next_row();
+  if (const NamedJob* preset = find(presets_, out_.config))
+    out_.tokens = wishes_.tokens > 0 ? wishes_.tokens : tokens_of(preset->job);
+  return std::move(out_);
+}
+
 }  // namespace
+
+const std::vector<std::string>& use_cases() {
+  static const std::vector<std::string> words = words_of(kUseCases);
+  return words;
+}
+
+const std::vector<std::string>& budgets() {
+  static const std::vector<std::string> words = words_of(kBudgets);
+  return words;
+}
+
+int64_t tokens_of(const spec::JobSpec& job) {
+  const spec::TrainingSpec& t = job.training;
+  return t.max_steps * t.global_batch_size * t.seq_length;
+}
 
 std::string table_choice(const Hardware& hardware) {
   for (auto row = kTable.rbegin(); row != kTable.rend(); ++row) {
@@ -116,30 +332,54 @@ std::string table_choice(const Hardware& hardware) {
   return {};
 }
 
-Recommendation recommend(const Hardware& hardware, const std::vector<NamedJob>& presets) {
+Recommendation recommend(const Hardware& hardware, const std::vector<NamedJob>& presets,
+                         const Wishes& wishes) {
+  return Selection(hardware, presets, wishes).run();
+}
+
+Recommendation recommend_on_cpus(const ClusterSpec& cluster, const std::vector<NamedJob>& presets) {
   Recommendation out;
-  out.table_choice = table_choice(hardware);
-  for (auto row = kTable.rbegin(); row != kTable.rend(); ++row) {
-    const NamedJob* preset = find(presets, row->config);
-    if (preset == nullptr || !satisfied(*row, hardware)) continue;
-    Plan plan = plan_on_most(preset->job, hardware);
-    const std::string said = verdict(row->config, plan, hardware);
-    if (!out.config.empty()) {
-      out.alternatives.push_back({row->config, plan.feasible, said});
-    } else if (plan.feasible) {
-      out.config = row->config;
-      out.reason = row->config == out.table_choice
-                       ? fmt::format("the table's choice for {}; {}", cards(hardware), said)
-                       : fmt::format("the table says {} for {}, but {}; {}", out.table_choice,
-                                     cards(hardware), out.rejected.front().reason, said);
-      out.plan = std::move(plan);
-    } else {
-      out.rejected.push_back({row->config, false, said});
-    }
+  const NamedJob* preset = find(presets, kOnCpus);
+  const std::string memory = human_bytes(smallest_memory_bytes(cluster, DeviceKind::kCpu));
+  out.reason = fmt::format("there are no GPUs here, and the table starts at 1 x 24 GB");
+  if (preset == nullptr) return out;
+  Plan plan = plan::plan(preset->job, cluster, {.must_run = true});
+  if (!plan.feasible || !plan.runnable) {
+    out.reason += fmt::format(
+        "; {} does not run on the CPUs: {}", kOnCpus,
+        plan.feasible ? fmt::format("{}", fmt::join(plan.not_runnable, "; ")) : plan.reason);
+    return out;
   }
-  if (out.config.empty()) nothing_fits(hardware, presets, &out);
-  reject_next_row(hardware, &out);
+  out.reason += fmt::format("; {} runs on the CPUs: it needs {} of {}", kOnCpus,
+                            human_bytes(plan.predicted.peak_memory_bytes), memory);
+  out.config = kOnCpus;
+  out.tokens = tokens_of(preset->job);
+  out.plan = std::move(plan);
   return out;
+}
+
+Hardware hardware_of(const ClusterSpec& cluster) {
+  Hardware hardware;
+  hardware.gpus = count_devices(cluster, DeviceKind::kCuda);
+  if (hardware.gpus == 0) return hardware;
+  hardware.gpus_per_node = 0;
+  for (const Node& node : cluster.nodes) {
+    int64_t here = 0;
+    for (const Device& device : node.devices) {
+      if (device.kind != DeviceKind::kCuda) continue;
+      ++here;
+      if (hardware.gpu_name.empty()) hardware.gpu_name = device.name;
+    }
+    hardware.gpus_per_node = std::max(hardware.gpus_per_node, here);
+  }
+  // Drivers keep a little: 79.6 GiB of an 80 GB card. The label is what the table speaks of.
+  constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+  const auto bytes = static_cast<double>(smallest_memory_bytes(cluster, DeviceKind::kCuda));
+  const double held = bytes / (0.98 * kGib);
+  const int label = spec::gpu_label_gb(hardware.gpu_name);
+  const bool like_label = label > 0 && std::abs(held - label) < 0.1 * label;
+  hardware.gpu_memory_gb = like_label ? label : std::round(10 * held) / 10;
+  return hardware;
 }
 
 }  // namespace dsv3::plan

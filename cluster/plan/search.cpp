@@ -1,188 +1,311 @@
-// Enumeration and the ladder's order; see search.h.
+// Best first by lower bounds; see search.h.
 #include "cluster/plan/search.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <tuple>
+#include <array>
+#include <cmath>
+#include <map>
+#include <set>
 
-#include "base/text.h"
 #include "cluster/plan/capability.h"
+#include "cluster/plan/search_reasons.h"
 
 namespace dsv3::plan {
 namespace {
 
-constexpr const char* kRecompute[] = {"none", "selective", "full"};
+// Times this close are equal: what is left is rounding.
+constexpr double kEqual = 1e-9;
+// How far beyond the chosen layout runners-up are looked for.
+constexpr size_t kRunnersUpMax = 12;
+constexpr size_t kTooLargeMax = 12;
+constexpr int64_t kVisitsMax = 600;
 
-int recompute_level(const std::string& recompute) {
-  return recompute == "full" ? 2 : recompute == "selective" ? 1 : 0;
+using Axes = std::array<int64_t, 4>;
+Axes axes_key(const Layout& layout) {
+  return {layout.tp, layout.cp, layout.pp, layout.ep};
 }
 
-// Smaller is preferred.
-auto prefer(const Layout& layout, int64_t devices_per_node) {
-  const bool crosses_node = layout.ep * layout.tp > devices_per_node;
-  const bool last_resort = layout.recompute == "full" || layout.zero_stage == 3;
-  return std::tuple(crosses_node, last_resort, layout.tp, layout.pp, layout.zero_stage,
-                    recompute_level(layout.recompute), -layout.ep);
-}
-
-// The divisors of n that an axis may take: the fixed one, or all up to `most`.
-std::vector<int64_t> choices(int64_t n, int64_t fixed, bool keep_fixed, int64_t most) {
-  std::vector<int64_t> sizes;
-  if (keep_fixed && fixed >= 1) {
-    if (n % fixed == 0) sizes.push_back(fixed);
-    return sizes;
-  }
-  for (int64_t size = 1; size <= std::min(n, most); ++size) {
-    if (n % size == 0) sizes.push_back(size);
-  }
-  return sizes;
-}
-
-// With every way of saving memory from the job's own upwards.
-void add_variants(const spec::JobSpec& job, Layout layout, DeviceKind device,
-                  std::vector<Layout>* layouts) {
-  layout.micro_batch = job.training.micro_batch_size;
-  layout.schedule = job.parallel.pipeline_schedule;
-  const int64_t share = layout.micro_batch * layout.dense_dp();
-  const int64_t batch = job.training.global_batch_size;
-  layout.grad_accumulation = batch > 0 ? std::max<int64_t>(1, batch / share) : layout.pp;
-  for (int level = recompute_level(job.parallel.recompute); level <= 2; ++level) {
-    layout.recompute = kRecompute[level];
-    if (layout.pp > 1) {  // gradients would be reduced after every micro-batch: stage 1 at most
-      layout.zero_stage = std::min<int64_t>(job.parallel.zero_stage, 1);
-      layouts->push_back(layout);
-      continue;
-    }
-    const bool cuts = layout.dense_zero_group() > 1;
-    if (!cuts) {  // nothing to cut: more ZeRO saves nothing
-      layout.zero_stage = job.parallel.zero_stage;
-      layouts->push_back(layout);
-      continue;
-    }
-    for (int64_t zero = lowest_zero_stage(job, device); zero <= 3; ++zero) {
-      layout.zero_stage = zero;
-      layouts->push_back(layout);
-    }
-  }
-}
-
-std::string too_large(int64_t peak_bytes, int64_t limit_bytes) {
-  return fmt::format("needs {} a rank, {} can be used", human_bytes(peak_bytes),
-                     human_bytes(limit_bytes));
-}
-
-int64_t static_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
-  return weights_bytes(model, layout, stage) + gradients_bytes(model, layout, stage) +
-         optimizer_bytes(model, layout, stage);
-}
-
-// The ends of a pipeline hold the tables and the middle most layers: one of these three is usually
-// the worst.
-bool static_exceeds(const MemoryModel& model, const Layout& layout, int64_t limit_bytes) {
-  for (const int64_t stage : {int64_t{0}, layout.pp / 2, layout.pp - 1}) {
-    if (static_bytes(model, layout, stage) > limit_bytes) return true;
-  }
-  return false;
-}
-
-Candidate measure(const MemoryModel& model, const Layout& layout) {
+Candidate measure(const MemoryModel& memory, const Layout& layout) {
   Candidate candidate{.layout = layout};
-  candidate.worst_stage = worst_stage(model, layout);
-  candidate.peak_bytes = sum_bytes(memory_ledger(model, layout, candidate.worst_stage));
+  for (int64_t stage = 0; stage < layout.pp; ++stage) {
+    const int64_t bytes = peak_bytes(memory, layout, stage);
+    if (stage > 0 && bytes <= candidate.peak_bytes) continue;
+    candidate.peak_bytes = bytes;
+    candidate.worst_stage = stage;
+  }
   return candidate;
 }
 
-// Whether anything fits, without the reasons.
-bool fits_somewhere(const MemoryModel& model, const SearchRequest& request) {
-  const int64_t limit =
-      static_cast<int64_t>(kFitShare * static_cast<double>(request.rank_memory_bytes));
-  for (const Layout& layout :
-       enumerate_layouts(model.job, request, model.devices_per_node, model.device)) {
-    if (static_exceeds(model, layout, limit)) continue;
-    if (!check_layout(model.job, layout, model.devices_per_node).empty()) continue;
-    if (measure(model, layout).peak_bytes <= limit) return true;
+// The ends of a pipeline hold the tables and the middle most layers: one of these three usually
+// holds most. Any of them is a lower bound.
+bool static_exceeds(const MemoryModel& memory, const Layout& layout, int64_t limit_bytes) {
+  for (const int64_t stage : {int64_t{0}, layout.pp / 2, layout.pp - 1}) {
+    if (static_bytes(memory, layout, stage) > limit_bytes) return true;
   }
   return false;
+}
+
+SearchSpace space_of(const MemoryModel& memory, const SearchRequest& request) {
+  return {.job = memory.job,
+          .device = memory.device,
+          .devices_per_node = memory.devices_per_node,
+          .world = request.world,
+          .fixed_sizes = request.fixed_sizes};
+}
+
+bool wanted(const MemoryModel& memory, const SearchRequest& request, const Layout& layout) {
+  return !request.runnable_only || missing_capabilities(memory.job, layout, memory.device).empty();
+}
+
+struct Ranked {
+  double bound_s = 0;  // of a sequence: without a global batch, layouts take different ones
+  size_t at = 0;
+};
+
+// One search under fixed dtypes.
+class Search {
+ public:
+  Search(const MemoryModel& memory, const TimeModel& time, const SearchRequest& request,
+         const StateChoice& state)
+      : memory_(memory),
+        time_(time),
+        request_(request),
+        state_(state),
+        limit_(fit_limit(request.rank_memory_bytes)) {}
+
+  SearchResult run() {
+    collect();
+    std::stable_sort(ranked_.begin(), ranked_.end(),
+                     [](const Ranked& a, const Ranked& b) { return a.bound_s < b.bound_s; });
+    size_t at = 0;
+    for (; at < ranked_.size() && !beyond_best(ranked_[at]); ++at) visit(layouts_[ranked_[at].at]);
+    if (best_) look_for_runners_up(at);
+    return result();
+  }
+
+ private:
+  void collect() {
+    const SearchSpace space = space_of(memory_, request_);
+    std::set<std::string> faults;
+    for (const Layout& axes : axes_of(space)) {
+      // Static bytes vary with these alone.
+      std::map<std::pair<int64_t, int64_t>, bool> exceeds;  // by ZeRO stage and virtual stages
+      for (Layout& layout : variants_of(space, axes, state_)) {
+        if (!wanted(memory_, request_, layout)) continue;
+        std::string fault = check_layout(memory_.job, layout, memory_.devices_per_node);
+        if (!fault.empty()) {
+          if (faults.size() < kRejectedMax && faults.insert(fault).second) {
+            illegal_.push_back({layout, std::move(fault), 0, std::nullopt});
+          }
+          continue;
+        }
+        ++legal_;
+        const auto [known, is_new] =
+            exceeds.try_emplace({layout.zero_stage, layout.virtual_stages}, false);
+        if (is_new) known->second = static_exceeds(memory_, layout, limit_);
+        if (known->second) continue;
+        const double bound = time_.lower_bound(layout);
+        ranked_.push_back(
+            {bound / static_cast<double>(sequences_per_step(layout)), layouts_.size()});
+        layouts_.push_back(std::move(layout));
+      }
+    }
+  }
+
+  bool beyond_best(const Ranked& ranked) const {
+    return best_ && ranked.bound_s > best_s_ * (1 + kEqual);
+  }
+
+  static double per_sequence(const Candidate& candidate) {
+    return candidate.step_s / static_cast<double>(sequences_per_step(candidate.layout));
+  }
+
+  void visit(const Layout& layout) {
+    Candidate candidate = measure(memory_, layout);
+    if (candidate.peak_bytes > limit_) {
+      note_too_large(std::move(candidate));
+      return;
+    }
+    candidate.step_s = time_.step_seconds(layout);
+    const double seconds = per_sequence(candidate);
+    const bool equal = best_ && std::abs(seconds - best_s_) <= kEqual * best_s_;
+    if (!best_ || (equal ? preferred(layout, best_->layout) : seconds < best_s_)) {
+      best_s_ = best_ && equal ? std::min(best_s_, seconds) : seconds;
+      if (best_) others_.push_back(std::move(*best_));
+      best_ = std::move(candidate);
+    } else {
+      others_.push_back(std::move(candidate));
+    }
+  }
+
+  // Of each size of axes the one that comes closest to fitting.
+  void note_too_large(Candidate candidate) {
+    const auto [at, is_new] = too_large_.try_emplace(axes_key(candidate.layout), candidate);
+    if (!is_new && candidate.peak_bytes < at->second.peak_bytes) at->second = std::move(candidate);
+  }
+
+  // Those that would be faster if they fitted, the smallest first.
+  std::vector<Candidate> faster_but_too_large() const {
+    std::vector<Candidate> found;
+    for (const auto& [axes, candidate] : too_large_) {
+      found.push_back(candidate);
+      found.back().step_s = time_.step_seconds(candidate.layout);
+    }
+    std::erase_if(found, [this](const Candidate& c) { return per_sequence(c) >= best_s_; });
+    std::stable_sort(found.begin(), found.end(), [](const Candidate& a, const Candidate& b) {
+      return a.peak_bytes < b.peak_bytes;
+    });
+    if (found.size() > kTooLargeMax) found.resize(kTooLargeMax);
+    return found;
+  }
+
+  // Beyond the best: layouts with other axes, until there are enough.
+  void look_for_runners_up(size_t at) {
+    std::set<Axes> seen{axes_key(best_->layout)};
+    for (const Candidate& other : others_) seen.insert(axes_key(other.layout));
+    for (int64_t visits = 0; at < ranked_.size() && visits < kVisitsMax; ++at) {
+      if (seen.size() > kRunnersUpMax) return;
+      const Layout& layout = layouts_[ranked_[at].at];
+      if (seen.count(axes_key(layout)) > 0) continue;
+      ++visits;
+      Candidate candidate = measure(memory_, layout);
+      if (candidate.peak_bytes > limit_) continue;
+      candidate.step_s = time_.step_seconds(layout);
+      seen.insert(axes_key(layout));
+      others_.push_back(std::move(candidate));
+    }
+  }
+
+  SearchResult result() {
+    SearchResult found{.chosen = best_, .legal = legal_, .runnable_only = request_.runnable_only};
+    if (best_) {
+      std::stable_sort(others_.begin(), others_.end(), [](const Candidate& a, const Candidate& b) {
+        return per_sequence(a) < per_sequence(b);
+      });
+      std::set<Axes> seen{axes_key(best_->layout)};
+      std::erase_if(others_, [&seen](const Candidate& other) {
+        return !seen.insert(axes_key(other.layout)).second;
+      });
+      if (others_.size() > kRunnersUpMax) others_.resize(kRunnersUpMax);
+      if (!others_.empty()) found.next = others_.front();
+      found.rejected =
+          explain_losers(memory_, time_, *best_, others_, faster_but_too_large(), limit_);
+    }
+    for (Rejected& fault : illegal_) {
+      if (found.rejected.size() < kRejectedMax) found.rejected.push_back(std::move(fault));
+    }
+    return found;
+  }
+
+  const MemoryModel& memory_;
+  const TimeModel& time_;
+  const SearchRequest& request_;
+  const StateChoice& state_;
+  int64_t limit_;
+  int64_t legal_ = 0;
+  std::vector<Layout> layouts_;
+  std::vector<Ranked> ranked_;
+  std::optional<Candidate> best_;
+  double best_s_ = 0;
+  std::vector<Candidate> others_;  // fit and are no faster
+  std::map<Axes, Candidate> too_large_;
+  std::vector<Rejected> illegal_;
+};
+
+// Whether anything may fit: every parameter's states are somewhere at least once.
+bool states_exceed(const MemoryModel& memory, const SearchRequest& request,
+                   const StateChoice& state, int64_t params) {
+  Layout layout;
+  layout.moments_dtype = state.moments_dtype;
+  layout.grads_dtype = state.grads_dtype;
+  const StateBytes bytes = state_bytes(memory.computes_in_fp32, layout);
+  const int64_t each =
+      bytes.weight + bytes.grad + (state.offload_optimizer ? 0 : bytes.optimizer());
+  return params / request.world * each > fit_limit(request.rank_memory_bytes);
+}
+
+bool fits_somewhere(const MemoryModel& memory, const SearchRequest& request,
+                    const StateChoice& state, int64_t params) {
+  if (states_exceed(memory, request, state, params)) return false;
+  const int64_t limit = fit_limit(request.rank_memory_bytes);
+  const std::optional<Candidate> least = smallest(memory, request, state, limit);
+  return least && least->peak_bytes <= limit;
 }
 
 }  // namespace
 
-std::vector<Layout> enumerate_layouts(const spec::JobSpec& job, const SearchRequest& request,
-                                      int64_t devices_per_node, DeviceKind device) {
-  const spec::ParallelSpec& parallel = job.parallel;
-  const bool keep = request.fixed_sizes;
-  const int64_t cp = std::max<int64_t>(1, parallel.context_parallel_size);
-  // Free: TP of 1, 2, 4, 8 within a node, PP up to 16 with two layers a stage, EP up to the
-  // experts.
-  const int64_t pp_most = std::min<int64_t>(16, std::max<int64_t>(1, job.model.num_layers / 2));
-  const int64_t ep_most = std::max<int64_t>(1, job.model.moe.num_experts);
-  std::vector<Layout> layouts;
-  if (request.world % cp != 0) return layouts;
-  const int64_t after_cp = request.world / cp;
-  for (const int64_t tp : choices(after_cp, parallel.tensor_parallel_size, keep,
-                                  std::min<int64_t>(8, devices_per_node))) {
-    const bool power_of_two = (tp & (tp - 1)) == 0;
-    if (!power_of_two && !(keep && parallel.tensor_parallel_size == tp)) continue;
-    const int64_t after_tp = after_cp / tp;
-    for (const int64_t pp : choices(after_tp, parallel.pipeline_parallel_size, keep, pp_most)) {
-      const int64_t after_pp = after_tp / pp;
-      for (const int64_t ep : choices(after_pp, parallel.expert_parallel_size, keep, ep_most)) {
-        Layout layout{.tp = tp, .cp = cp, .pp = pp, .ep = ep, .dp = after_pp / ep};
-        if (keep && parallel.data_parallel_size >= 1 && layout.dp != parallel.data_parallel_size) {
-          continue;
-        }
-        layout.etp = parallel.expert_tensor_parallel_size > 1 ? tp : 1;
-        add_variants(job, layout, device, &layouts);
-      }
-    }
-  }
-  std::stable_sort(layouts.begin(), layouts.end(), [&](const Layout& a, const Layout& b) {
-    return prefer(a, devices_per_node) < prefer(b, devices_per_node);
-  });
-  return layouts;
+int64_t fit_limit(int64_t rank_memory_bytes) {
+  return static_cast<int64_t>(kFitShare * static_cast<double>(rank_memory_bytes));
 }
 
-SearchResult search(const MemoryModel& model, const SearchRequest& request) {
-  SearchResult result;
-  const int64_t limit =
-      static_cast<int64_t>(kFitShare * static_cast<double>(request.rank_memory_bytes));
-  const auto reject = [&result](const Layout& layout, std::string reason) {
-    if (result.rejected.size() < kRejectedMax) {
-      result.rejected.push_back({layout, std::move(reason)});
+std::optional<Candidate> smallest(const MemoryModel& memory, const SearchRequest& request,
+                                  const StateChoice& state, int64_t enough_bytes) {
+  const SearchSpace space = space_of(memory, request);
+  std::optional<Candidate> least;
+  for (const Layout& axes : axes_of(space)) {
+    for (const Layout& layout : variants_of(space, axes, state, /*least=*/true)) {
+      if (least && static_exceeds(memory, layout, least->peak_bytes)) continue;
+      if (!wanted(memory, request, layout)) continue;
+      if (!check_layout(memory.job, layout, memory.devices_per_node).empty()) continue;
+      Candidate candidate = measure(memory, layout);
+      const bool better =
+          !least || candidate.peak_bytes < least->peak_bytes ||
+          (candidate.peak_bytes == least->peak_bytes && preferred(layout, least->layout));
+      if (better) least = std::move(candidate);
+      if (least->peak_bytes <= enough_bytes) return least;
     }
-  };
-  for (const Layout& layout :
-       enumerate_layouts(model.job, request, model.devices_per_node, model.device)) {
-    std::string fault = check_layout(model.job, layout, model.devices_per_node);
-    if (!fault.empty()) {
-      reject(layout, std::move(fault));
-      continue;
-    }
-    const Candidate candidate = measure(model, layout);
-    if (candidate.peak_bytes <= limit) {
-      result.chosen = candidate;
-      return result;
-    }
-    if (!result.closest || candidate.peak_bytes < result.closest->peak_bytes) {
-      result.closest = candidate;
-    }
-    reject(layout, too_large(candidate.peak_bytes, limit));
   }
-  return result;
+  return least;
 }
 
-std::optional<int64_t> smallest_world(const MemoryModel& model, int64_t rank_memory_bytes) {
+SearchResult search(const MemoryModel& memory, const TimeModel& time,
+                    const SearchRequest& request) {
+  const int64_t limit = fit_limit(request.rank_memory_bytes);
+  std::vector<Candidate> tried;  // the smallest under each choice of dtypes
+  std::vector<StateChoice> states = state_choices(memory.job, memory.device);
+  // On CPUs a plan is what is launched: precision is given up for a run, not for a plan alone.
+  if (memory.device == DeviceKind::kCpu && !request.runnable_only) states.resize(1);
+  for (const StateChoice& state : states) {
+    std::optional<Candidate> least = smallest(memory, request, state, limit);
+    if (!least) break;  // nothing is legal, whatever the dtypes
+    if (least->peak_bytes <= limit) {
+      SearchResult found = Search(memory, time, request, state).run();
+      if (!tried.empty()) found.unlowered = tried.front();
+      return found;
+    }
+    tried.push_back(std::move(*least));
+  }
+  SearchResult none;
+  // On CPUs the job's own dtypes come first: more memory is what would help.
+  if (memory.device == DeviceKind::kCuda) {
+    std::stable_sort(tried.begin(), tried.end(), [](const Candidate& a, const Candidate& b) {
+      return a.peak_bytes < b.peak_bytes;
+    });
+  }
+  if (!tried.empty()) none.closest = tried.front();
+  none.rejected = explain_refused(memory, request, tried, limit);
+  return none;
+}
+
+std::optional<int64_t> smallest_world(const MemoryModel& memory, int64_t rank_memory_bytes) {
   constexpr int64_t kSteps[] = {4, 5, 6, 7};  // 1 2 3 4 5 6 7 8 10 12 14 16 20 24 28 32 40 …
+  int64_t params = 0;                         // of the main model on one device
+  const LocalParams all = memory.counts.stage(Layout{}, 0);
+  params = all.total();
+  // Each choice holds no more than those before it.
+  const StateChoice state = state_choices(memory.job, memory.device).back();
   for (const bool fixed_sizes : {true, false}) {
+    const auto fits = [&](int64_t world) {
+      return fits_somewhere(memory, {world, rank_memory_bytes, fixed_sizes}, state, params);
+    };
     for (int64_t world = 1; world < 4; ++world) {
-      if (fits_somewhere(model, {world, rank_memory_bytes, fixed_sizes})) return world;
+      if (fits(world)) return world;
     }
     for (int64_t scale = 1; scale <= 1024; scale *= 2) {
       for (const int64_t step : kSteps) {
         const int64_t world = step * scale;
         if (world > 4096) break;
-        if (fits_somewhere(model, {world, rank_memory_bytes, fixed_sizes})) return world;
+        if (fits(world)) return world;
       }
     }
   }

@@ -1,9 +1,9 @@
-// Search: the layouts of a job on N devices, in the order in which they are preferred, and the
-// first that fits.
+// Search: of all legal layouts of a job on N devices the fastest that fits, and why others lost.
 //
-// Law: the order is the ladder of planner.md 3.7, written once in prefer(): stay in a node, don't
-// recompute everything, little TP, little PP, low ZeRO, no recomputation, much EP. The first that
-// fits is taken; a cost model replaces the order later, not this shape.
+// Law: exact within search_space.h. Candidates are looked at by rising lower bound of their time
+// (TimeModel::lower_bound), so the search may stop at the first bound above the best time found;
+// a layout is left out early only by a lower bound of its time or of its memory (the static
+// bytes). Same job, same answer. Lower precision and offloading only where nothing fits without.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "cluster/plan/memory.h"
+#include "cluster/plan/search_space.h"
+#include "cluster/plan/time_model.h"
 
 namespace dsv3::plan {
 
@@ -22,29 +24,41 @@ struct SearchRequest {
   int64_t world = 1;              // ranks to use, exactly
   int64_t rank_memory_bytes = 0;  // usable by one rank
   bool fixed_sizes = true;        // keep the sizes that job.parallel gives; false: all are free
+  bool runnable_only = false;     // only what today's runtime runs (capability.h)
 };
 
 struct Candidate {
   Layout layout;
   int64_t peak_bytes = 0;
   int64_t worst_stage = 0;
+  double step_s = 0;  // by the time model given; 0: not computed
 };
 
 struct SearchResult {
   std::optional<Candidate> chosen;
-  std::optional<Candidate> closest;  // of those that don't fit, the one with the smallest peak
-  std::vector<Rejected> rejected;    // before the chosen one, best first; at most kRejectedMax
+  std::optional<Candidate> next;       // the fastest with other axes, if any fits
+  std::optional<Candidate> closest;    // nothing fits: the one with the smallest peak
+  std::optional<Candidate> unlowered;  // chosen has lower dtypes or offloads: the smallest peak
+                                       // without that
+  int64_t legal = 0;                   // layouts that were compared
+  bool runnable_only = false;          // of those that run today
+  std::vector<Rejected> rejected;      // most instructive first; at most kRejectedMax
 };
 inline constexpr size_t kRejectedMax = 32;
 
-// Layouts with TP·CP·PP·EP·DP = world that keep what job.parallel fixes (−1 is free), most
-// preferred first; not yet checked.
-std::vector<Layout> enumerate_layouts(const spec::JobSpec& job, const SearchRequest& request,
-                                      int64_t devices_per_node,
-                                      DeviceKind device = DeviceKind::kCuda);
-SearchResult search(const MemoryModel& model, const SearchRequest& request);
-// The smallest number of devices up to 4096 (of the usual cluster sizes) on which something fits.
-// The sizes that the job fixes are kept if any number fits with them, and are free otherwise.
-std::optional<int64_t> smallest_world(const MemoryModel& model, int64_t rank_memory_bytes);
+SearchResult search(const MemoryModel& memory, const TimeModel& time, const SearchRequest& request);
+
+// The layout with the smallest peak under these dtypes, by memory alone; absent: none is legal.
+// Takes the first that needs no more than `enough_bytes`.
+std::optional<Candidate> smallest(const MemoryModel& memory, const SearchRequest& request,
+                                  const StateChoice& state, int64_t enough_bytes = 0);
+
+// The smallest number of devices up to 4096 (of the usual cluster sizes) on which something fits,
+// with everything that the planner may lower. The sizes that the job fixes are kept if any number
+// fits with them, and are free otherwise.
+std::optional<int64_t> smallest_world(const MemoryModel& memory, int64_t rank_memory_bytes);
+
+// What of a rank's memory may be filled.
+int64_t fit_limit(int64_t rank_memory_bytes);
 
 }  // namespace dsv3::plan

@@ -62,22 +62,42 @@ std::vector<int64_t> split_layers(int64_t num_layers, int64_t stages) {
 }
 
 StageLayers stage_layers(int64_t num_layers, int64_t stages, int64_t stage) {
-  DSV3_CHECK(stage >= 0 && stage < stages);
-  const std::vector<int64_t> split = split_layers(num_layers, stages);
-  StageLayers layers;
-  for (int64_t i = 0; i < stage; ++i) layers.first += split[static_cast<size_t>(i)];
-  layers.end = layers.first + split[static_cast<size_t>(stage)];
-  return layers;
+  DSV3_CHECK(stages >= 1 && stages <= num_layers && stage >= 0 && stage < stages);
+  const int64_t longer = num_layers % stages, each = num_layers / stages;
+  const int64_t shorter_in_front = (stages - longer) / 2;  // split_layers(), without the vector
+  const auto begin = [&](int64_t i) {
+    return each * i + std::clamp<int64_t>(i - shorter_in_front, 0, longer);
+  };
+  return {begin(stage), begin(stage + 1)};
+}
+
+int64_t chunks_of(const Layout& layout, int64_t num_layers) {
+  const bool interleaved = layout.virtual_stages > 1 && layout.pp > 1 &&
+                           layout.pp * layout.virtual_stages <= num_layers &&
+                           layout.schedule == "interleaved";
+  return interleaved ? layout.virtual_stages : 1;
+}
+
+StageLayers chunk_layers(const Layout& layout, int64_t num_layers, int64_t stage, int64_t chunk) {
+  return stage_layers(num_layers, layout.pp * chunks_of(layout, num_layers),
+                      chunk * layout.pp + stage);
 }
 
 LocalParams ShardedCounts::Counts::local(const Layout& layout) const {
   return {replicated + cut / layout.tp, experts / (layout.ep * layout.tp)};
 }
 
+void ShardedCounts::Counts::add(const Counts& other, int64_t times) {
+  replicated += times * other.replicated;
+  cut += times * other.cut;
+  experts += times * other.experts;
+}
+
 ShardedCounts::ShardedCounts(const spec::ModelSpec& model)
-    : layers_(static_cast<size_t>(model.num_layers)),
+    : prefix_(static_cast<size_t>(model.num_layers) + 1),
       tied_(model.tie_embeddings),
       has_mtp_(model.mtp_layers > 0) {
+  std::vector<Counts> layers(static_cast<size_t>(model.num_layers));
   for (const spec::TensorFamily& family : spec::model_tensor_families(model)) {
     const spec::TensorInfo& tensor = family.tensor;
     const int64_t count = tensor.num_elements() * family.copies;
@@ -85,7 +105,7 @@ ShardedCounts::ShardedCounts(const spec::ModelSpec& model)
     if (tensor.in_mtp) {
       counts = &mtp_;
     } else if (tensor.layer >= 0) {
-      counts = &layers_[static_cast<size_t>(tensor.layer)];
+      counts = &layers[static_cast<size_t>(tensor.layer)];
     } else if (tensor.part == spec::Part::kEmbedding) {
       counts = &embedding_;
     }
@@ -97,17 +117,27 @@ ShardedCounts::ShardedCounts(const spec::ModelSpec& model)
       counts->cut += count;
     }
   }
+  for (size_t i = 0; i < layers.size(); ++i) {
+    prefix_[i + 1] = prefix_[i];
+    prefix_[i + 1].add(layers[i]);
+    if (std::find(kinds_.begin(), kinds_.end(), layers[i]) == kinds_.end())
+      kinds_.push_back(layers[i]);
+  }
+  kinds_.push_back(mtp_);
 }
 
 LocalParams ShardedCounts::layer(const Layout& layout, int64_t layer) const {
-  DSV3_CHECK(layer >= 0 && layer <= static_cast<int64_t>(layers_.size()));
-  if (layer == static_cast<int64_t>(layers_.size())) return mtp_.local(layout);
-  return layers_[static_cast<size_t>(layer)].local(layout);
+  const auto layers = static_cast<int64_t>(prefix_.size()) - 1;
+  DSV3_CHECK(layer >= 0 && layer <= layers);
+  if (layer == layers) return mtp_.local(layout);
+  Counts counts = prefix_[static_cast<size_t>(layer) + 1];
+  counts.add(prefix_[static_cast<size_t>(layer)], -1);
+  return counts.local(layout);
 }
 
 LocalParams ShardedCounts::largest_layer(const Layout& layout) const {
-  LocalParams largest = mtp_.local(layout);
-  for (const Counts& counts : layers_) {
+  LocalParams largest;
+  for (const Counts& counts : kinds_) {
     const LocalParams local = counts.local(layout);
     if (local.total() > largest.total()) largest = local;
   }
@@ -115,20 +145,20 @@ LocalParams ShardedCounts::largest_layer(const Layout& layout) const {
 }
 
 LocalParams ShardedCounts::stage(const Layout& layout, int64_t stage) const {
-  const StageLayers layers = stage_layers(static_cast<int64_t>(layers_.size()), layout.pp, stage);
+  const auto num_layers = static_cast<int64_t>(prefix_.size()) - 1;
   Counts sum;
-  const auto add = [&sum](const Counts& counts) {
-    sum.replicated += counts.replicated;
-    sum.cut += counts.cut;
-    sum.experts += counts.experts;
-  };
-  for (int64_t i = layers.first; i < layers.end; ++i) add(layers_[static_cast<size_t>(i)]);
-  if (stage == 0) add(embedding_);
+  const int64_t chunks = chunks_of(layout, num_layers);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const StageLayers layers = chunk_layers(layout, num_layers, stage, chunk);
+    sum.add(prefix_[static_cast<size_t>(layers.end)]);
+    sum.add(prefix_[static_cast<size_t>(layers.first)], -1);
+  }
+  if (stage == 0) sum.add(embedding_);
   if (stage == layout.pp - 1) {
-    add(final_);
-    add(mtp_);
+    sum.add(final_);
+    sum.add(mtp_);
     // The table that the first stage also holds: for a tied head, for MTP's input.
-    if (layout.pp > 1 && (tied_ || has_mtp_)) add(embedding_);
+    if (layout.pp > 1 && (tied_ || has_mtp_)) sum.add(embedding_);
   }
   return sum.local(layout);
 }

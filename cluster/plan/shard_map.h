@@ -36,6 +36,13 @@ struct StageLayers {
 };
 StageLayers stage_layers(int64_t num_layers, int64_t stages, int64_t stage);
 
+// How many model chunks a rank really holds: layout.virtual_stages under "interleaved" with a
+// pipeline, where there are layers enough, else 1.
+int64_t chunks_of(const Layout& layout, int64_t num_layers);
+// The layers of chunk `chunk` of a stage; a rank's chunks lie stages apart (Narayanan et al. 2021,
+// arXiv 2104.04473). 8 layers, PP 2, 2 chunks: stage 0 has layers 0, 1 and 4, 5.
+StageLayers chunk_layers(const Layout& layout, int64_t num_layers, int64_t stage, int64_t chunk);
+
 // Parameters that one rank of a stage holds before ZeRO.
 struct LocalParams {
   int64_t dense = 0;
@@ -44,7 +51,8 @@ struct LocalParams {
   bool operator==(const LocalParams&) const = default;
 };
 
-// Parameter counts of a model sorted by how a layout cuts them; made once, asked for many layouts.
+// Parameter counts of a model sorted by how a layout cuts them; made once, asked for many layouts:
+// nothing here allocates after that.
 class ShardedCounts {
  public:
   explicit ShardedCounts(const spec::ModelSpec& model);
@@ -64,8 +72,12 @@ class ShardedCounts {
     int64_t cut = 0;         // divided by TP
     int64_t experts = 0;     // divided by EP·TP
     LocalParams local(const Layout& layout) const;
+    void add(const Counts& other, int64_t times = 1);
+    bool operator==(const Counts&) const = default;
   };
-  std::vector<Counts> layers_;
+  // Sums over the layers before each: prefix_[i] is of layers 0 … i − 1.
+  std::vector<Counts> prefix_;
+  std::vector<Counts> kinds_;  // the layers that differ, MTP's too
   Counts mtp_;
   Counts embedding_;
   Counts final_;  // norm and head

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/dtype.h"
 #include "cluster/plan/layout.h"
 #include "cluster/plan/shard_map.h"
 #include "configs/spec/job_spec.h"
@@ -24,7 +25,7 @@ namespace dsv3::plan {
 enum class OpClass : uint8_t {
   kGemm,              // shape m, n, k
   kGroupedGemm,       // rows of all groups, n, k; groups
-  kAttentionForward,  // shape tokens of a sequence, heads, dq + dv
+  kAttentionForward,  // shape sequences, tokens of each, heads
   kAttentionBackward,
   kMemory,     // everything that moves bytes: norms, SwiGLU, rope, permute, embedding, loss
   kOptimizer,  // AdamW and the norm: bytes, with arithmetic
@@ -34,8 +35,12 @@ struct StepOp {
   std::string_view op;    // the back end's name: "gemm", "mla_attention_forward", "adamw"
   std::string_view role;  // of a product: "forward", "input grad", "weight grad"; else ""
   OpClass cls = OpClass::kMemory;
-  std::array<int64_t, 3> shape{};  // as in the profile; see OpClass
+  DType dtype = DType::kF32;       // of what is multiplied or moved; fp8 jobs say bf16
+  std::array<int64_t, 3> shape{};  // as in the profile (cost.h); see OpClass
+  bool accumulate = false;         // of a product: added to what is there
   int64_t groups = 1;              // of a grouped product: experts of this rank
+  int64_t qk_dim = 0;              // of attention: a head's query and key, nope and rope
+  int64_t v_dim = 0;               // of attention: a head's value
   double calls = 1;                // of this op in the list's unit (a layer, a stage's end, a step)
   double flops = 0;                // of one call
   double bytes = 0;                // of one call
@@ -57,6 +62,10 @@ std::vector<StepOp> head_ops(const spec::JobSpec& job, const Layout& layout, boo
 // that this rank updates under layout.zero_stage.
 std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout,
                                   const LocalParams& local);
+
+// A whole step of one rank of a layout without pipeline: every list above with its calls, equal ops
+// joined. What `dsv3ctl profile` shows, less the place.
+std::vector<StepOp> step_ops(const spec::JobSpec& job, const Layout& layout);
 
 double sum_flops(const std::vector<StepOp>& ops);
 

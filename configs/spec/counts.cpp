@@ -51,6 +51,9 @@ ParamCounts count_params(const ModelSpec& model) {
     }
   }
   c.mtp = c.part(Part::kMtp);
+  c.active_by_part = c.by_part;
+  c.active_by_part[static_cast<size_t>(Part::kMtp)] = 0;
+  c.active_by_part[static_cast<size_t>(Part::kRoutedExperts)] -= idle_experts;
   for (int64_t n : c.by_part) c.total += n;
   c.total -= c.mtp;
   const int64_t table = c.part(Part::kEmbedding);

@@ -20,19 +20,25 @@ struct ParamCounts {
   int64_t active_with_embedding = 0;  // + the table; a tied table is the head and counts once
   int64_t active_non_embedding = 0;   // neither table nor head
   std::array<int64_t, kNumParts>
-      by_part{};    // indexed by Part; the parts but kMtp sum to total; kMtp: whole MTP modules
+      by_part{};  // indexed by Part; the parts but kMtp sum to total; kMtp: whole MTP modules
+  // Of `active_with_embedding`: routed experts count top-k times. active leaves the embedding out.
+  std::array<int64_t, kNumParts> active_by_part{};
   int64_t mtp = 0;  // = by_part[kMtp]
   int64_t router_bias_buffer =
       0;  // elements of e_score_correction_bias in the main model (not in total)
   int64_t per_routed_expert = 0;    // one expert of one layer
   int64_t attention_per_layer = 0;  // attention projections of one layer, without norms
 
+  int64_t active_part(Part p) const { return active_by_part[static_cast<size_t>(p)]; }
   int64_t part(Part p) const { return by_part[static_cast<size_t>(p)]; }
 };
 
 // Exact counts. Example, small: embedding 32768·1024 = 33,554,432, head the same, total
 // 407,455,744.
 ParamCounts count_params(const ModelSpec& model);
+
+// The rule of thumb for how long to train: tokens per active parameter.
+inline constexpr double kTokensPerActive = 20;
 
 // Floating-point operations per token of forward + backward (backward = 2 × forward; recomputation
 // not counted).

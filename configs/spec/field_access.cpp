@@ -18,6 +18,28 @@ std::string_view section_of(std::string_view key) {
   return dot == std::string_view::npos ? std::string_view{} : key.substr(0, dot);
 }
 
+bool has_dot(std::string_view name) {
+  return name.find('.') != std::string_view::npos;
+}
+
+// "--moe-router-topk" → "moe_router_topk"; "" for a name with a remark, which doesn't mean the
+// same.
+std::string same_name(std::string_view name) {
+  if (name.find(' ') != std::string_view::npos) return {};
+  if (name.starts_with("--")) name.remove_prefix(2);
+  std::string out(name);
+  std::replace(out.begin(), out.end(), '-', '_');
+  return out;
+}
+
+// A name that stands among the aliases means what it says there.
+AliasKind kind_of(const Field& field, std::string_view name) {
+  for (const Alias& a : field.aliases) {
+    if (a.path == name) return a.kind;
+  }
+  return AliasKind::kSame;
+}
+
 struct Index {
   std::map<std::string, Resolved, std::less<>> paths;  // every accepted path
   std::map<std::string, std::set<std::string>, std::less<>>
@@ -47,6 +69,12 @@ const Index& index() {
         if (f.key.starts_with("model.")) out.add(fmt::format("model.{}", name), f, kind);
       };
       for (std::string_view name : f.bare) bare(name, AliasKind::kSame);
+      if (const std::string name = same_name(f.hf_name); !name.empty() && !has_dot(name)) {
+        bare(name, kind_of(f, name));
+      }
+      if (const std::string name = same_name(f.megatron_name); !name.empty()) {
+        bare(name, AliasKind::kSame);
+      }
       for (const Alias& a : f.aliases) {
         if (a.path.find('.') == std::string_view::npos) {
           bare(a.path, a.kind);

@@ -38,6 +38,13 @@ struct Entry {
     f.aliases = a;
     return std::move(*this);
   }
+  // Hugging Face's, Megatron's and DeepSpeed's names; "" where there is no counterpart.
+  Entry names(std::string_view hf, std::string_view megatron, std::string_view deepspeed) && {
+    f.hf_name = hf;
+    f.megatron_name = megatron;
+    f.deepspeed_name = deepspeed;
+    return std::move(*this);
+  }
   Entry hf(std::string_view value) && {
     f.hf_default = value;
     return std::move(*this);

@@ -54,6 +54,10 @@ struct Field {
   // accepted at the top level, in the key's own section and, for model keys, directly under
   // `model`.
   std::vector<std::string_view> bare;
+  // What other programs call it, for the README: a key of config.json or of TrainingArguments, a
+  // flag, a path in a DeepSpeed json. A name without a remark ("--split (99,1,0)") means the same,
+  // so it is accepted as `bare` is; DeepSpeed's by the importer (deepspeed.h).
+  std::string_view hf_name, megatron_name, deepspeed_name;
   std::vector<Alias> aliases;   // further accepted full paths
   std::string_view absent;      // value a key left out of a file takes; "": JobSpec's initial value
   std::string_view hf_default;  // value an absent key takes in a config.json (transformers'

@@ -60,16 +60,19 @@ bool names_card(const std::string& name, std::string_view card) {
 }
 
 const Gpu* find_gpu(std::string_view name) {
-  const std::string words = reduced(name);
-  // "NVIDIA GeForce RTX 4090", "4090" and "geforce4090" are the same card.
   for (const Gpu& gpu : kGpus) {
-    if (names_card(words, gpu.name)) return &gpu;
-    if (gpu.name.starts_with("rtx") && names_card(words, gpu.name.substr(3))) return &gpu;
+    if (is_card(name, gpu.name)) return &gpu;
   }
   return nullptr;
 }
 
 }  // namespace
+
+bool is_card(std::string_view name, std::string_view card) {
+  const std::string words = reduced(name);
+  // "NVIDIA GeForce RTX 4090", "4090" and "geforce4090" are the same card.
+  return names_card(words, card) || (card.starts_with("rtx") && names_card(words, card.substr(3)));
+}
 
 int gpu_sm_version(std::string_view name) {
   const Gpu* gpu = find_gpu(name);

@@ -12,30 +12,12 @@ namespace {
 
 // Nothing of these changes what is trained.
 constexpr std::array kSkipped = {
-    "_name_or_path",
-    "architectures",
-    "attention_dropout",
-    "auto_map",
-    "bos_token_id",
-    "dtype",
-    "eos_token_id",
-    "ep_size",
-    "head_dim",
-    "max_length",
-    "model_type",
-    "output_attentions",
-    "output_hidden_states",
-    "output_router_logits",
-    "pad_token_id",
-    "pretraining_tp",
-    "qk_head_dim",
-    "quantization_config",
-    "return_dict",
-    "rope_interleave",
-    "seq_aux",
-    "transformers_version",
-    "unsloth_version",
-    "use_cache",
+    "_name_or_path",        "architectures",   "attention_dropout", "auto_map",
+    "bos_token_id",         "eos_token_id",    "ep_size",           "head_dim",
+    "max_length",           "model_type",      "output_attentions", "output_hidden_states",
+    "output_router_logits", "pad_token_id",    "pretraining_tp",    "qk_head_dim",
+    "quantization_config",  "return_dict",     "rope_interleave",   "seq_aux",
+    "transformers_version", "unsloth_version", "use_cache",
 };
 
 // These would change the model; we have one value of each.

@@ -19,8 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Names of the preset files, without suffix; empty when the folder can't be read.
-std::vector<std::string> preset_names(const std::string& dir) {
+// Names of the YAML files of a folder, without suffix; empty when it can't be read.
+std::vector<std::string> names_in(const std::string& dir) {
   std::vector<std::string> names;
   std::error_code ec;
   for (fs::directory_iterator it(dir, ec), end; !ec && it != end; it.increment(ec)) {
@@ -30,31 +30,98 @@ std::vector<std::string> preset_names(const std::string& dir) {
   return names;
 }
 
+bool is_file(const std::string& path) {
+  std::error_code ec;
+  return fs::is_regular_file(path, ec);
+}
+
+// "there is no overlay named X (did you mean …? overlays: …)".
+Status no_such(const char* what, const std::string& name, const std::vector<std::string>& names) {
+  const std::vector<std::string_view> views(names.begin(), names.end());
+  const std::string near = did_you_mean(name, views);
+  std::string hint = near.empty() ? "" : fmt::format("did you mean '{}'? ", near);
+  hint += names.empty() ? "set DSV3CTL_CONFIG_DIR to the folder of the presets"
+                        : fmt::format("{}s:", what);
+  for (const std::string& n : names) hint += " " + n;
+  return Status(Code::kNotFound, fmt::format("there is no {} or file named {}", what, name), hint);
+}
+
 // The path that FILE means; kNotFound with the presets' names.
 Result<std::string> locate(const std::string& file_or_preset) {
   std::error_code ec;
-  const bool bare =
-      !file_or_preset.empty() && file_or_preset.find_first_of("/.") == std::string::npos;
+  const std::string preset = preset_name(file_or_preset);
+  const bool bare = !preset.empty();
   std::vector<std::string> names;
-  if (bare) {
+  const bool exists = fs::exists(file_or_preset, ec);
+  // A preset's own name wins over a file of that name; its other spellings don't.
+  if (bare && (preset == file_or_preset || !exists)) {
     if (const Result<std::string> dir = configs_dir(); dir.ok()) {
-      const std::string path = *dir + "/" + file_or_preset + ".yaml";
-      if (fs::is_regular_file(path, ec)) return path;
-      names = preset_names(*dir);
+      const std::string path = *dir + "/" + preset + ".yaml";
+      if (is_file(path)) return path;
+      names = names_in(*dir);
     }
   }
-  if (fs::exists(file_or_preset, ec)) return file_or_preset;
+  if (exists) return file_or_preset;
   if (!bare) {
     return Status(Code::kNotFound, fmt::format("there is no file {}", file_or_preset),
                   "give a YAML file, a config.json or a preset's name (dsv3ctl configs)");
   }
-  std::vector<std::string_view> views(names.begin(), names.end());
-  const std::string near = did_you_mean(file_or_preset, views);
-  std::string hint = near.empty() ? "" : fmt::format("did you mean '{}'? ", near);
-  hint += names.empty() ? "set DSV3CTL_CONFIG_DIR to the folder of the presets" : "presets:";
-  for (const std::string& name : names) hint += " " + name;
-  return Status(Code::kNotFound, fmt::format("there is no preset or file named {}", file_or_preset),
-                hint);
+  return no_such("preset", file_or_preset, names);
+}
+
+// A file beside the presets, or one of the user's: `name` as given, or in `folder` of configs/.
+Result<std::string> locate_beside(const char* what, const std::string& name,
+                                  const std::string& folder, const std::string& suffix) {
+  const bool bare = !name.empty() && name.find('/') == std::string::npos;
+  std::vector<std::string> names;
+  if (bare) {
+    if (const Result<std::string> dir = configs_dir(); dir.ok()) {
+      const std::string path = *dir + folder + name;
+      if (is_file(path + suffix)) return path + suffix;
+      if (is_file(path) && !is_file(name)) return path;
+      names = names_in(*dir + folder);
+    }
+  }
+  if (is_file(name)) return name;
+  if (bare && !suffix.empty()) return no_such(what, name, names);
+  return Status(Code::kNotFound, fmt::format("there is no file {}", name),
+                fmt::format("give the path of the {}", what));
+}
+
+Result<std::string> text_of(const std::string& path) {
+  Result<std::string> read = read_file(path, static_cast<int64_t>(kFileBytesMax));
+  std::error_code ec;
+  if (!read.ok() && read.status().code() == Code::kInvalid && !fs::is_directory(path, ec)) {
+    return Status(Code::kInvalid,
+                  fmt::format("'{}' is larger than {}, the limit of a configuration", path,
+                              human_bytes(static_cast<int64_t>(kFileBytesMax))),
+                  "a configuration is a few kilobytes: is it the right file?");
+  }
+  return read;
+}
+
+Format format_of(const std::string& path) {
+  return fs::path(path).extension() == ".json" ? Format::kJson : Format::kYaml;
+}
+
+// The texts that lie over FILE.
+Result<Layers> layers_of(const LoadRequest& request) {
+  Layers layers;
+  layers.set = request.set;
+  if (!request.deepspeed.empty()) {
+    DSV3_ASSIGN_OR_RETURN(const std::string path,
+                          locate_beside("DeepSpeed json", request.deepspeed, "/", ""));
+    DSV3_ASSIGN_OR_RETURN(std::string text, text_of(path));
+    layers.texts.push_back({"--deepspeed", path, std::move(text), Format::kDeepSpeed});
+  }
+  for (const std::string& overlay : request.overlays) {
+    DSV3_ASSIGN_OR_RETURN(const std::string path,
+                          locate_beside("overlay", overlay, "/overlays/", ".yaml"));
+    DSV3_ASSIGN_OR_RETURN(std::string text, text_of(path));
+    layers.texts.push_back(
+        {"overlay " + fs::path(path).stem().string(), path, std::move(text), format_of(path)});
+  }
+  return layers;
 }
 
 }  // namespace
@@ -77,20 +144,33 @@ Result<std::string> configs_dir() {
                 "set DSV3CTL_CONFIG_DIR to it");
 }
 
-Result<Parsed> load(const std::string& file_or_preset, const std::vector<std::string>& overrides) {
-  DSV3_ASSIGN_OR_RETURN(const std::string path, locate(file_or_preset));
-  const Result<std::string> read = read_file(path, static_cast<int64_t>(kFileBytesMax));
-  std::error_code ec;
-  if (!read.ok() && read.status().code() == Code::kInvalid && !fs::is_directory(path, ec)) {
-    return Status(Code::kInvalid,
-                  fmt::format("'{}' is larger than {}, the limit of a configuration", path,
-                              human_bytes(static_cast<int64_t>(kFileBytesMax))),
-                  "a configuration is a few kilobytes: is it the right file?");
+std::string preset_name(const std::string& name) {
+  std::string stem = name;
+  const bool given_file = stem.ends_with(".yaml");
+  if (given_file) stem = fs::path(stem).stem().string();
+  const std::string_view prefixes[] = {"deepseek_v3_", "deepseek-v3-"};
+  for (const std::string_view prefix : prefixes) {
+    if (!stem.starts_with(prefix)) continue;
+    const std::string size = stem.substr(prefix.size());
+    return size == "base" ? "671b" : size;
   }
-  DSV3_RETURN_IF_ERROR(read.status());
-  const std::string& text = *read;
-  const bool json = fs::path(path).extension() == ".json";
-  return json ? parse_json(text, path, overrides) : parse_yaml(text, path, overrides);
+  return given_file || stem.find_first_of("/.") != std::string::npos ? "" : stem;
+}
+
+Result<std::vector<std::string>> list_overlays() {
+  DSV3_ASSIGN_OR_RETURN(const std::string dir, configs_dir());
+  return names_in(dir + "/overlays");
+}
+
+Result<Parsed> load(const LoadRequest& request) {
+  DSV3_ASSIGN_OR_RETURN(const std::string path, locate(request.file));
+  DSV3_ASSIGN_OR_RETURN(const std::string text, text_of(path));
+  DSV3_ASSIGN_OR_RETURN(const Layers layers, layers_of(request));
+  return parse(text, path, format_of(path), layers);
+}
+
+Result<Parsed> load(const std::string& file_or_preset, const std::vector<std::string>& overrides) {
+  return load(LoadRequest{file_or_preset, {}, "", overrides});
 }
 
 Result<JobSpec> load_valid(const std::string& file_or_preset,
@@ -106,7 +186,7 @@ Result<JobSpec> load_valid(const std::string& file_or_preset,
 Result<std::vector<Preset>> list_presets() {
   DSV3_ASSIGN_OR_RETURN(const std::string dir, configs_dir());
   std::vector<std::pair<int64_t, Preset>> found;
-  for (const std::string& name : preset_names(dir)) {
+  for (const std::string& name : names_in(dir)) {
     Preset preset;
     preset.name = name;
     preset.file = dir + "/" + name + ".yaml";
@@ -117,8 +197,9 @@ Result<std::vector<Preset>> list_presets() {
     const int64_t total = count_params(preset.job.model).total;
     found.emplace_back(total, std::move(preset));
   }
-  std::sort(found.begin(), found.end(),
-            [](const auto& a, const auto& b) { return a.first < b.first; });
+  // Equal totals stay in the order of their names.
+  std::stable_sort(found.begin(), found.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<Preset> presets;
   for (auto& [total, preset] : found) presets.push_back(std::move(preset));
   return presets;

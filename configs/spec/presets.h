@@ -24,6 +24,14 @@ struct Preset {
 // first that exists. kNotFound naming what was tried.
 Result<std::string> configs_dir();
 
+// The preset that a name means: "15b" for itself, "deepseek_v3_15b" and
+// "configs/deepseek_v3_15b.yaml"
+// ("deepseek_v3_base" is 671b); "" for what looks like a path. Doesn't ask whether there is one.
+std::string preset_name(const std::string& name);
+
+// Names of the overlays that ship (configs/overlays/*.yaml), in alphabetic order.
+Result<std::vector<std::string>> list_overlays();
+
 // Every preset, smallest model first. kInvalid when a preset file has an error (it names the file
 // and line).
 Result<std::vector<Preset>> list_presets();

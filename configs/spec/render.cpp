@@ -39,8 +39,15 @@ std::string alias_list(const Field& f) {
   const auto add = [&](std::string_view name) {
     if (name != leaf(f.key)) out += (out.empty() ? "" : ", ") + std::string(name);
   };
-  for (const std::string_view name : f.bare) add(name);
-  for (const Alias& a : f.aliases) add(a.path);
+  for (const std::string_view name : f.bare) {
+    // Those of the columns are not said again.
+    std::string flag = "--" + std::string(name);
+    std::replace(flag.begin(), flag.end(), '_', '-');
+    if (name != f.hf_name && flag != f.megatron_name && name != f.deepspeed_name) add(name);
+  }
+  for (const Alias& a : f.aliases) {
+    if (a.path != f.hf_name && a.path != f.deepspeed_name) add(a.path);
+  }
   return out;
 }
 
@@ -51,6 +58,14 @@ std::string explain_field(const Field& f, std::string_view asked) {
   if (!f.unit.empty()) out += fmt::format("  unit:    {}\n", f.unit);
   out += fmt::format("  default: {}\n", default_text(f));
   if (!f.hf_default.empty()) out += fmt::format("  absent in a config.json: {}\n", f.hf_default);
+  std::string names;
+  const auto named = [&](const char* whose, std::string_view name) {
+    if (!name.empty()) names += fmt::format("{}{} {}", names.empty() ? "" : ", ", whose, name);
+  };
+  named("Hugging Face", f.hf_name);
+  named("Megatron", f.megatron_name);
+  named("DeepSpeed", f.deepspeed_name);
+  if (!names.empty()) out += fmt::format("  names:   {}\n", names);
   if (const std::string aliases = alias_list(f); !aliases.empty())
     out += fmt::format("  also:    {}\n", aliases);
   if (asked != f.key) out += fmt::format("  ('{}' is another spelling of it)\n", asked);
@@ -87,7 +102,21 @@ or change a preset in passing: `dsv3ctl submit small --set training.max_steps=10
   is 8192).
 - Other spellings (`hidden_size`, `d_latent`, `--moe-router-topk` as `moe_router_topk`) are accepted where their programs put them:
   at the top level, in the key's section, and for model keys directly under `model`. In a `config.json` absent keys take the
-  defaults of transformers' DeepseekV3Config.
+  defaults of transformers' DeepseekV3Config. A name with a remark behind it means something else there: it is
+  accepted only where the last column has it, with our meaning.
+- `micro_batch_size`, `context_parallel_size` and `expert_tensor_parallel_size` are 1 when left out and the planner's choice at -1,
+  `pipeline_schedule` at `auto`. `zero_stage` and `recompute` are the least the planner takes.
+- Presets go by other names too: `deepseek_v3_15b`, `deepseek_v3_15b.yaml`, `deepseek_v3_base` (671b), `deepseek_v3_small`.
+
+Three things can be laid over a configuration, in this order, and each prints what it changes:
+
+    dsv3ctl validate 671b --deepspeed deepspeed_config.json   a DeepSpeed json: batch, optimizer, schedule, ZeRO, precision
+    dsv3ctl plan 671b --overlay reduce-memory                 overlays/*.yaml here, or a YAML file of yours; repeatable
+    dsv3ctl submit small --set training.max_steps=100         single keys; repeatable
+
+In a DeepSpeed json "auto" leaves what the configuration says; what has no effect here is named with the reason, what would train
+something else is refused. Gradient accumulation follows from the batch: one that contradicts it is an error.
+`dsv3ctl configs diff A B` shows what sets two configurations apart, `dsv3ctl configs export NAME --format hf` writes a config.json.
 
 The sizes of the presets were chosen so that what the counter computes is near the size in the name; each file says where its
 numbers come from.
@@ -135,17 +164,24 @@ std::string configs_readme() {
       text.insert(at, "\\");
     return text;
   };
+  // "--split (99,1,0)" → `--split` (99,1,0)
+  const auto code = [](std::string_view name) {
+    if (name.empty()) return std::string();
+    const size_t end = std::min(name.find(' '), name.size());
+    return fmt::format("`{}`{}", name.substr(0, end), name.substr(end));
+  };
   for (const Section& s : section_table()) {
     out += fmt::format(
-        "\n## {}\n\n{}\n\n| key | type | range | default | meaning | also "
-        "|\n|---|---|---|---|---|---|\n",
+        "\n## {}\n\n{}\n\n| key | type | range | default | unit | meaning | Hugging Face | "
+        "Megatron | "
+        "DeepSpeed | also |\n|---|---|---|---|---|---|---|---|---|---|\n",
         s.path, s.doc);
     for (const Field& f : field_table()) {
       if (parent(f.key) != s.path) continue;
-      const std::string doc =
-          std::string(f.doc) + (f.unit.empty() ? "" : fmt::format(" Unit: {}.", f.unit));
-      out += fmt::format("| `{}` | {} | {} | `{}` | {} | {} |\n", leaf(f.key), type_name(f),
-                         cell(range_text(f)), default_text(f), cell(doc), cell(alias_list(f)));
+      out += fmt::format("| `{}` | {} | {} | `{}` | {} | {} | {} | {} | {} | {} |\n", leaf(f.key),
+                         type_name(f), cell(range_text(f)), default_text(f), f.unit,
+                         cell(std::string(f.doc)), code(f.hf_name), code(f.megatron_name),
+                         code(f.deepspeed_name), cell(alias_list(f)));
     }
   }
   return out;

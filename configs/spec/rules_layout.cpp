@@ -12,14 +12,8 @@
 namespace dsv3::spec {
 namespace {
 
-bool fixed(int64_t size) {
-  return size > 0;
-}
-int64_t or_one(int64_t size) {
-  return size > 0 ? size : 1;
-}
-
-void check_sizes(const ParallelSpec& p, Findings& out) {
+void check_sizes(const JobSpec& job, Findings& out) {
+  const ParallelSpec& p = job.parallel;
   const auto check = [&](const char* key, int64_t size) {
     if (size != 0) return;
     out.error("OUT_OF_RANGE", key, fmt::format("{} is 0", key),
@@ -29,11 +23,14 @@ void check_sizes(const ParallelSpec& p, Findings& out) {
   check("parallel.pipeline_parallel_size", p.pipeline_parallel_size);
   check("parallel.expert_parallel_size", p.expert_parallel_size);
   check("parallel.data_parallel_size", p.data_parallel_size);
+  check("parallel.context_parallel_size", p.context_parallel_size);
+  check("parallel.expert_tensor_parallel_size", p.expert_tensor_parallel_size);
+  check("training.micro_batch_size", job.training.micro_batch_size);
 }
 
 void check_tensor_parallel(const JobSpec& job, int64_t gpus_per_node, Findings& out) {
   const int64_t tp = job.parallel.tensor_parallel_size;
-  if (!fixed(tp)) return;
+  if (!is_fixed(tp)) return;
   constexpr const char* kKey = "parallel.tensor_parallel_size";
   if (job.model.num_heads % tp != 0) {
     out.error("TP_NOT_DIVIDING_HEADS", kKey,
@@ -55,7 +52,7 @@ void check_tensor_parallel(const JobSpec& job, int64_t gpus_per_node, Findings& 
         fmt::format("use TP ≤ {} and more pipeline stages", gpus_per_node));
   }
   const int64_t etp = job.parallel.expert_tensor_parallel_size;
-  if (etp != 1 && etp != tp) {
+  if (etp > 1 && etp != tp) {
     out.error("ETP_INVALID", "parallel.expert_tensor_parallel_size",
               fmt::format("expert_tensor_parallel_size={} is neither 1 nor TP={}", etp, tp),
               fmt::format("use 1 or {}", tp));
@@ -64,7 +61,7 @@ void check_tensor_parallel(const JobSpec& job, int64_t gpus_per_node, Findings& 
 
 void check_pipeline_parallel(const JobSpec& job, Findings& out) {
   const int64_t pp = job.parallel.pipeline_parallel_size, layers = job.model.num_layers;
-  if (!fixed(pp)) return;
+  if (!is_fixed(pp)) return;
   constexpr const char* kKey = "parallel.pipeline_parallel_size";
   if (pp > layers) {
     out.error("PP_GT_LAYERS", kKey, fmt::format("PP={} > num_layers={}", pp, layers),
@@ -90,13 +87,13 @@ void check_expert_parallel(const JobSpec& job, int64_t gpus_per_node, Findings& 
   const int64_t ep = p.expert_parallel_size, tp = p.tensor_parallel_size,
                 experts = job.model.moe.num_experts;
   constexpr const char* kKey = "parallel.expert_parallel_size";
-  if (experts > 0 && fixed(ep) && experts % ep != 0) {
+  if (experts > 0 && is_fixed(ep) && experts % ep != 0) {
     out.error("EP_NOT_DIVIDING_EXPERTS", kKey,
               fmt::format("num_experts={} % EP={} != 0", experts, ep),
               fmt::format("EP can be {}", divisors_text(experts, experts)));
   }
   const int64_t width = or_one(ep) * or_one(tp);
-  if (experts > 0 && p.expert_tensor_parallel_size == 1 && fixed(tp) && tp > 1 &&
+  if (experts > 0 && p.expert_tensor_parallel_size == 1 && is_fixed(tp) && tp > 1 &&
       experts % width != 0) {
     out.error("EP_TP_NOT_DIVIDING_EXPERTS", kKey,
               fmt::format("num_experts={} % (EP*TP={}*{}={}) != 0: with "
@@ -105,7 +102,7 @@ void check_expert_parallel(const JobSpec& job, int64_t gpus_per_node, Findings& 
               fmt::format("EP*TP can be {}, or expert_tensor_parallel_size: {}",
                           divisors_text(experts, experts), tp));
   }
-  if (width > gpus_per_node && fixed(ep) && ep > 1) {
+  if (width > gpus_per_node && is_fixed(ep) && ep > 1) {
     out.warning(
         "EP_CROSSES_NODE", kKey,
         fmt::format("TP*EP={} > {}: expert all-to-all leaves the node", width, gpus_per_node),
@@ -129,8 +126,8 @@ std::vector<int64_t> divisors(int64_t n) {
 std::string nearest_layout(const JobSpec& job, int64_t gpus, int64_t gpus_per_node) {
   const ModelSpec& m = job.model;
   const ParallelSpec& want = job.parallel;
-  if (gpus % want.context_parallel_size != 0) return "";
-  const int64_t world = gpus / want.context_parallel_size;
+  if (gpus % or_one(want.context_parallel_size) != 0) return "";
+  const int64_t world = gpus / or_one(want.context_parallel_size);
   const auto steps = [](int64_t a, int64_t b) {
     return std::abs(std::log2(static_cast<double>(a) / static_cast<double>(or_one(b))));
   };
@@ -161,8 +158,9 @@ void check_product(const JobSpec& job, const ValidateOptions& o, Findings& out) 
   const int64_t tp = p.tensor_parallel_size, pp = p.pipeline_parallel_size,
                 ep = p.expert_parallel_size, dp = p.data_parallel_size;
   const int64_t product =
-      or_one(tp) * p.context_parallel_size * or_one(pp) * or_one(ep) * or_one(dp);
-  const bool free = !fixed(tp) || !fixed(pp) || !fixed(ep) || !fixed(dp);
+      or_one(tp) * or_one(p.context_parallel_size) * or_one(pp) * or_one(ep) * or_one(dp);
+  const bool free = !is_fixed(tp) || !is_fixed(p.context_parallel_size) || !is_fixed(pp) ||
+                    !is_fixed(ep) || !is_fixed(dp);
   if (free ? o.gpus % product == 0 : product == o.gpus) return;
   const std::string cp_name = p.context_parallel_size > 1 ? "*CP" : "";
   const std::string cp =
@@ -189,8 +187,9 @@ void check_ranks_per_node(const JobSpec& job, const ValidateOptions& o, Findings
   constexpr const char* kKey = "cluster.ranks_per_node";
   const ParallelSpec& p = job.parallel;
   const bool given = o.origins != nullptr && o.origins->count(kKey) > 0;
-  const bool all_fixed = fixed(p.tensor_parallel_size) && fixed(p.pipeline_parallel_size) &&
-                         fixed(p.expert_parallel_size) && fixed(p.data_parallel_size);
+  const bool all_fixed = is_fixed(p.tensor_parallel_size) && is_fixed(p.pipeline_parallel_size) &&
+                         is_fixed(p.context_parallel_size) && is_fixed(p.expert_parallel_size) &&
+                         is_fixed(p.data_parallel_size);
   if (!given || !all_fixed || job.cluster.devices != "cpu") return;
   const int64_t ranks = p.tensor_parallel_size * p.context_parallel_size *
                         p.pipeline_parallel_size * p.expert_parallel_size * p.data_parallel_size;
@@ -207,8 +206,9 @@ void check_ranks_per_node(const JobSpec& job, const ValidateOptions& o, Findings
 // Ranks that see different data, EP·DP, as far as it is fixed.
 int64_t data_width(const ParallelSpec& p, int64_t gpus) {
   const int64_t fixed_part = or_one(p.expert_parallel_size) * or_one(p.data_parallel_size);
-  if (fixed(p.expert_parallel_size) && fixed(p.data_parallel_size)) return fixed_part;
-  if (gpus <= 0 || !fixed(p.tensor_parallel_size) || !fixed(p.pipeline_parallel_size))
+  if (is_fixed(p.expert_parallel_size) && is_fixed(p.data_parallel_size)) return fixed_part;
+  if (gpus <= 0 || !is_fixed(p.tensor_parallel_size) || !is_fixed(p.pipeline_parallel_size) ||
+      !is_fixed(p.context_parallel_size))
     return fixed_part;
   const int64_t others =
       p.tensor_parallel_size * p.pipeline_parallel_size * p.context_parallel_size;
@@ -217,7 +217,7 @@ int64_t data_width(const ParallelSpec& p, int64_t gpus) {
 
 void check_batch(const JobSpec& job, const ValidateOptions& o, Findings& out) {
   const TrainingSpec& t = job.training;
-  const int64_t width = data_width(job.parallel, o.gpus), step = t.micro_batch_size * width;
+  const int64_t width = data_width(job.parallel, o.gpus), step = or_one(t.micro_batch_size) * width;
   if (t.global_batch_size < 1 || step < 1) return;
   if (t.global_batch_size % step != 0) {
     out.error(
@@ -229,7 +229,7 @@ void check_batch(const JobSpec& job, const ValidateOptions& o, Findings& out) {
   }
   const int64_t micro_batches = t.global_batch_size / step,
                 pp = job.parallel.pipeline_parallel_size;
-  if (fixed(pp) && pp > 1 && micro_batches < pp) {
+  if (is_fixed(pp) && pp > 1 && micro_batches < pp) {
     out.warning("PIPELINE_UNDERFILLED", "training.global_batch_size",
                 fmt::format("{} microbatches < PP={}: stages stand idle", micro_batches, pp),
                 fmt::format("global_batch_size ≥ {} fills it", pp * step));
@@ -277,7 +277,7 @@ void check_kernels(const JobSpec& job, const ValidateOptions& o, Findings& out) 
 }  // namespace
 
 void check_layout(const JobSpec& job, const ValidateOptions& options, Findings& out) {
-  check_sizes(job.parallel, out);
+  check_sizes(job, out);
   check_tensor_parallel(job, options.gpus_per_node, out);
   check_pipeline_parallel(job, out);
   check_expert_parallel(job, options.gpus_per_node, out);
@@ -288,7 +288,7 @@ void check_layout(const JobSpec& job, const ValidateOptions& options, Findings& 
 }
 
 int64_t resolved_data_parallel_size(const ParallelSpec& p, int64_t gpus) {
-  if (fixed(p.data_parallel_size)) return p.data_parallel_size;
+  if (is_fixed(p.data_parallel_size)) return p.data_parallel_size;
   const int64_t others = or_one(p.tensor_parallel_size) * or_one(p.context_parallel_size) *
                          or_one(p.pipeline_parallel_size) * or_one(p.expert_parallel_size);
   return gpus % others == 0 ? gpus / others : 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cmath>
 
 #include "base/text.h"
 #include "configs/spec/counts.h"
@@ -57,13 +58,24 @@ void check_attention(const ModelSpec& m, Findings& out) {
                             kv_cache_bytes_per_token_per_layer(m)),
                 "kv_lora_rank: 512, q_lora_rank: 1536");
   }
-  if (a.rope_scaling.type == "yarn" && a.rope_scaling.beta_fast <= a.rope_scaling.beta_slow) {
-    out.error(
-        "YARN_BETAS", "model.mla.rope_scaling.beta_fast",
-        fmt::format("beta_fast={} is not above beta_slow={}: frequencies that turn fast would "
-                    "be stretched and slow ones kept",
-                    a.rope_scaling.beta_fast, a.rope_scaling.beta_slow),
-        "DeepSeek-V3 uses 32 and 1");
+  if (a.rope_scaling.type == "yarn" && a.rope_scaling.beta_fast < a.rope_scaling.beta_slow) {
+    out.error("YARN_BETAS", "model.mla.rope_scaling.beta_fast",
+              fmt::format("beta_fast={} is below beta_slow={}: frequencies that turn fast would "
+                          "be stretched and slow ones kept",
+                          a.rope_scaling.beta_fast, a.rope_scaling.beta_slow),
+              "DeepSeek-V3 uses 32 and 1");
+  }
+  const double reach =
+      a.rope_scaling.factor * static_cast<double>(a.rope_scaling.original_max_position);
+  if (a.rope_scaling.type == "yarn" && static_cast<double>(m.max_context_length) > reach) {
+    out.warning("CONTEXT_GT_YARN", "model.max_context_length",
+                fmt::format("max_context_length={} > factor*original_max_position={:.15g}*{}: "
+                            "positions beyond {:.15g} are not stretched for",
+                            m.max_context_length, a.rope_scaling.factor,
+                            a.rope_scaling.original_max_position, reach),
+                fmt::format("max_context_length: {:.0f}, or factor: {:g}", reach,
+                            std::ceil(static_cast<double>(m.max_context_length) /
+                                      static_cast<double>(a.rope_scaling.original_max_position))));
   }
   if (a.rope_scaling.type == "none" && a.rope_scaling.factor != 1.0) {
     out.warning(

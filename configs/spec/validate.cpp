@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/text.h"
+#include "configs/spec/counts.h"
 #include "configs/spec/rules.h"
 
 namespace dsv3::spec {
@@ -28,6 +29,26 @@ void check_data(const DataSpec& data, Findings& out) {
     out.error("BAD_BLEND", "data.path", "every weight of the blend is 0",
               "give at least one data set a positive weight");
   }
+}
+
+// Compute-optimal training takes some 20 tokens per parameter that a token uses (Hoffmann et al.,
+// 2022, on dense models); less than that and a smaller model does better. A job on CPUs rehearses.
+void check_tokens(const JobSpec& job, Findings& out) {
+  const TrainingSpec& t = job.training;
+  if (t.max_steps < 1 || t.global_batch_size < 1 || job.cluster.devices != "cuda") return;
+  const double tokens_per_step =
+      static_cast<double>(t.global_batch_size) * static_cast<double>(t.seq_length);
+  const double tokens = static_cast<double>(t.max_steps) * tokens_per_step;
+  const double active = static_cast<double>(count_params(job.model).active);
+  const double wanted = kTokensPerActive * active;
+  if (tokens >= wanted || active < 1) return;
+  out.warning(
+      "FEW_TOKENS", "training.max_steps",
+      fmt::format("max_steps={} of {} tokens see {}, {:.2g} per active parameter", t.max_steps,
+                  with_commas(static_cast<int64_t>(tokens_per_step)),
+                  human_count(static_cast<int64_t>(std::min(tokens, 9e18))), tokens / active),
+      fmt::format("{:.0f} are the rule of thumb: max_steps ≥ {:.0f}, or a smaller model",
+                  kTokensPerActive, std::ceil(wanted / tokens_per_step)));
 }
 
 // What planning can do without, and a run cannot.
@@ -74,6 +95,15 @@ void check_training(const JobSpec& job, const ValidateOptions& options, Findings
                           "the length the model was made for)",
                           job.model.max_context_length));
   }
+  const RopeScaling& rope = job.model.mla.rope_scaling;
+  const double reach = rope.factor * static_cast<double>(rope.original_max_position);
+  if (rope.type == "yarn" && static_cast<double>(t.seq_length) > reach &&
+      t.seq_length <= job.model.max_context_length) {
+    out.error("SEQ_GT_MAX_CONTEXT", "training.seq_length",
+              fmt::format("seq_length={} > factor*original_max_position={:.15g}*{}={:.15g}",
+                          t.seq_length, rope.factor, rope.original_max_position, reach),
+              fmt::format("use at most {:.0f}, or a larger rope_scaling.factor", reach));
+  }
   const int64_t cp = job.parallel.context_parallel_size;
   if (cp > 1 && t.seq_length % cp != 0) {
     out.error("CP_NOT_DIVIDING_SEQ", "parallel.context_parallel_size",
@@ -92,6 +122,7 @@ void check_training(const JobSpec& job, const ValidateOptions& options, Findings
                             t.lr_warmup_steps, t.max_steps),
                 fmt::format("{} would be a tenth", std::max<int64_t>(1, t.max_steps / 10)));
   }
+  check_tokens(job, out);
   check_data(job.data, out);
   if (options.for_submit) check_submit(job, options, out);
 }
@@ -113,6 +144,7 @@ std::vector<Diagnostic> validate(const JobSpec& job, const ValidateOptions& opti
   check_model(job, out);
   check_layout(job, options, out);
   check_training(job, options, out);
+  check_effects(job, out);
   return without_accepted(job, out.take());
 }
 

@@ -52,6 +52,10 @@ void add_values(const Globals& globals, Completes completes, std::vector<std::st
       for (const spec::Preset& preset : *presets) out->push_back(preset.name);
     }
   }
+  if (completes == Completes::kOverlay) {
+    if (const auto overlays = spec::list_overlays(); overlays.ok())
+      out->insert(out->end(), overlays->begin(), overlays->end());
+  }
   if (completes == Completes::kKey) {
     for (const spec::Section& section : spec::section_table()) out->emplace_back(section.path);
     for (const spec::Field& field : spec::field_table()) out->emplace_back(field.key);

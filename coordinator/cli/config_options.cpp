@@ -22,6 +22,18 @@ std::vector<Option> config_options(ConfigOptions* target, bool machine) {
        true,
        Completes::kConfig,
        {}},
+      {"--overlay",
+       &target->overlays,
+       "Lay an overlay over FILE: reduce-memory, max-throughput, …, or a YAML file (repeatable)",
+       false,
+       Completes::kOverlay,
+       {}},
+      {"--deepspeed",
+       &target->deepspeed,
+       "Lay a DeepSpeed json over FILE, below the overlays",
+       false,
+       Completes::kNothing,
+       {}},
       {"--set",
        &target->set,
        "Override one key: --set training.max_steps=50 (repeatable)",
@@ -103,6 +115,30 @@ void print_diagnostics(const std::vector<spec::Diagnostic>& diagnostics) {
     note(one_line(spec::to_string(diagnostic)));
 }
 
+Result<spec::Parsed> load_layers(const ConfigOptions& options) {
+  DSV3_ASSIGN_OR_RETURN(const std::string deepspeed, one_text("--deepspeed", options.deepspeed));
+  return spec::load({options.file, options.overlays, deepspeed, options.set});
+}
+
+void print_applied(const std::vector<spec::Applied>& applied) {
+  for (const spec::Applied& layer : applied) {
+    if (layer.changes.empty()) note(one_line(layer.name + ": changes nothing"));
+    for (const spec::Difference& d : layer.changes)
+      note(one_line(fmt::format("{}: {}: {} -> {}", layer.name, d.key, d.from, d.to)));
+  }
+}
+
+nlohmann::ordered_json to_json(const std::vector<spec::Applied>& applied) {
+  auto layers = nlohmann::ordered_json::array();
+  for (const spec::Applied& layer : applied) {
+    auto changes = nlohmann::ordered_json::array();
+    for (const spec::Difference& d : layer.changes)
+      changes.push_back({{"key", d.key}, {"from", d.from}, {"to", d.to}});
+    layers.push_back({{"name", layer.name}, {"changes", changes}});
+  }
+  return layers;
+}
+
 LoadedConfig load_config(const Globals& globals, const ConfigOptions& options, bool for_submit) {
   LoadedConfig loaded;
   const auto gpu = one_text("--gpu", options.gpu);
@@ -110,12 +146,13 @@ LoadedConfig load_config(const Globals& globals, const ConfigOptions& options, b
     loaded.exit_code = fail(globals, gpu.status());
     return loaded;
   }
-  auto parsed = spec::load(options.file, options.set);
+  auto parsed = load_layers(options);
   if (!parsed.ok()) {
     loaded.exit_code = fail(globals, parsed.status());
     return loaded;
   }
   loaded.parsed = std::move(parsed).value();
+  if (!globals.json) print_applied(loaded.parsed.applied);
   std::vector<spec::Diagnostic> all = loaded.parsed.diagnostics;
   if (loaded.parsed.ok()) {
     spec::ValidateOptions rules;

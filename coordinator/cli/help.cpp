@@ -123,6 +123,7 @@ std::string option_words(const Option& option) {
       choices += (choices.empty() ? "" : "|") + choice;
     return name + " " + choices;
   }
+  if (!option.value.empty()) return name + " " + option.value;
   if (const std::string value = value_of(option.name); !value.empty()) return name + " " + value;
   return std::visit(
       [&](auto* target) -> std::string {

@@ -47,6 +47,7 @@ Json job_json(const wire::JobStatus& job) {
       job.has_effective_time_ratio() ? Json(job.effective_time_ratio()) : Json(nullptr);
   out["lost_steps"] = job.lost_steps();
   out["layout"] = parsed_or_null(job.layout_json());
+  out["why"] = job.why().empty() ? Json(nullptr) : Json(job.why());
   out["ranks"] = job.num_ranks();
   out["checkpoint"] = job.has_checkpoint() ? Json{{"step", job.checkpoint().step()},
                                                   {"path", job.checkpoint().path()},

@@ -1,10 +1,14 @@
 // dsv3ctl memory: each rank's ledger, what the plan predicted beside what the arena measured.
+//
+// Law: both totals are of the same lines. What lies outside of the arena (the process itself) is
+// listed and never added to what is held against a measured sum.
 #include <fmt/format.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
+#include "cluster/plan/memory.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/cli/verbs.h"
@@ -20,39 +24,64 @@ Json predicted_json(int64_t bytes) {
   return bytes > 0 ? Json(bytes) : Json(nullptr);
 }
 
-// What is predicted and never measured lies outside the arena (the process itself): unknown, not 0.
+// What the arena can't see is unknown, not 0.
 bool is_measured(const wire::MemoryEntry& entry) {
-  return entry.measured_bytes() > 0 || entry.predicted_bytes() == 0;
+  return entry.measured_bytes() > 0 || !plan::is_outside_arena(entry.name());
+}
+
+struct Totals {
+  int64_t predicted = 0;  // of what is measured
+  int64_t measured = 0;
+  int64_t outside = 0;  // predicted, of what is not
+};
+
+Totals totals_of(const wire::RankLedger& rank) {
+  Totals totals;
+  for (const wire::MemoryEntry& entry : rank.ledger().entries()) {
+    (is_measured(entry) ? totals.predicted : totals.outside) += entry.predicted_bytes();
+    totals.measured += entry.measured_bytes();
+  }
+  return totals;
 }
 
 Json rank_json(const wire::RankLedger& rank) {
   Json names = Json::array();
-  int64_t predicted = 0, measured = 0;
+  const Totals totals = totals_of(rank);
   for (const wire::MemoryEntry& entry : rank.ledger().entries()) {
     names.push_back(
         {{"name", entry.name()},
          {"predicted_bytes", predicted_json(entry.predicted_bytes())},
          {"measured_bytes", is_measured(entry) ? Json(entry.measured_bytes()) : Json(nullptr)}});
-    predicted += entry.predicted_bytes();
-    measured += entry.measured_bytes();
   }
   return {{"global_rank", rank.rank()},
           {"names", names},
-          {"predicted_bytes", predicted_json(predicted)},
-          {"measured_bytes", measured}};
+          {"predicted_bytes", predicted_json(totals.predicted)},
+          {"measured_bytes", totals.measured},
+          {"predicted_outside_bytes", totals.outside}};
+}
+
+// "+0.12 %" of what was measured; "–" where either is unknown.
+std::string error_text(int64_t predicted, int64_t measured) {
+  if (predicted == 0 || measured == 0) return "–";
+  return fmt::format("{:+.2f} %", 100.0 * static_cast<double>(predicted - measured) /
+                                      static_cast<double>(measured));
 }
 
 std::string rank_text(const Globals& globals, const wire::RankLedger& rank) {
-  Table table({"NAME", "PREDICTED", "MEASURED"});
-  int64_t predicted = 0, measured = 0;
-  for (const wire::MemoryEntry& entry : rank.ledger().entries()) {
-    table.add({entry.name(),
-               entry.predicted_bytes() > 0 ? human_bytes(entry.predicted_bytes()) : "–",
-               is_measured(entry) ? human_bytes(entry.measured_bytes()) : "–"});
-    predicted += entry.predicted_bytes();
-    measured += entry.measured_bytes();
+  Table table({"NAME", "PREDICTED", "MEASURED", "ERROR"});
+  const auto add = [&table](const std::string& name, int64_t predicted, int64_t measured,
+                            bool known) {
+    table.add({name, predicted > 0 ? human_bytes(predicted) : "–",
+               known ? human_bytes(measured) : "–", error_text(predicted, known ? measured : 0)});
+  };
+  const Totals totals = totals_of(rank);
+  for (const bool measured : {true, false}) {
+    for (const wire::MemoryEntry& entry : rank.ledger().entries()) {
+      if (is_measured(entry) == measured)
+        add(entry.name(), entry.predicted_bytes(), entry.measured_bytes(), measured);
+    }
+    if (measured) add("total", totals.predicted, totals.measured, true);
   }
-  table.add({"total", human_bytes(predicted), human_bytes(measured)});
   return fmt::format("rank {}\n{}", rank.rank(), table.render(globals.color));
 }
 
@@ -83,7 +112,8 @@ Verb make_memory() {
   verb.group = "Look";
   verb.summary = "Memory by name and rank: predicted beside measured";
   verb.help =
-      "A dash: not predicted, or outside what is measured (the process itself).\n"
+      "A dash: not predicted, or outside what is measured (the process itself, below "
+      "the total).\n"
       "Example:\n  dsv3ctl memory demo-1";
   verb.options = {{"JOB", job.get(), "Job id", true, Completes::kJob, {}}};
   verb.run = [job](const Globals& globals) { return memory(globals, *job); };

@@ -1,53 +1,90 @@
-// dsv3ctl plan: does a job fit N GPUs, in which layout, with what memory ledger; nothing is
-// started.
+// dsv3ctl plan: does a job fit N GPUs, in which layout, with what memory, how fast, for how much;
+// nothing is started. This file reads the words; the views print (plan_views.h).
 #include "cluster/plan/plan.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
 #include <memory>
-#include <nlohmann/json.hpp>
 
-#include "base/text.h"
+#include "base/file.h"
+#include "cluster/inventory/calibration_file.h"
 #include "cluster/inventory/inventory.h"
+#include "cluster/plan/compare.h"
+#include "coordinator/cli/amounts.h"
 #include "coordinator/cli/config_options.h"
-#include "coordinator/cli/help.h"
 #include "coordinator/cli/hostfile_options.h"
 #include "coordinator/cli/output.h"
+#include "coordinator/cli/plan_views.h"
 #include "coordinator/cli/verbs.h"
 
 namespace dsv3::cli {
 namespace {
 
-constexpr int kColumn = 13;
+struct PlanWords {
+  ConfigOptions config;
+  HostfileOptions hostfile;
+  std::vector<std::string> gpus;  // "8", "2048..16384"
+  bool explain = false;
+  std::vector<std::string> compare;
+  bool sweep = false;
+  bool csv = false;
+  std::vector<std::string> tokens;
+  std::optional<double> price;
+  std::vector<std::string> calibration;
+  double mtbf_hours = 0;
+  double restart_s = 0;
+  double checkpoint_s = 0;
+  double storage_gbps = 0;
+};
 
-std::string line(std::string_view name, const std::string& text) {
-  return fmt::format("{:<{}}{}\n", name, kColumn, wrap(text, kColumn, help_columns() - kColumn));
+// ---- --gpus
+
+struct GpuRange {
+  int64_t from = 0;
+  int64_t to = 0;
+};
+
+Result<int64_t> parse_gpus(const std::string& text, const std::string& whole) {
+  int64_t gpus = 0;
+  const char* end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, gpus);
+  const bool is_number = at == end && !text.empty();
+  if (!is_number)
+    return Status(Code::kInvalid, fmt::format("--gpus takes a number, not '{}'", whole),
+                  "see 'dsv3ctl plan --help'");
+  if (error != std::errc() || static_cast<double>(gpus) < kGpus.min ||
+      static_cast<double>(gpus) > kGpus.max)
+    return Status(
+        Code::kInvalid,
+        fmt::format("--gpus: {} is not a number from {:.0f} to {:.0f}", text, kGpus.min, kGpus.max),
+        "see 'dsv3ctl plan --help'");
+  return gpus;
 }
 
-std::string memory_text(const plan::Plan& plan) {
-  const std::string peak = human_bytes(plan.predicted.peak_memory_bytes);
-  if (plan.memory_bytes == 0) return peak + " on one GPU, and there is none";
-  const std::string there = human_bytes(plan.memory_bytes);
-  if (plan.ranks_per_device > 1)
-    return fmt::format("{} on rank {}, {} ranks share {}", peak, plan.worst_rank,
-                       plan.ranks_per_device, there);
-  return fmt::format("{} of {} on rank {}", peak, there, plan.worst_rank);
-}
-
-std::string plan_text(const plan::Plan& plan) {
-  std::string out = line("layout", plan::to_string(plan.layout));
-  out += line("fits", plan.feasible ? "yes" : "no: " + plan.reason);
-  if (const std::string holder = plan::would_hold(plan); !holder.empty())
-    out += line("would need", holder);
-  out += line("runs today", plan.runnable ? "yes" : "no");
-  for (const std::string& reason : plan.not_runnable) out += line("", "- " + reason);
-  out += line("memory", memory_text(plan));
-  for (const plan::LedgerLine& entry : plan.ledger) {
-    if (entry.bytes > 0)
-      out += fmt::format("  {:<34}{:>12}\n", entry.name, human_bytes(entry.bytes));
+// {0, 0} without the option.
+Result<GpuRange> gpu_range(const PlanWords& words) {
+  DSV3_ASSIGN_OR_RETURN(const std::string text, one_text("--gpus", words.gpus));
+  if (text.empty()) return GpuRange{};
+  const size_t dots = text.find("..");
+  if (dots == std::string::npos) {
+    DSV3_ASSIGN_OR_RETURN(const int64_t gpus, parse_gpus(text, text));
+    return GpuRange{gpus, gpus};
   }
-  return out;
+  GpuRange range;
+  DSV3_ASSIGN_OR_RETURN(range.from, parse_gpus(text.substr(0, dots), text));
+  DSV3_ASSIGN_OR_RETURN(range.to, parse_gpus(text.substr(dots + 2), text));
+  if (range.from > range.to)
+    return Status(Code::kInvalid, fmt::format("--gpus {} runs backwards", text),
+                  fmt::format("write {}..{}", range.to, range.from));
+  if (!words.sweep && range.from != range.to)
+    return Status(Code::kInvalid, fmt::format("--gpus {} is a range", text),
+                  "add --sweep to plan for each number of it, or give one number");
+  return range;
 }
+
+// ---- the machine
 
 // As given, else what a card of that name has, else the usual 80.
 double memory_gb(const ConfigOptions& options, const std::string& gpu) {
@@ -65,49 +102,190 @@ Status check_machine(const ConfigOptions& options, const std::string& gpu, bool 
       "say how many there are, or leave all out to plan for this machine");
 }
 
+// Which words go together.
+Status check_words(const PlanWords& words, bool json) {
+  const bool compares = !words.compare.empty();
+  if (compares && words.compare.size() != 2)
+    return Status(
+        Code::kInvalid,
+        fmt::format("--compare is given {}", words.compare.size() == 1
+                                                 ? "once"
+                                                 : fmt::format("{} times", words.compare.size())),
+        "give it twice: --compare 'TP2 PP4' --compare 'TP1 PP8'");
+  if (words.explain + words.sweep + compares > 1)
+    return Status(Code::kInvalid, "--explain, --compare and --sweep are three questions",
+                  "ask one at a time");
+  if (words.sweep && words.gpus.empty())
+    return Status(Code::kInvalid, "--sweep needs --gpus",
+                  "for example 'dsv3ctl plan 671b --sweep --gpus 256..2048 --gpu h100'");
+  if (words.csv && !words.sweep)
+    return Status(Code::kInvalid, "--csv needs --sweep", "--json prints a single plan");
+  if (words.csv && json)
+    return Status(Code::kInvalid, "--csv and --json are two formats", "give one of them");
+  if (words.price && !(*words.price >= 0))
+    return Status(Code::kInvalid, "--price takes dollars per GPU hour, from 0");
+  return {};
+}
+
+// ---- the device that times are predicted for
+
+// --calibration, else what `dsv3ctl calibrate` left in the state directory for this machine; absent
+// where there is neither.
+Result<std::optional<plan::DeviceModel>> calibrated_device(const Globals& globals,
+                                                           const PlanWords& words,
+                                                           const spec::JobSpec& job,
+                                                           bool this_machine) {
+  DSV3_ASSIGN_OR_RETURN(std::string path, one_text("--calibration", words.calibration));
+  const bool asked = !path.empty();
+  if (!asked && !this_machine) return std::optional<plan::DeviceModel>();
+  if (!asked)
+    return inventory::calibrated_device(inventory::calibration_path(globals.state_dir),
+                                        job.training.dtype);
+  DSV3_ASSIGN_OR_RETURN(auto device, inventory::calibrated_device(path, job.training.dtype));
+  if (!device) return Status(Code::kNotFound, "there is no " + path, "see 'dsv3ctl calibrate'");
+  return device;
+}
+
+// ---- the answers
+
+// Everything that a view is told, and what it points at.
+struct Settled {
+  PlanQuestion question;
+  std::optional<plan::DeviceModel> device;
+  GpuRange gpus;
+  double label_gb = 80;
+  std::string gpu;
+};
+
+int answer(const Globals& globals, const PlanWords& words, const Settled& settled) {
+  const PlanQuestion& question = settled.question;
+  if (words.sweep) {
+    SweepQuestion sweep{.job = question.job,
+                        .gpus_from = settled.gpus.from,
+                        .gpus_to = settled.gpus.to,
+                        .label_gb = settled.label_gb,
+                        .gpu = settled.gpu,
+                        .options = question.options,
+                        .csv = words.csv};
+    sweep.mtbf_hours = words.mtbf_hours;
+    sweep.restart_s = words.restart_s;
+    sweep.checkpoint_s = words.checkpoint_s;
+    sweep.storage_gbps = words.storage_gbps;
+    return show_sweep(globals, sweep);
+  }
+  if (words.explain) return show_explain(globals, question);
+  if (!words.compare.empty()) return show_compare(globals, question, words.compare);
+  const plan::Plan plan = plan::plan(question.job, question.cluster, question.options);
+  print(globals.json ? plan::plan_json(plan) + "\n" : plan_text(plan, false));
+  return static_cast<int>(plan.feasible ? Code::kOk : Code::kDoesNotFit);
+}
+
+// The words that need no configuration, and the cluster that they describe.
+Status settle_machine(PlanWords* words, bool json, Settled* settled) {
+  DSV3_RETURN_IF_ERROR(check_words(*words, json));
+  DSV3_ASSIGN_OR_RETURN(settled->gpus, gpu_range(*words));
+  ConfigOptions& options = words->config;
+  options.gpus = settled->gpus.from;
+  DSV3_ASSIGN_OR_RETURN(settled->gpu, known_gpu(options.gpu));
+  settled->label_gb = memory_gb(options, settled->gpu);
+  DSV3_ASSIGN_OR_RETURN(const auto hosts, read_cluster(words->hostfile, options.gpus,
+                                                       settled->label_gb, settled->gpu));
+  DSV3_RETURN_IF_ERROR(check_machine(options, settled->gpu, hosts.has_value()));
+  plan::ClusterSpec& cluster = settled->question.cluster;
+  if (hosts) {
+    cluster = *hosts;
+    options.gpus = plan::count_devices(cluster, plan::DeviceKind::kCuda);
+  } else {
+    cluster = options.gpus > 0
+                  ? plan::cluster_of_gpus(options.gpus, settled->label_gb, settled->gpu)
+                  : inventory::local_cluster();
+  }
+  if (!words->tokens.empty()) {
+    DSV3_ASSIGN_OR_RETURN(const std::string tokens, one_text("--tokens", words->tokens));
+    DSV3_ASSIGN_OR_RETURN(settled->question.options.tokens, parse_tokens("--tokens", tokens));
+  }
+  settled->question.options.usd_per_gpu_hour = words->price;
+  return {};
+}
+
+int run_plan(const Globals& globals, PlanWords* words) {
+  Settled settled;
+  if (Status status = settle_machine(words, globals.json, &settled); !status.ok())
+    return fail(globals, status);
+  LoadedConfig loaded = load_config(globals, words->config, false);
+  if (!loaded.ok()) return loaded.exit_code;
+  if (!globals.json) print_diagnostics(loaded.warnings);
+  PlanQuestion& question = settled.question;
+  question.job = std::move(loaded.parsed.job);
+  const bool this_machine = words->config.gpus == 0;
+  auto device = calibrated_device(globals, *words, question.job, this_machine);
+  if (!device.ok()) return fail(globals, device.status());
+  settled.device = std::move(device).value();
+  if (settled.device) question.options.device = &*settled.device;
+  return answer(globals, *words, settled);
+}
+
+// ---- the verb
+
+std::vector<Option> plan_options(PlanWords* words) {
+  std::vector<Option> options = config_options(&words->config, true);
+  for (Option& option : options) {
+    if (option.name != "--gpus") continue;
+    option.target = &words->gpus;  // text: a number, or a range
+    option.range.reset();
+    option.help += "; with --sweep also a range: 256..2048";
+  }
+  for (Option& option : hostfile_options(&words->hostfile)) options.push_back(std::move(option));
+  const auto add = [&options](const char* name, Target target, const char* help,
+                              std::optional<Range> range = std::nullopt) {
+    options.push_back({name, target, help, false, Completes::kNothing, {}, range});
+  };
+  constexpr Range kAnything{0, kAnyCount};
+  add("--explain", &words->explain,
+      "What the figures are made of: memory by stage, part and tensor, time by term, and why each "
+      "other layout was not taken");
+  add("--compare", &words->compare,
+      "A layout, given twice: both side by side (like 'TP2 PP4 EP8' or 'tp=2 pp=4')");
+  add("--tokens", &words->tokens,
+      "Tokens to train on, for days and cost: 14.8T, 300B (default: the configuration's steps)");
+  add("--price", &words->price, "Dollars per GPU hour (default: a usual price of the card)",
+      kAnything);
+  add("--calibration", &words->calibration,
+      "What 'dsv3ctl calibrate' measured (default for this machine: calibration.json in the state "
+      "directory)");
+  add("--sweep", &words->sweep, "One line for each number of GPUs");
+  add("--csv", &words->csv, "With --sweep: comma-separated values");
+  add("--mtbf", &words->mtbf_hours, "With --sweep: hours between failures of one node", kAnything);
+  add("--restart", &words->restart_s, "With --sweep: seconds from a failure to the next step",
+      kAnything);
+  add("--checkpoint", &words->checkpoint_s,
+      "With --sweep: seconds that a checkpoint stops training", kAnything);
+  add("--storage", &words->storage_gbps, "With --sweep: GB a second that storage takes", kAnything);
+  return options;
+}
+
 }  // namespace
 
 Verb make_plan() {
-  auto options = std::make_shared<ConfigOptions>();
-  auto hostfile = std::make_shared<HostfileOptions>();
+  auto words = std::make_shared<PlanWords>();
   Verb verb;
   verb.name = "plan";
   verb.group = "Plan";
-  verb.summary = "Does it fit: layout, memory by term, what it would need";
+  verb.summary = "Does it fit, how fast: layout, memory and time by term, cost";
   verb.help =
-      "Without --gpus it plans for this machine.\n"
+      "Without --gpus it plans for this machine. Sizes that the configuration leaves free are "
+      "chosen: the fastest layout that fits.\n"
       "Examples:\n"
       "  dsv3ctl plan demo\n"
-      "  dsv3ctl plan 10b --gpus 8 --gpu-memory 80\n"
+      "  dsv3ctl plan 671b --gpus 2048 --gpu h800 --tokens 14.8T\n"
+      "  dsv3ctl plan 10b --gpus 8 --gpu-memory 80 --explain\n"
+      "  dsv3ctl plan 10b --gpus 8 --compare EP8 --compare TP2,PP2,EP2\n"
+      "  dsv3ctl plan 671b --sweep --gpus 256..2048 --gpu h100 --csv\n"
       "  dsv3ctl plan 10b --hostfile hosts --exclude worker-2 --gpu-memory 80\n"
       "Then 'dsv3ctl submit FILE' trains it here.\n"
       "Exit code 0 when it fits, 6 when it does not (the plan is printed all the same).";
-  verb.options = config_options(options.get(), true);
-  for (Option& option : hostfile_options(hostfile.get())) verb.options.push_back(std::move(option));
-  verb.run = [options, hostfile](const Globals& globals) {
-    const auto gpu = known_gpu(options->gpu);
-    if (!gpu.ok()) return fail(globals, gpu.status());
-    const double label_gb = memory_gb(*options, *gpu);
-    const auto hosts = read_cluster(*hostfile, options->gpus, label_gb, *gpu);
-    if (!hosts.ok()) return fail(globals, hosts.status());
-    if (Status status = check_machine(*options, *gpu, hosts->has_value()); !status.ok())
-      return fail(globals, status);
-    if (*hosts) options->gpus = plan::count_devices(**hosts, plan::DeviceKind::kCuda);
-    const LoadedConfig loaded = load_config(globals, *options, false);
-    if (!loaded.ok()) return loaded.exit_code;
-    if (!globals.json) print_diagnostics(loaded.warnings);
-    const plan::ClusterSpec cluster = *hosts ? **hosts
-                                      : options->gpus > 0
-                                          ? plan::cluster_of_gpus(options->gpus, label_gb, *gpu)
-                                          : inventory::local_cluster();
-    const plan::Plan plan = plan::plan(loaded.parsed.job, cluster);
-    if (globals.json) {
-      print(plan::plan_json(plan) + "\n");
-    } else {
-      print(plan_text(plan));
-    }
-    return static_cast<int>(plan.feasible ? Code::kOk : Code::kDoesNotFit);
-  };
+  verb.options = plan_options(words.get());
+  verb.run = [words](const Globals& globals) { return run_plan(globals, words.get()); };
   return verb;
 }
 

@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "cluster/inventory/inventory.h"
+#include "cluster/plan/calibration.h"
 #include "configs/spec/presets.h"
 #include "configs/spec/render.h"
 #include "coordinator/cli/config_options.h"
@@ -33,6 +34,7 @@ namespace {
 struct Words {
   ConfigOptions config;
   int64_t steps = 5;
+  bool predict = false;
 };
 
 // The folder of the job with this id; "" when there is none.
@@ -115,11 +117,16 @@ Result<int64_t> prepare(const Globals& globals, spec::JobSpec* job) {
 }
 
 int profile(const Globals& globals, const Words& words) {
+  const std::string calibration = globals.state_dir + "/" + std::string(plan::kCalibrationFile);
+  if (words.predict && !path_exists(calibration)) {
+    return fail(globals, Status(Code::kNotFound, fmt::format("there is no {}", calibration),
+                                "measure this machine with 'dsv3ctl calibrate'"));
+  }
   const std::string id = words.config.file;
   const std::string folder = folder_of_job(globals, id);
   ConfigOptions config = words.config;
   if (!folder.empty()) config.file = folder + "/spec.yaml";
-  const auto found = spec::load(config.file, config.set);
+  const auto found = load_layers(config);
   if (!found.ok() && found.status().code() == Code::kNotFound) {
     return fail(globals, not_found(globals, id));
   }
@@ -133,6 +140,7 @@ int profile(const Globals& globals, const Words& words) {
   if (!spec.ok()) return fail(globals, spec.status());
   std::vector<std::string> argv = {"--spec=" + *spec, fmt::format("--steps={}", words.steps),
                                    fmt::format("--data-ranks={}", *ranks)};
+  if (words.predict) argv.push_back("--calibration=" + calibration);
   if (!folder.empty()) {
     const std::string& elsewhere = job.checkpoint.path;
     argv.push_back("--checkpoint-dir=" +
@@ -159,10 +167,11 @@ Verb make_profile() {
       "copy. "
       "What a cache holds can beat the copy.\n"
       "--json: {\"checkpoint\", \"first_step\", \"device\", \"compute_dtype\", \"steps\", "
-      "\"tokens_per_step\", \"step_s\", \"outside_s\", \"tokens_per_s\", \"mfu\", "
+      "\"tokens_per_step\", \"step_s\", \"predicted_step_s\", \"outside_s\", \"tokens_per_s\", "
+      "\"mfu\", "
       "\"peak_flops_per_s\", \"peak_f32_flops_per_s\", \"copy_bytes_per_s\", \"ops\": [{\"op\", "
       "\"role\", \"place\", \"shape\", \"dtype\", \"calls\", \"seconds\", \"share\", \"flops\", "
-      "\"bytes\", \"bound\", \"limit_share\"}]}, of a mean step.\n"
+      "\"bytes\", \"bound\", \"limit_share\", \"predicted_s\"}]}, of a mean step.\n"
       "Examples:\n"
       "  dsv3ctl profile demo-1\n"
       "  dsv3ctl profile demo --steps 20 --set training.dtype=fp32\n"
@@ -180,6 +189,9 @@ Verb make_profile() {
                           Completes::kNothing,
                           {},
                           Range{1, 10000}});
+  verb.options.push_back({"--predict", &words->predict,
+                          "Show beside each op its predicted time as a share of the measured, by "
+                          "'dsv3ctl calibrate'"});
   verb.run = [words](const Globals& globals) { return profile(globals, *words); };
   return verb;
 }

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/text.h"
+#include "coordinator/cli/help.h"
 #include "coordinator/cli/job_view.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/session.h"
@@ -80,6 +81,7 @@ void print_job(const Globals& globals, const wire::JobStatus& job, int64_t now_n
   line("state", paint(state_name(job), state_color(job), globals.color) +
                     fmt::format(" for {}", since_text(job, now_ns)));
   if (!job.reason().empty()) line("reason", job.reason());
+  if (!job.why().empty()) line("chosen", wrap(job.why(), 12, help_columns() - 12));
   const bool runs = static_cast<protocol::JobState>(job.state()) == protocol::JobState::kRunning;
   line("step",
        step_text(job) + (runs && job.has_last_step_age_s()

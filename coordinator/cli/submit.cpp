@@ -16,14 +16,17 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/process.h"
+#include "cluster/inventory/calibration_file.h"
 #include "cluster/inventory/inventory.h"
 #include "cluster/launch/launcher.h"
 #include "configs/spec/presets.h"
 #include "configs/spec/render.h"
+#include "coordinator/cli/amounts.h"
 #include "coordinator/cli/config_options.h"
 #include "coordinator/cli/interrupt.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/session.h"
+#include "coordinator/cli/submit_auto.h"
 #include "coordinator/cli/verbs.h"
 #include "coordinator/cli/wait.h"
 #include "coordinator/protocol/dsv3.pb.h"
@@ -33,26 +36,15 @@ namespace {
 
 struct Options {
   ConfigOptions config;
+  std::vector<std::string> tokens;
   std::string launcher;
   bool dry_run = false;
   bool wait = false;
 };
 
-std::string demo_prefix(const Globals& globals) {
-  return globals.state_dir + "/data/demo";
-}
-
 std::string absolute(const std::string& path) {
   std::error_code error;
   return std::filesystem::absolute(path, error).lexically_normal().string();
-}
-
-std::string random_key() {
-  unsigned char bytes[16] = {};
-  if (::getrandom(bytes, sizeof bytes, 0) != static_cast<ssize_t>(sizeof bytes)) return {};
-  std::string text;
-  for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
-  return text;
 }
 
 // The command that the launcher would run on each node; the job's id is given at submission.
@@ -89,13 +81,8 @@ int hand_over(const Globals& globals, const spec::JobSpec& job, const plan::Plan
   say_when_interrupted(
       "dsv3ctl: interrupted before the coordinator answered; 'dsv3ctl status' shows whether the "
       "job was taken\n");
-  bool started = false;
-  auto client = connect_or_start(globals, &started);
+  auto client = connect_or_start_and_say(globals);
   if (!client.ok()) return fail(globals, client.status());
-  if (started) {
-    note(fmt::format("started a coordinator, state in {}", globals.state_dir));
-    note("('dsv3ctl down' ends it)");
-  }
   wire::Envelope reply;
   if (Status status = ask(*client, submit_request(job, plan, options.launcher), &reply, 30'000);
       !status.ok()) {
@@ -110,22 +97,54 @@ int hand_over(const Globals& globals, const spec::JobSpec& job, const plan::Plan
   return options.wait ? show_to_end(globals, *client, id) : 0;
 }
 
+// `submit auto`: the words that only it takes, and those that it doesn't.
+int submit_picked(const Globals& globals, const Options& options) {
+  AutoQuestion question{options.config};
+  const auto tokens = one_text("--tokens", options.tokens);
+  if (!tokens.ok()) return fail(globals, tokens.status());
+  if (!tokens->empty()) {
+    const auto number = parse_tokens("--tokens", *tokens);
+    if (!number.ok()) return fail(globals, number.status());
+    question.tokens = *number;
+  }
+  question.launcher = options.launcher.empty() ? "local" : options.launcher;
+  question.dry_run = options.dry_run;
+  question.wait = options.wait;
+  return submit_auto(globals, question);
+}
+
+Status no_launcher(const std::string& launcher) {
+  return Status(Code::kInvalid, fmt::format("launcher '{}' is not in this version", launcher),
+                "use --launcher local");
+}
+
 int submit(const Globals& globals, Options options) {
+  if (options.config.file == kAuto) {
+    if (!options.launcher.empty() && options.launcher != "local")
+      return fail(globals, no_launcher(options.launcher));
+    return submit_picked(globals, options);
+  }
+  if (!options.tokens.empty())
+    return fail(globals, Status(Code::kInvalid, "--tokens is for 'submit auto'",
+                                "give the steps with --set training.max_steps=N"));
   LoadedConfig loaded = load_config(globals, options.config, true);
   if (!loaded.ok()) return loaded.exit_code;
   print_diagnostics(loaded.warnings);
   spec::JobSpec& job = loaded.parsed.job;
   if (options.launcher.empty()) options.launcher = job.cluster.launcher;
   if (options.launcher != "local") {
-    return fail(globals,
-                Status(Code::kInvalid,
-                       fmt::format("launcher '{}' is not in this version", options.launcher),
-                       "use --launcher local"));
+    return fail(globals, no_launcher(options.launcher));
   }
   const plan::ClusterSpec cluster = inventory::local_cluster();
-  const plan::Plan plan = plan::plan(job, cluster);
+  auto device = inventory::calibrated_device(inventory::calibration_path(globals.state_dir),
+                                             job.training.dtype);
+  if (!device.ok()) note("no step time is predicted: " + device.status().message());
+  const bool measured = device.ok() && *device && job.cluster.devices == "cpu";
+  const plan::Plan plan =
+      plan::plan(job, cluster, {.device = measured ? &**device : nullptr, .must_run = true});
   if (Status status = check_fits(job, plan, cluster); !status.ok()) return fail(globals, status);
   const bool wants_demo = !job.data.path.empty() && job.data.path[0].first == kDemoData;
+  job = plan::settled(std::move(job), plan);
   settle_paths(globals, &job);
   if (options.dry_run) return dry_run(globals, plan);
   if (wants_demo) {
@@ -136,6 +155,28 @@ int submit(const Globals& globals, Options options) {
 }
 
 }  // namespace
+
+std::string demo_prefix(const Globals& globals) {
+  return globals.state_dir + "/data/demo";
+}
+
+std::string random_key() {
+  unsigned char bytes[16] = {};
+  if (::getrandom(bytes, sizeof bytes, 0) != static_cast<ssize_t>(sizeof bytes)) return {};
+  std::string text;
+  for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+Result<transport::Client> connect_or_start_and_say(const Globals& globals) {
+  bool started = false;
+  auto client = connect_or_start(globals, &started);
+  if (client.ok() && started) {
+    note(fmt::format("started a coordinator, state in {}", globals.state_dir));
+    note("('dsv3ctl down' ends it)");
+  }
+  return client;
+}
 
 Status check_fits(const spec::JobSpec& job, const plan::Plan& plan,
                   const plan::ClusterSpec& cluster) {
@@ -212,6 +253,7 @@ wire::Envelope submit_request(const spec::JobSpec& job, const plan::Plan& plan,
   request.set_launcher(launcher);
   request.set_request_key(random_key());
   request.set_max_steps(job.training.max_steps);
+  request.set_why(plan.why);
   std::error_code error;
   request.set_working_dir(std::filesystem::current_path(error).string());
   std::map<std::string, std::vector<uint32_t>> ranks_of_node;
@@ -233,11 +275,14 @@ Verb make_submit() {
   verb.summary = "Train: check, plan, hand over to the coordinator; prints the job id";
   verb.help =
       "Starts a coordinator for this user when there is none. A job that can't fit here is refused "
-      "with what it would need.\n"
+      "with what it would need. 'auto' in FILE's place leaves the choice to the coordinator: the "
+      "preset that is recommended for its machine and runs there; the job's record says which and "
+      "why.\n"
       "Examples:\n"
       "  dsv3ctl submit demo --wait\n"
       "  dsv3ctl submit demo --set training.max_steps=50 --set training.seed=7\n"
       "  dsv3ctl submit mine.yaml --dry-run\n"
+      "  dsv3ctl submit auto --wait\n"
       "Then 'dsv3ctl status' and 'dsv3ctl logs JOB -f'.\n"
       "Exit code with --wait: 0 completed, 1 failed or cancelled; 2 invalid, 6 does not fit.";
   verb.options = config_options(&options->config, false);
@@ -247,6 +292,8 @@ Verb make_submit() {
                           false,
                           Completes::kNothing,
                           {"local", "ssh", "slurm"}});
+  verb.options.push_back({"--tokens", &options->tokens, "Of 'auto': tokens to train on (300M)"});
+  verb.options.back().value = "N";
   verb.options.push_back({"--dry-run",
                           &options->dry_run,
                           "Print the plan and the launch command; start nothing",

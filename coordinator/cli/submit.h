@@ -8,6 +8,7 @@
 #include "configs/spec/job_spec.h"
 #include "coordinator/cli/verb.h"
 #include "coordinator/protocol/wire_fwd.h"
+#include "coordinator/transport/client.h"
 
 namespace dsv3::cli {
 
@@ -30,7 +31,16 @@ Status check_fits(const spec::JobSpec& job, const plan::Plan& plan,
 // names the one that is not there.
 Status check_data(const spec::JobSpec& job);
 
-// The request for a planned job.
+// Where "@demo" is: its prefix in the state dir.
+std::string demo_prefix(const Globals& globals);
+
+// 32 hexadecimal digits, for requests that must not be done twice; "" where there is no randomness.
+std::string random_key();
+
+// A connection, to a coordinator that is started where there is none; which is said on stderr.
+Result<transport::Client> connect_or_start_and_say(const Globals& globals);
+
+// The request for a planned job: what the plan chose is in its spec, and why beside it.
 wire::Envelope submit_request(const spec::JobSpec& job, const plan::Plan& plan,
                               const std::string& launcher);
 

@@ -15,7 +15,7 @@ namespace {
 int validate(const Globals& globals, const ConfigOptions& options) {
   const auto gpu = one_text("--gpu", options.gpu);
   if (!gpu.ok()) return fail(globals, gpu.status());
-  auto parsed = spec::load(options.file, options.set);
+  auto parsed = load_layers(options);
   if (!parsed.ok()) return fail(globals, parsed.status());
   std::vector<spec::Diagnostic> all = parsed->diagnostics;
   if (parsed->ok()) {
@@ -32,8 +32,12 @@ int validate(const Globals& globals, const ConfigOptions& options) {
     auto warnings = nlohmann::ordered_json::array();
     for (const auto& d : all)
       (d.severity == spec::Severity::kError ? errors : warnings).push_back(to_json(d));
-    print_json({{"valid", valid}, {"errors", errors}, {"warnings", warnings}});
+    print_json({{"valid", valid},
+                {"errors", errors},
+                {"warnings", warnings},
+                {"overlays", to_json(parsed->applied)}});
   } else {
+    print_applied(parsed->applied);
     print_diagnostics(all);
     if (valid)
       print(fmt::format(
@@ -57,6 +61,8 @@ Verb make_validate() {
       "  dsv3ctl validate configs/demo.yaml\n"
       "  dsv3ctl validate 10b --gpus 8 --gpu h100\n"
       "  dsv3ctl validate 10b --set model.moe.n_group=7 --json\n"
+      "  dsv3ctl validate 10b --overlay max-throughput --gpu h100\n"
+      "  dsv3ctl validate 671b --deepspeed deepspeed_config.json\n"
       "Then 'dsv3ctl plan FILE': does it fit?\n"
       "Exit code 0 when it is valid (warnings allowed), 2 when it is not.";
   verb.options = config_options(options.get(), true);

@@ -29,9 +29,9 @@ struct Globals {
 using Target = std::variant<bool*, int64_t*, double*, std::string*, std::optional<int64_t>*,
                             std::optional<double>*, std::vector<std::string>*>;
 
-// What completes a value: nothing, presets (and files, by the shell), job ids (all, or those that
-// can be resumed), either of both, keys of the field table, names of verbs.
-enum class Completes { kNothing, kConfig, kJob, kEndedJob, kJobOrConfig, kKey, kVerb };
+// What completes a value: nothing, presets (and files, by the shell), overlays, job ids (all, or
+// those that can be resumed), either of both, keys of the field table, names of verbs.
+enum class Completes { kNothing, kConfig, kOverlay, kJob, kEndedJob, kJobOrConfig, kKey, kVerb };
 
 // The numbers an option accepts, both ends included.
 struct Range {
@@ -49,6 +49,7 @@ struct Option {
   Completes completes = Completes::kNothing;
   std::vector<std::string> choices;  // the only values accepted; empty: any
   std::optional<Range> range;        // for numbers; NaN is outside of every range
+  std::string value;  // what stands for the value in the help ("FILE"); "": by name and type
 };
 
 struct Verb {

@@ -28,6 +28,7 @@ Verb make_import();
 Verb make_export();
 Verb make_score();
 Verb make_profile();
+Verb make_calibrate();
 Verb make_completion();
 Verb make_complete();
 Verb make_doctor();
@@ -40,5 +41,6 @@ Verb make_params();
 Verb make_configs();
 Verb make_plan();
 Verb make_recommend();
+Verb make_migrate();
 
 }  // namespace dsv3::cli

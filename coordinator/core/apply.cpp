@@ -210,6 +210,10 @@ void change_attempt(Attempt& attempt, const Event& event) {
 }
 
 void change_job(Job& job, const Event& event) {
+  if (event.type == EventType::kJobPlanned) {  // it goes on waiting for what it waited for
+    job.why = event.reason;
+    return;
+  }
   if (event.type == EventType::kAttemptLaunched) launch(job, event);
   if (event.type != EventType::kAttemptLaunched && concerns(Machine::kAttempt, event.type)) {
     change_attempt(*job.attempt, event);

@@ -6,7 +6,7 @@
 namespace dsv3::core {
 namespace {
 
-constexpr std::array<EventEntry, 28> kDictionary = {{
+constexpr std::array<EventEntry, 29> kDictionary = {{
     {EventType::kCoordinatorStarted, "coordinator_started", kFieldInstance | kFieldPid},
     {EventType::kCoordinatorStopped, "coordinator_stopped", kFieldInstance | kFieldReason},
     {EventType::kJobSubmitted, "job_submitted", kFieldSubmission},
@@ -18,6 +18,7 @@ constexpr std::array<EventEntry, 28> kDictionary = {{
     {EventType::kJobFailed, "job_failed", kFieldReason | kFieldCode},
     {EventType::kJobCancelled, "job_cancelled", kFieldReason},
     {EventType::kJobResumed, "job_resumed", kFieldReason},
+    {EventType::kJobPlanned, "job_planned", kFieldReason},
     {EventType::kAttemptLaunched, "attempt_launched", kFieldPlacement | kFieldReason},
     {EventType::kAgentConnected, "agent_connected", kFieldNode | kFieldHost | kFieldPid},
     {EventType::kRankStarted, "rank_started", kFieldNode | kFieldRank | kFieldPid},

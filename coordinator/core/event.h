@@ -30,6 +30,7 @@ enum class EventType : uint8_t {
   kJobFailed = 16,
   kJobCancelled = 17,
   kJobResumed = 18,
+  kJobPlanned = 19,
   kAttemptLaunched = 30,
   kAgentConnected = 31,
   kRankStarted = 32,

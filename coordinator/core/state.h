@@ -60,6 +60,7 @@ struct Job {
   Submission submission;
   JobState state = JobState::kQueued;
   std::string reason;
+  std::string why;  // of its configuration and layout, of job_planned; "" when nothing was said
   int64_t since_ns = 0;
   int64_t submitted_ns = 0;
   // Of the first attempt, later by the time that the job had ended before it was resumed; 0 before

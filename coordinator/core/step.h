@@ -43,6 +43,7 @@ struct Limits {
 
 struct SubmitInput {
   Submission submission;
+  std::string why = {};  // what was chosen for it and why; "": nothing to say
 };
 struct CancelInput {
   std::string job;

@@ -12,6 +12,7 @@ namespace {
 // so it stays below the 16 MiB of a frame; so does the order that carries spec and plan to an
 // agent.
 constexpr size_t kSubmissionMaxBytes = size_t{4} << 20;
+constexpr size_t kWhyMaxBytes = 4096;  // sentences for people
 
 // The reason why a submission can't be taken, or "".
 std::string submission_fault(const Submission& s) {
@@ -66,6 +67,11 @@ void Step::operator()(const SubmitInput& in) {
   out_.created = true;
   act(ActionType::kWriteJobFiles, {event.job, 0, ""});
   emit(std::move(event));
+  if (!in.why.empty()) {
+    Event planned = make(EventType::kJobPlanned, out_.job);
+    planned.reason = in.why.substr(0, kWhyMaxBytes);
+    emit(std::move(planned));
+  }
   pick_jobs();
 }
 

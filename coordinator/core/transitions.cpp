@@ -20,6 +20,7 @@ constexpr Transition first(E event, State to) {
 using J = JobState;
 constexpr std::array kJob = {
     first(E::kJobSubmitted, J::kQueued),
+    cell(J::kQueued, E::kJobPlanned, J::kQueued),
     cell(J::kQueued, E::kJobPicked, J::kPlanning),
     cell(J::kQueued, E::kJobCancelled, J::kCancelled),
     cell(J::kPlanning, E::kAttemptLaunched, J::kLaunching),

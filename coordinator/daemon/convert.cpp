@@ -36,6 +36,7 @@ void to_job_status(const core::Job& job, const std::string& job_dir, wire::JobSt
   status->set_launcher(job.submission.launcher);
   status->set_job_dir(job_dir);
   status->set_working_dir(job.submission.working_dir);
+  status->set_why(job.why);
   if (job.checkpoint) {
     status->mutable_checkpoint()->set_step(job.checkpoint->step);
     status->mutable_checkpoint()->set_path(job.checkpoint->path);

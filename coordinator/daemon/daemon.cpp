@@ -109,10 +109,10 @@ Status Daemon::publish() {
 }
 
 Status Daemon::find_local_node() {
-  const plan::ClusterSpec cluster = inventory::local_cluster();
+  local_cluster_ = inventory::local_cluster();
   core::NodeFoundInput found;
-  found.node = found.host = cluster.nodes.front().name;
-  for (const plan::Device& d : cluster.nodes.front().devices) {
+  found.node = found.host = local_cluster_.nodes.front().name;
+  for (const plan::Device& d : local_cluster_.nodes.front().devices) {
     found.devices.push_back({plan::device_kind_name(d.kind), d.name, d.uuid, d.memory_bytes});
   }
   return process(found).status();

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "cluster/launch/launcher.h"
+#include "cluster/plan/cluster_spec.h"
 #include "coordinator/core/state.h"
 #include "coordinator/core/step.h"
 #include "coordinator/protocol/dsv3.pb.h"
@@ -110,6 +111,7 @@ class Daemon {
   Status handle_request(const transport::Peer& peer, const wire::Envelope& request,
                         wire::Envelope* reply, bool* deferred);
   Status submit(const wire::SubmitRequest& request, wire::SubmitReply* reply);
+  Status submit_auto(const wire::SubmitAutoRequest& request, wire::SubmitAutoReply* reply);
   Status change_job(const core::Input& input, const std::string& job, wire::JobReply* reply);
   Status shutdown(const wire::ShutdownRequest& request, wire::ShutdownReply* reply);
 
@@ -134,6 +136,7 @@ class Daemon {
   transport::Server server_;
   std::map<std::string, std::unique_ptr<launch::Launcher>> launchers_;
 
+  plan::ClusterSpec local_cluster_;  // this machine, as it was found at the start
   core::State state_;
   core::Times times_;
   std::map<core::AgentKey, transport::Peer> peers_;  // where each agent was heard last

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "coordinator/daemon/auto_pick.h"
 #include "coordinator/daemon/convert.h"
 #include "coordinator/daemon/daemon.h"
 #include "coordinator/daemon/job_files.h"
@@ -57,6 +58,8 @@ Status Daemon::handle_request(const transport::Peer& peer, const wire::Envelope&
   switch (request.body_case()) {
     case wire::Envelope::kSubmit:
       return submit(request.submit(), reply->mutable_submit_reply());
+    case wire::Envelope::kSubmitAuto:
+      return submit_auto(request.submit_auto(), reply->mutable_submit_auto_reply());
     case wire::Envelope::kCancel: {
       const wire::CancelRequest& cancel = request.cancel();
       core::CancelInput input{cancel.job(), cancel.reason()};
@@ -96,7 +99,28 @@ Status Daemon::submit(const wire::SubmitRequest& request, wire::SubmitReply* rep
                   "use --launcher local");
   }
   DSV3_ASSIGN_OR_RETURN(const core::Decision decision,
-                        process(core::SubmitInput{to_submission(request)}));
+                        process(core::SubmitInput{to_submission(request), request.why()}));
+  DSV3_RETURN_IF_ERROR(decision.status);
+  reply->set_job(decision.job);
+  reply->set_created(decision.created);
+  reply->set_job_dir(job_dir(options_.state_dir, decision.job));
+  return {};
+}
+
+Status Daemon::submit_auto(const wire::SubmitAutoRequest& request, wire::SubmitAutoReply* reply) {
+  if (draining_) return ending();
+  if (find_launcher(request.launcher()) == nullptr) {
+    return Status(Code::kInvalid, fmt::format("there is no launcher '{}'", request.launcher()),
+                  "use --launcher local");
+  }
+  DSV3_ASSIGN_OR_RETURN(const AutoPick pick, pick_job(local_cluster_, request, options_.state_dir));
+  reply->set_config(pick.config);
+  reply->set_why(pick.why);
+  reply->set_spec_yaml(pick.submission.spec_yaml);
+  reply->set_plan_json(pick.submission.plan_json);
+  if (request.dry()) return {};
+  DSV3_ASSIGN_OR_RETURN(const core::Decision decision,
+                        process(core::SubmitInput{pick.submission, pick.why}));
   DSV3_RETURN_IF_ERROR(decision.status);
   reply->set_job(decision.job);
   reply->set_created(decision.created);

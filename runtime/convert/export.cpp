@@ -14,10 +14,10 @@
 
 #include "base/file.h"
 #include "base/leftovers.h"
+#include "configs/spec/hf_config_json.h"
 #include "configs/spec/parse.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/safetensors.h"
-#include "runtime/convert/hf_config_json.h"
 #include "runtime/convert/hf_tensors.h"
 #include "runtime/convert/out_folder.h"
 

@@ -2,6 +2,7 @@
 # Benchmarks of this machine; figures that are kept go into RESULTS.md with date, machine and commit.
 #   step [CONFIG]        the training step beside PyTorch's and transformers' on the same model, one markdown table
 #   overhead [PART …]    submit to the first step, an idle coordinator, recording, short commands
+#   predict [OPTION …]   step time and memory as `dsv3ctl plan` predicts them beside measured ones
 #   comm [ROUNDS]        the communicator beside Open MPI        overlap, checkpoint: what they hide and cost
 # PyTorch is optional: give its interpreter in DSV3_BENCH_PYTHON (versions: tests/golden/requirements.txt).
 set -euo pipefail
@@ -25,8 +26,12 @@ case $what in
     machine
     python3 tests/bench/overhead.py --bin "$bin" "$@"
     ;;
+  predict)
+    machine
+    python3 tests/bench/predict.py --bin "$bin" "$@"
+    ;;
   comm) exec tests/bench/comm/compare.sh "$@" ;;
   overlap) exec tests/bench/overlap.sh "$@" ;;
   checkpoint) exec tests/bench/checkpoint.sh "$@" ;;
-  *) echo "usage: tests/bench/run.sh step|overhead|comm|overlap|checkpoint [CONFIG]" >&2; exit 2 ;;
+  *) echo "usage: tests/bench/run.sh step|overhead|predict|comm|overlap|checkpoint [CONFIG]" >&2; exit 2 ;;
 esac

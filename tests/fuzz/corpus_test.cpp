@@ -28,6 +28,8 @@ const Format kFormats[] = {
     {"manifest", try_manifest},       {"indexed_dataset", try_indexed_dataset},
     {"wire_frames", try_wire_frames}, {"mesh_frames", try_mesh_frames},
     {"tokenizer", try_tokenizer},     {"hostfile", try_hostfile},
+    {"deepspeed", try_deepspeed},     {"calibration", try_calibration},
+    {"plan_file", try_plan_file},     {"layout_text", try_layout_text},
 };
 
 const std::filesystem::path kCorpora = std::filesystem::path(DSV3_SOURCE_DIR) / "tests/fuzz/corpus";

@@ -349,19 +349,93 @@ def hostfile():
         put("hostfile", "refuse-" + name, text)
 
 
+def deepspeed():
+    ours = json.loads((ROOT / "configs" / "deepspeed_config.json").read_text())
+    small = {**ours, "train_batch_size": 8, "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 5}}}
+    put("deepspeed", "accept-ours", json.dumps(small))
+    put("deepspeed", "accept-auto", json.dumps({"train_batch_size": "auto", "train_micro_batch_size_per_gpu": 2, "bf16": {"enabled": "auto"},
+                                                 "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}, "gradient_clipping": "auto"}))
+    put("deepspeed", "accept-fp32", json.dumps({"fp16": {"enabled": False}, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "betas": [0.9, 0.99]}}}))
+    refuse = {
+        "empty": "", "list": "[]", "cut": json.dumps(small)[:-2], "nan": '{"gradient_clipping": NaN}', "unknown": '{"train_batchsize": 8}',
+        "type": '{"train_batch_size": "many"}', "negative": '{"train_batch_size": -8}', "huge": '{"train_batch_size": 1e300}',
+        "stage": '{"zero_optimization": {"stage": 9}}', "section": '{"zero_optimization": 1}', "fp16": '{"fp16": {"enabled": true}}',
+        "optimizer": '{"optimizer": {"type": "Lion"}}', "betas": '{"optimizer": {"type": "AdamW", "params": {"betas": [0.9]}}}',
+        "accumulation": '{"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3}',
+        "twice": '{"train_batch_size": 8, "train_batch_size": 4}', "deep": "[" * 64 + "]" * 64, "latin1": b'{"\xe4": 1}',
+    }
+    for name, text in refuse.items():
+        put("deepspeed", "refuse-" + name, text)
+
+
+def calibration():
+    def point(op="gemm", role="forward", sizes=(64, 64, 64, 1), seconds=1e-5, **more):
+        return {"op": op, "role": role, "dtype": "float32", "sizes": list(sizes), "work": 524288.0, "seconds": seconds, **more}
+
+    def machine(points=None, **more):
+        one = {"ranks": 1, "threads": 2, "peak_bf16_flops_per_s": 8e11, "peak_f32_flops_per_s": 4e11, "copy_bytes_per_s": 2e10, "in_step_f32": 1.1, "call_f32_s": 1e-6,
+               "in_step_bf16": 1.0, "call_bf16_s": 0, "points": [point(), point(sizes=(128, 64, 64, 1), seconds=2e-5)] if points is None else points, "all_reduce": []}
+        two = {**one, "ranks": 2, "threads": 1, "all_reduce": [{"bytes": 4096, "seconds": 1e-5}, {"bytes": 1 << 20, "seconds": 1e-3}]}
+        return {"schema_version": 1, "machine": "a machine", "date": "2026-11-22", "cores": 2, "sets": [{**one, **more}, two]}
+    whole = json.dumps(machine())
+    put("calibration", "accept-two_sets", whole)
+    put("calibration", "accept-no_points", json.dumps(machine([])))
+    put("calibration", "accept-attention", json.dumps(machine([point("mla_attention_backward", "", (256, 40, 16, 1))])))
+    refuse = {
+        "empty": "", "list": "[]", "cut": whole[:-3], "version": whole.replace('"schema_version": 1', '"schema_version": 99'), "no_sets": json.dumps({**machine(), "sets": []}),
+        "nan": whole.replace("400000000000.0", "NaN"), "negative": whole.replace("1e-05", "-1e-05"), "zero": json.dumps(machine([point(seconds=0)])),
+        "sizes": json.dumps(machine([point(sizes=(1, 2, 3))])), "size_zero": json.dumps(machine([point(sizes=(0, 1, 1, 1))])), "dtype": json.dumps(machine([point(dtype="fp4")])),
+        "huge": whole.replace("400000000000.0", "1e300"), "ranks": json.dumps(machine(ranks=0)), "threads": json.dumps(machine(threads=1 << 40)),
+        "grid": json.dumps(machine([point(sizes=(i + 1, i + 1, i + 1, 1)) for i in range(60)])), "type": json.dumps(machine("points")), "deep": "[" * 64 + "]" * 64,
+    }
+    for name, text in refuse.items():
+        put("calibration", "refuse-" + name, text)
+
+
+def plan_file():
+    layout = {"tp": 1, "cp": 1, "pp": 1, "ep": 1, "dp": 2, "etp": 1, "dense_dp": 2, "expert_dp": 2, "zero_stage": 0, "schedule": "1f1b", "recompute": "none",
+              "micro_batch": 2, "grad_accumulation": 4, "virtual_stages": 1, "moments_dtype": "fp32", "grads_dtype": "fp32", "offload_optimizer": False}
+    rank = {"global_rank": 0, "tp_rank": 0, "cp_rank": 0, "ep_rank": 0, "dp_rank": 0, "pp_stage": 0, "node": "node-0", "device_idx": 0}
+    plan = {"schema_version": 1, "feasible": True, "runnable": True, "reason": "", "not_runnable": [], "device": "cpu", "gpus": 0, "memory_bytes": 1 << 34,
+            "layout": layout, "why": "the only one", "predicted": {"peak_memory_bytes": 1 << 30, "step_s": 0.25, "tokens_per_s": 8192.0, "tokens_per_s_per_gpu": None,
+            "mfu": None, "days": None, "cost_usd": None}, "time": [{"name": "forward", "seconds": 0.25}], "ledger": [{"name": "weights", "bytes": 1 << 30}],
+            "worst_rank": 0, "ranks": [rank, {**rank, "global_rank": 1, "dp_rank": 1, "device_idx": 1}], "gpus_needed": None, "gpu_label_gb": 80.0,
+            "rejected": [{"layout": layout, "reason": "2 % slower", "peak_memory_bytes": 1 << 30, "step_s": 0.26}]}
+    whole = json.dumps(plan)
+    put("plan_file", "accept-two_ranks", whole)
+    put("plan_file", "accept-least", json.dumps({k: plan[k] for k in ("feasible", "runnable", "gpus", "layout", "predicted", "ledger", "worst_rank", "ranks", "rejected")}))
+    refuse = {
+        "empty": "", "list": "[]", "cut": whole[:-2], "layout": json.dumps({**plan, "layout": {**layout, "tp": 0}}), "huge": json.dumps({**plan, "layout": {**layout, "dp": 1 << 40}}),
+        "no_ranks": json.dumps({k: v for k, v in plan.items() if k != "ranks"}), "type": json.dumps({**plan, "ledger": "none"}), "feasible": json.dumps({**plan, "feasible": "yes"}),
+    }
+    for name, text in refuse.items():
+        put("plan_file", "refuse-" + name, text)
+
+
+def layout_text():
+    for name, text in {"axes": "TP2 PP4 EP8", "planned": "TP4 EP8 DP2 ZeRO-2 recompute selective MBS2 moments bf16", "keys": "tp=8 pp=2 zero_stage=1,recompute=full",
+                       "mixed": "dp=64 interleaved offload", "other_ranks": "TP3", "vpp": "PP4 DP16 interleaved VPP2"}.items():
+        put("layout_text", "accept-" + name, text)
+    for name, text in {"word": "TP2 turbo", "number": "TPx", "zero": "TP0", "huge": "TP9999999999999999999", "negative": "tp=-2", "stage": "ZeRO-7",
+                       "key": "tensor=2", "nul": b"TP2\0PP4"}.items():
+        put("layout_text", "refuse-" + name, text)
+
+
 def dictionaries():
     (HERE / "dictionaries").mkdir(exist_ok=True)
     marks = ["{", "}", "[", "]", ": ", "\\x0a", "- ", "null", "true", "false", "-1", "1e300", "9223372036854775807", "18446744073709551615"]
-    for corpus in ("yaml_spec", "hf_config", "hf_folder", "safetensors", "manifest", "hostfile"):
+    for corpus in ("yaml_spec", "hf_config", "hf_folder", "safetensors", "manifest", "hostfile", "deepspeed", "calibration", "plan_file",
+                   "layout_text"):
         words = set()
         for seed in (HERE / "corpus" / corpus).glob("accept-*"):
             words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_.]+", re.sub(r"# .*", "", seed.read_bytes().decode("latin-1"))))
-        quote = (lambda w: w) if corpus in ("yaml_spec", "hostfile") else (lambda w: '\\"' + w + '\\"')
+        quote = (lambda w: w) if corpus in ("yaml_spec", "hostfile", "layout_text") else (lambda w: '\\"' + w + '\\"')
         lines = ['"' + m + '"' for m in marks] + ['"' + quote(w) + '"' for w in sorted(words) if w.isascii()]
         (HERE / "dictionaries" / (corpus + ".dict")).write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    for make in (yaml_spec, hf_config, hf_folder, safetensors, indexed_dataset, manifest, wire_frames, mesh_frames, tokenizer, hostfile):
+    for make in (yaml_spec, hf_config, hf_folder, safetensors, indexed_dataset, manifest, wire_frames, mesh_frames, tokenizer, hostfile, deepspeed,
+                 calibration, plan_file, layout_text):
         make()
     dictionaries()

@@ -33,5 +33,13 @@ Verdict try_mesh_frames(std::string_view bytes);
 Verdict try_tokenizer(std::string_view bytes);
 // A hostfile; lines "#include FILTER" and "#exclude FILTER" are filters.
 Verdict try_hostfile(std::string_view bytes);
+// A DeepSpeed json over a small configuration.
+Verdict try_deepspeed(std::string_view bytes);
+// A calibration.json.
+Verdict try_calibration(std::string_view bytes);
+// A plan.json.
+Verdict try_plan_file(std::string_view bytes);
+// A layout of 64 ranks as after --compare.
+Verdict try_layout_text(std::string_view bytes);
 
 }  // namespace dsv3::fuzz

@@ -6,9 +6,14 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "base/file.h"
 #include "base/text.h"
+#include "cluster/plan/calibration.h"
+#include "cluster/plan/step_ops.h"
 #include "configs/spec/parse.h"
 #include "runtime/train/profile.h"
 #include "worker/rank/verb_io.h"
@@ -25,7 +30,59 @@ Json optional_text(const std::string& text) {
   return text.empty() ? Json(nullptr) : Json(text);
 }
 
-Json row_json(const ProfileRow& row, double step_s) {
+// Seconds of rows as a calibration of this machine predicts them.
+class Prediction {
+ public:
+  Prediction() = default;
+  Prediction(plan::DeviceModel device, const train::ProfileOptions& options)
+      : device_(std::move(device)) {
+    plan::Layout layout;
+    layout.zero_stage = 0;
+    layout.dp = options.data_ranks;
+    layout.micro_batch = options.spec.training.micro_batch_size;
+    layout.grad_accumulation =
+        options.spec.training.global_batch_size / options.data_ranks / layout.micro_batch;
+    layout.moments_dtype = options.spec.training.moments_dtype;
+    ops_ = plan::step_ops(options.spec, layout);
+  }
+  bool empty() const { return ops_.empty(); }
+  // Absent: an op that the planner doesn't know.
+  std::optional<double> seconds(const ProfileRow& row) const {
+    for (const plan::StepOp& op : ops_) {
+      std::vector<int64_t> shape(op.shape.begin(), op.shape.end());
+      while (!shape.empty() && shape.back() == 0) shape.pop_back();
+      if (op.op != row.op || op.role != row.role || op.dtype != row.dtype || shape != row.shape)
+        continue;
+      plan::StepOp call = op;
+      call.flops = row.flops / row.calls;
+      call.bytes = row.bytes / row.calls;
+      return row.calls * device_.seconds(call);
+    }
+    return std::nullopt;
+  }
+  // Without communication.
+  double step_s() const { return plan::seconds(device_, ops_); }
+
+ private:
+  plan::DeviceModel device_;
+  std::vector<plan::StepOp> ops_;
+};
+
+Result<Prediction> predict(const std::string& file, const train::ProfileOptions& options) {
+  if (file.empty()) return Prediction();
+  DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(file));
+  DSV3_ASSIGN_OR_RETURN(plan::Calibration calibration, plan::parse_calibration(text));
+  return Prediction(plan::calibrated_device_model(
+                        std::make_shared<const plan::Calibration>(std::move(calibration)),
+                        options.spec.training.dtype, options.data_ranks),
+                    options);
+}
+
+Json optional_number(const std::optional<double>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+Json row_json(const ProfileRow& row, double step_s, const Prediction& prediction) {
   return {{"op", row.op},
           {"role", optional_text(row.role)},
           {"place", optional_text(row.place)},
@@ -37,26 +94,30 @@ Json row_json(const ProfileRow& row, double step_s) {
           {"flops", row.flops},
           {"bytes", row.bytes},
           {"bound", row.compute_bound ? "compute" : "memory"},
-          {"limit_share", row.seconds > 0 ? Json(row.limit_s / row.seconds) : Json(nullptr)}};
+          {"limit_share", row.seconds > 0 ? Json(row.limit_s / row.seconds) : Json(nullptr)},
+          {"predicted_s", optional_number(prediction.seconds(row))}};
 }
 
-void print_json(const StepProfile& profile) {
+void print_json(const StepProfile& profile, const Prediction& prediction) {
   Json ops = Json::array();
-  for (const ProfileRow& row : profile.rows) ops.push_back(row_json(row, profile.step_s));
-  print_object({{"checkpoint", optional_text(profile.checkpoint)},
-                {"first_step", profile.first_step},
-                {"device", profile.device},
-                {"compute_dtype", dtype_name(profile.compute_dtype)},
-                {"steps", profile.steps},
-                {"tokens_per_step", profile.tokens},
-                {"step_s", profile.step_s},
-                {"outside_s", profile.outside_s},
-                {"tokens_per_s", profile.tokens_per_s},
-                {"mfu", profile.mfu},
-                {"peak_flops_per_s", profile.peak_flops_per_s},
-                {"peak_f32_flops_per_s", profile.peak_f32_flops_per_s},
-                {"copy_bytes_per_s", profile.copy_bytes_per_s},
-                {"ops", ops}});
+  for (const ProfileRow& row : profile.rows)
+    ops.push_back(row_json(row, profile.step_s, prediction));
+  print_object(
+      {{"checkpoint", optional_text(profile.checkpoint)},
+       {"first_step", profile.first_step},
+       {"device", profile.device},
+       {"compute_dtype", dtype_name(profile.compute_dtype)},
+       {"steps", profile.steps},
+       {"tokens_per_step", profile.tokens},
+       {"step_s", profile.step_s},
+       {"predicted_step_s", prediction.empty() ? Json(nullptr) : Json(prediction.step_s())},
+       {"outside_s", profile.outside_s},
+       {"tokens_per_s", profile.tokens_per_s},
+       {"mfu", profile.mfu},
+       {"peak_flops_per_s", profile.peak_flops_per_s},
+       {"peak_f32_flops_per_s", profile.peak_f32_flops_per_s},
+       {"copy_bytes_per_s", profile.copy_bytes_per_s},
+       {"ops", ops}});
 }
 
 // "4096x512x256".
@@ -132,15 +193,22 @@ void print_line(std::string_view op, std::string_view place, const std::string& 
   fmt::print("{}\n", line);
 }
 
-void print_table(const StepProfile& profile) {
+// The last column: the share of the limit, or predicted by measured.
+std::string last_text(const ProfileRow& row, const Prediction& prediction) {
+  if (row.seconds <= 0) return "-";
+  if (prediction.empty()) return fmt::format("{:.0f} %", 100 * row.limit_s / row.seconds);
+  const std::optional<double> predicted = prediction.seconds(row);
+  return predicted ? fmt::format("{:.2f}", *predicted / row.seconds) : "-";
+}
+
+void print_table(const StepProfile& profile, const Prediction& prediction) {
   fmt::print("{:<22} {:<16} {:>6} {:>8} {:>5} {:>12} {:>5}\n", "OP", "PLACE OR SHAPE", "CALLS",
-             "MS", "%", "RATE", "LIMIT");
-  for (const ProfileRow& row : folded(profile)) {
-    const std::string limit =
-        row.seconds > 0 ? fmt::format("{:.0f} %", 100 * row.limit_s / row.seconds) : "-";
+             "MS", "%", "RATE", prediction.empty() ? "LIMIT" : "PRED");
+  // Predictions are by shape, which folding would lose.
+  for (const ProfileRow& row : prediction.empty() ? folded(profile) : profile.rows) {
     print_line(op_text(row), place_text(row, profile.compute_dtype),
                fmt::format("{:.0f}", row.calls), row.seconds, profile.step_s, rate_text(row),
-               limit);
+               last_text(row, prediction));
   }
   print_line("outside ops", "", "", profile.outside_s, profile.step_s, "", "");
   print_line("step", "", "", profile.step_s, profile.step_s, "", "");
@@ -157,13 +225,16 @@ void print_table(const StepProfile& profile) {
              profile.copy_bytes_per_s * 1e-9);
   fmt::print("{} tokens/s, mfu {:.1f} %\n", with_commas(static_cast<int64_t>(profile.tokens_per_s)),
              100 * profile.mfu);
+  if (!prediction.empty())
+    fmt::print("predicted {:.2f} ms, {:.2f} of the measured\n", 1e3 * prediction.step_s(),
+               prediction.step_s() / profile.step_s);
 }
 
 }  // namespace
 
 int profile_verb(const std::vector<std::string>& arguments) {
   train::ProfileOptions options;
-  std::string spec;
+  std::string spec, calibration;
   bool json = false;
   CLI::App app("Where the time of a training step goes, op by op");
   app.name("dsv3ctl profile");
@@ -173,9 +244,11 @@ int profile_verb(const std::vector<std::string>& arguments) {
   app.add_option("--data-ranks", options.data_ranks, "share the batch; one of them is measured")
       ->check(CLI::PositiveNumber);
   app.add_option("--steps", options.steps, "steps that are measured")->check(CLI::Range(1, 10000));
+  app.add_option("--calibration", calibration, "predict each op by this file");
   app.add_flag("--json", json, "print one JSON object");
   return run_verb(app, arguments, json, [&]() -> Status {
     DSV3_ASSIGN_OR_RETURN(options.spec, spec::load_valid(spec));
+    DSV3_ASSIGN_OR_RETURN(const Prediction prediction, predict(calibration, options));
     ProgressLine line;
     options.progress = [&line](std::string_view phase, int64_t done, int64_t total) {
       line.show(phase, done, total);
@@ -183,9 +256,9 @@ int profile_verb(const std::vector<std::string>& arguments) {
     DSV3_ASSIGN_OR_RETURN(const StepProfile profile, train::profile_steps(options));
     line.end();
     if (json) {
-      print_json(profile);
+      print_json(profile, prediction);
     } else {
-      print_table(profile);
+      print_table(profile, prediction);
     }
     if (train::beats_its_limit(folded(profile)))
       fmt::print(stderr,

@@ -7,8 +7,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <exception>
 #include <new>
+#include <utility>
 
 #include "base/bus_error.h"
 #include "base/failure.h"
@@ -81,16 +83,11 @@ Result<plan::Plan> settle_plan(const TrainWords& words, spec::JobSpec* job) {
     if (data_ranks < 1) data_ranks = words.world;
     layout.dp = data_ranks;
     layout.zero_stage = 0;
+    job->training.micro_batch_size = std::max<int64_t>(1, job->training.micro_batch_size);
   } else {
     DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(words.plan));
     DSV3_ASSIGN_OR_RETURN(plan, plan::parse_plan(text));
-    job->parallel.tensor_parallel_size = layout.tp;
-    job->parallel.pipeline_parallel_size = layout.pp;
-    job->parallel.expert_parallel_size = layout.ep;
-    job->parallel.data_parallel_size = layout.dp;
-    job->parallel.zero_stage = layout.zero_stage;
-    job->parallel.recompute = layout.recompute;
-    job->training.micro_batch_size = layout.micro_batch;
+    *job = plan::settled(std::move(*job), plan);
   }
   if (layout.world_size() != words.world) {
     return Status(Code::kInvalid,

@@ -30,6 +30,7 @@ constexpr Verb kVerbs[] = {
     {"export", export_verb, "a checkpoint into a Hugging Face folder"},
     {"score", score_verb, "log-probabilities of tokens under a checkpoint"},
     {"profile", profile_verb, "where the time of a training step goes"},
+    {"calibrate", calibrate_verb, "measure this machine for predicting step times"},
 };
 
 int usage(const std::string& word) {

@@ -22,6 +22,7 @@ int import_verb(const std::vector<std::string>& words);
 int export_verb(const std::vector<std::string>& words);
 int score_verb(const std::vector<std::string>& words);
 int profile_verb(const std::vector<std::string>& words);
+int calibrate_verb(const std::vector<std::string>& words);
 
 // The frozen exit code for a Status: codes that are not a worker's become 2 (the request can't be
 // served as it stands) or 1.

@@ -60,6 +60,113 @@ TEST(Recommend, TakesTheLargestOnceThereIsRoom) {
   EXPECT_EQ(ask(256, 80).config, "671b");
 }
 
+TEST(Recommend, TheLargerOnesNumberOfGpusIsSaid) {
+  const Recommendation small = ask(32, 80);
+  EXPECT_EQ(small.larger, "671b");
+  ASSERT_TRUE(small.gpus_needed_for_larger.has_value());
+  EXPECT_GE(*small.gpus_needed_for_larger, 96);  // planner.md 3.6: 128 at the least by bf16 states
+  EXPECT_LE(*small.gpus_needed_for_larger, 256);
+  const Recommendation eight = ask(8, 80);  // by the table's own row
+  EXPECT_EQ(eight.larger, "15b");
+  EXPECT_EQ(eight.gpus_needed_for_larger, 16);
+  EXPECT_EQ(ask(256, 80).larger, "");
+}
+
+// The table of the selector, word by word, on hardware that holds everything but 671b.
+TEST(Recommend, AUseCaseOrABudgetLowersTheChoice) {
+  struct Case {
+    const char *use_case, *budget, *config;
+  };
+  for (const Case& c : {Case{"learning", "", "1b"},
+                        {"research", "", "10b"},
+                        {"production", "", "15b"},
+                        {"large-production", "", "20b"},
+                        {"frontier", "", "20b"},
+                        {"", "low", "1b"},
+                        {"", "medium", "5b"},
+                        {"", "high", "10b"},
+                        {"", "very-high", "20b"},
+                        {"", "extreme", "20b"},
+                        {"frontier", "low", "1b"},
+                        {"learning", "extreme", "1b"}}) {
+    const Recommendation said =
+        recommend({32, 80, ""}, presets(), {.use_case = c.use_case, .budget = c.budget});
+    EXPECT_EQ(said.config, c.config) << c.use_case << " " << c.budget << ": " << said.reason;
+    EXPECT_EQ(said.table_choice, "671b");
+    EXPECT_EQ(said.table.by_use_case.empty(), *c.use_case == '\0');
+    EXPECT_EQ(said.table.by_budget.empty(), *c.budget == '\0');
+  }
+}
+
+TEST(Recommend, HardwareBelowTheUseCaseIsSaid) {
+  const Recommendation said = recommend({4, 40, ""}, presets(), {.use_case = "production"});
+  EXPECT_EQ(said.config, "5b");
+  EXPECT_NE(said.reason.find("10b or 15b"), std::string::npos) << said.reason;
+}
+
+TEST(Recommend, DollarsAreComparedWithThePredictedCost) {
+  Wishes wishes;
+  wishes.tokens = 300'000'000'000;
+  const Hardware hardware{64, 80, "h100"};
+  const Recommendation free = recommend(hardware, presets(), wishes);
+  ASSERT_TRUE(free.plan && free.plan->predicted.cost_usd);
+  const double cost = *free.plan->predicted.cost_usd;
+  wishes.budget_usd = 1.001 * cost;
+  EXPECT_EQ(recommend(hardware, presets(), wishes).config, free.config);
+  wishes.budget_usd = 0.999 * cost;
+  const Recommendation less = recommend(hardware, presets(), wishes);
+  EXPECT_NE(less.config, free.config);
+  ASSERT_TRUE(less.plan && less.plan->predicted.cost_usd);
+  EXPECT_LE(*less.plan->predicted.cost_usd, wishes.budget_usd);
+  wishes.budget_usd = 1;
+  const Recommendation none = recommend(hardware, presets(), wishes);
+  EXPECT_EQ(none.config, "");
+  EXPECT_NE(none.reason.find("within the budget"), std::string::npos) << none.reason;
+}
+
+// Twice the price, twice the cost; twice the tokens, twice the days.
+TEST(Recommend, PriceAndTokensAreLinear) {
+  const Hardware hardware{8, 80, "h100"};
+  const auto one =
+      recommend(hardware, presets(), {.tokens = 1'000'000'000, .usd_per_gpu_hour = 2.0});
+  const auto two =
+      recommend(hardware, presets(), {.tokens = 2'000'000'000, .usd_per_gpu_hour = 4.0});
+  ASSERT_TRUE(one.plan->predicted.days && two.plan->predicted.days);
+  EXPECT_NEAR(*two.plan->predicted.days / *one.plan->predicted.days, 2, 1e-6);
+  EXPECT_NEAR(*two.plan->predicted.cost_usd / *one.plan->predicted.cost_usd, 4, 1e-5);
+  // Dollars are days × 24 × GPUs × price.
+  EXPECT_NEAR(*one.plan->predicted.cost_usd, *one.plan->predicted.days * 24 * 8 * 2.0, 1e-6);
+  EXPECT_EQ(one.tokens, 1'000'000'000);
+}
+
+TEST(Recommend, WithoutGpusTheDemoRunsAndTheReasonIsSaid) {
+  ClusterSpec cluster;
+  cluster.nodes.push_back(
+      {"here", {{.kind = DeviceKind::kCpu, .memory_bytes = int64_t{16} << 30, .cores = 4}}});
+  const Recommendation said = recommend_on_cpus(cluster, presets());
+  EXPECT_EQ(said.config, "demo");
+  ASSERT_TRUE(said.plan.has_value());
+  EXPECT_TRUE(said.plan->runnable);
+  EXPECT_NE(said.reason.find("no GPUs"), std::string::npos);
+  cluster.nodes[0].devices[0].memory_bytes = int64_t{64} << 20;
+  const Recommendation tiny = recommend_on_cpus(cluster, presets());
+  EXPECT_EQ(tiny.config, "");
+  EXPECT_NE(tiny.reason.find("MiB"), std::string::npos) << tiny.reason;
+}
+
+TEST(Recommend, HardwareOfAClusterHasTheLabelsMemory) {
+  ClusterSpec cluster = cluster_of_gpus(16, 80, "NVIDIA H100 80GB HBM3", 90, 8);
+  const Hardware label = hardware_of(cluster);
+  EXPECT_EQ(label.gpus, 16);
+  EXPECT_EQ(label.gpus_per_node, 8);
+  EXPECT_EQ(label.gpu_memory_gb, 80);
+  EXPECT_EQ(label.gpu_name, "NVIDIA H100 80GB HBM3");
+  // The smallest card counts, by what it holds where its name doesn't say: 40 / 0.98 = 40.8.
+  cluster.nodes[1].devices[3].memory_bytes = int64_t{40} << 30;
+  EXPECT_NEAR(hardware_of(cluster).gpu_memory_gb, 40.8, 1e-9);
+  EXPECT_EQ(hardware_of({}).gpus, 0);
+}
+
 TEST(Recommend, NothingFitsNamesTheSmallest) {
   const Recommendation said = ask(1, 12);
   EXPECT_EQ(said.config, "");

@@ -113,6 +113,25 @@ TEST(HfConfig, ASlipIsRefusedAndAStrangersKeyOnlyMentioned) {
   EXPECT_NE(find(stranger.diagnostics, "UNKNOWN_KEY"), nullptr);
 }
 
+// A stranger's key in the file is its makers'; one of --set is the user's own slip.
+TEST(HfConfig, AnUnknownKeyOfSetIsAnError) {
+  EXPECT_FALSE(parse_json("{}", "config.json", {"zz_training_cluster_of_the_makers=1"}).ok());
+}
+
+// What would be refused in a file of ours is its makers' business in theirs.
+TEST(HfConfig, OtherMakersKeysAreNotRefused) {
+  const Parsed p = parse_json(R"({"dropout": 0.0, "head_dim": 64, "sequence_parallel": true,
+                                  "dtype": null})",
+                              "config.json");
+  EXPECT_TRUE(p.ok()) << text_of(p.diagnostics);
+}
+
+TEST(HfConfig, TheNewNameOfTorchDtypeIsRead) {
+  EXPECT_EQ(parse_json(R"({"dtype": "float32"})", "config.json").job.training.dtype, "fp32");
+  EXPECT_EQ(parse_json(R"({"torch_dtype": "float32"})", "config.json").job.training.dtype, "fp32");
+  EXPECT_EQ(parse_json(R"({"dtype": "bfloat16"})", "config.json").job.training.dtype, "bf16");
+}
+
 TEST(HfConfig, FaultsCarryTheirPlace) {
   const Parsed p = parse_json(
       "{\n  \"hidden_size\": \"wide\",\n  \"n_group\": 2, \"n_group\": 4,\n  \"vocab_size\": -1\n}",

@@ -2,6 +2,7 @@
 // comments.
 #include "configs/spec/presets.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -22,11 +23,11 @@ std::vector<Preset> presets() {
   return all.ok() ? std::move(all).value() : std::vector<Preset>{};
 }
 
-TEST(Presets, AreTheNineSmallestFirst) {
+TEST(Presets, AreTheTwelveSmallestFirst) {
   std::vector<std::string> names;
   for (const Preset& p : presets()) names.push_back(p.name);
   EXPECT_EQ(names, (std::vector<std::string>{"demo", "bench-cpu", "small", "1b", "5b", "10b", "15b",
-                                             "20b", "671b"}));
+                                             "v2-lite", "moonlight-16b", "20b", "671b", "v3"}));
 }
 
 TEST(Presets, AreValidWithoutAWarning) {
@@ -59,6 +60,89 @@ TEST(Presets, TheCountsInTheirCommentsAreTheComputedOnes) {
           << p.name << " MTP " << with_commas(c.mtp);
     }
   }
+}
+
+// "15.7B", "407.5M", "983.0K": as the comments write counts of tokens.
+std::string count_text(double n) {
+  const std::pair<double, char> units[] = {{1e12, 'T'}, {1e9, 'B'}, {1e6, 'M'}, {1e3, 'K'}};
+  for (const auto& [unit, letter] : units) {
+    if (n >= unit) return fmt::format("{:.1f}{}", n / unit, letter);
+  }
+  return fmt::format("{:.1f}", n);
+}
+
+TEST(Presets, TheFlopsInTheirCommentsAreTheComputedOnes) {
+  for (const Preset& p : presets()) {
+    const std::string text = read_file(p.file).value();
+    const auto gf = [&](int64_t sequence) {
+      return fmt::format("{:.2f} GF", flops_per_token(p.job.model, sequence).total / 1e9);
+    };
+    const int64_t seq = p.job.training.seq_length, context = p.job.model.max_context_length;
+    std::string want =
+        fmt::format("\n# FLOPs: {} per token, forward and backward, causal, at seq_length {}",
+                    gf(seq), with_commas(seq));
+    if (context != seq) want += fmt::format("; {} at {}", gf(context), with_commas(context));
+    EXPECT_NE(text.find(want + ".\n"), std::string::npos) << p.name << " wants" << want;
+  }
+}
+
+TEST(Presets, TheTokensInTheirCommentsAreTheComputedOnes) {
+  for (const Preset& p : presets()) {
+    const std::string text = read_file(p.file).value();
+    const TrainingSpec& t = p.job.training;
+    const auto product = static_cast<double>(t.max_steps) *
+                         static_cast<double>(t.global_batch_size) *
+                         static_cast<double>(t.seq_length);
+    const std::string want =
+        fmt::format("\n# Tokens: {} wanted (20 per active parameter); the {} steps here see {}",
+                    count_text(20.0 * static_cast<double>(count_params(p.job.model).active)),
+                    with_commas(t.max_steps), count_text(product));
+    EXPECT_NE(text.find(want), std::string::npos) << p.name << " wants" << want;
+    EXPECT_NE(text.find(fmt::format("# sequences: {} tokens",
+                                    with_commas(t.global_batch_size * t.seq_length))),
+              std::string::npos)
+        << p.name;
+    EXPECT_NE(text.find("\n# Fits"), std::string::npos) << p.name;
+  }
+}
+
+// What the planner settles is left to it in the presets that are scaled to clusters.
+TEST(Presets, LeaveMicroBatchAndScheduleToThePlanner) {
+  for (const char* name : {"1b", "5b", "10b", "15b", "20b", "671b"}) {
+    const Result<Parsed> p = load(name);
+    ASSERT_TRUE(p.ok() && p->ok()) << name;
+    EXPECT_EQ(p->job.training.micro_batch_size, -1) << name;
+    EXPECT_EQ(p->job.parallel.pipeline_schedule, "auto") << name;
+  }
+}
+
+TEST(Presets, TheTwoOfDeepSeekV3DifferInWhatTheirCommentsSay) {
+  const Result<Parsed> guide = load("671b"), published = load("v3");
+  ASSERT_TRUE(guide.ok() && published.ok());
+  EXPECT_EQ(diff_text(diff(guide->job, published->job)),
+            "model.name: \"671b\" -> \"v3\"\n"
+            "model.max_context_length: 131072 -> 163840\n"
+            "training.dtype: bf16 -> fp8\n"
+            "training.moments_dtype: fp32 -> bf16\n");
+}
+
+TEST(Presets, GoByTheNamesOfTheGuide) {
+  for (const auto& [name, preset] :
+       std::vector<std::pair<std::string, std::string>>{{"deepseek_v3_15b", "15b"},
+                                                        {"deepseek_v3_15b.yaml", "15b"},
+                                                        {"configs/deepseek_v3_1b.yaml", "1b"},
+                                                        {"deepseek_v3_base", "671b"},
+                                                        {"deepseek_v3_base.yaml", "671b"},
+                                                        {"deepseek_v3_small", "small"},
+                                                        {"deepseek-v3-5b", "5b"},
+                                                        {"20b", "20b"}}) {
+    const Result<Parsed> p = load(name);
+    ASSERT_TRUE(p.ok()) << name << ": " << p.status().to_string();
+    EXPECT_EQ(p->job.model.name, preset) << name;
+  }
+  EXPECT_EQ(load("deepseek_v3_16b").status().code(), Code::kNotFound);
+  EXPECT_EQ(preset_name("models/config.json"), "");
+  EXPECT_EQ(preset_name("./15b"), "");
 }
 
 TEST(Presets, TheDemoDividesByTheLayoutsItIsRehearsedWith) {

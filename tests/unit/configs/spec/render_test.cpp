@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <random>
@@ -10,6 +11,7 @@
 #include <set>
 
 #include "base/file.h"
+#include "configs/spec/deepspeed.h"
 #include "configs/spec/field_table.h"
 #include "configs/spec/presets.h"
 #include "tests/unit/configs/spec/helpers.h"
@@ -93,6 +95,34 @@ TEST(FieldTable, EveryMemberOfJobSpecHasAnEntry) {
   }
   EXPECT_GT(declared.size(), 80u);
   EXPECT_EQ(declared, entered);
+}
+
+// A name of another program without a remark means the same, so it is accepted; with one it isn't.
+TEST(FieldTable, NamesOfOtherProgramsAreAcceptedWhereTheyMeanTheSame) {
+  int accepted = 0;
+  for (const Field& f : field_table()) {
+    for (std::string name : {std::string(f.hf_name), std::string(f.megatron_name)}) {
+      if (name.empty() || name.find(' ') != std::string::npos) continue;
+      if (name.starts_with("--")) name.erase(0, 2);
+      std::replace(name.begin(), name.end(), '-', '_');
+      EXPECT_EQ(resolve_key(name).field, &f) << name;
+      ++accepted;
+    }
+    if (!f.deepspeed_name.empty()) {
+      const std::string_view path = f.deepspeed_name.substr(0, f.deepspeed_name.find(' '));
+      EXPECT_TRUE(deepspeed_takes(path)) << path;
+    }
+  }
+  EXPECT_GT(accepted, 90);
+  EXPECT_EQ(resolve_key("qk_head_dim").field, nullptr) << "Megatron's and Hugging Face's differ";
+}
+
+// An alias that two keys claim would silently belong to the first.
+TEST(FieldTable, NoSpellingMeansTwoKeys) {
+  for (const Field& f : field_table()) {
+    for (const std::string_view name : f.bare) EXPECT_EQ(resolve_key(name).field, &f) << name;
+    for (const Alias& a : f.aliases) EXPECT_EQ(resolve_key(a.path).field, &f) << a.path;
+  }
 }
 
 TEST(FieldTable, DefaultsAreInTheirOwnRange) {

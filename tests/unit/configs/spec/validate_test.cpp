@@ -60,6 +60,19 @@ INSTANTIATE_TEST_SUITE_P(
              "YARN_BETAS",
              kE,
              {"2", "3"}},
+        Rule{{"model.mla.rope_scaling.type=yarn", "model.mla.rope_scaling.factor=2",
+              "model.mla.rope_scaling.original_max_position=16"},
+             "CONTEXT_GT_YARN",
+             kW,
+             {"64", "2*16", "32"}},
+        Rule{{"model.mla.rope_scaling.type=yarn", "model.mla.rope_scaling.factor=1.5",
+              "model.mla.rope_scaling.original_max_position=16"},
+             "SEQ_GT_MAX_CONTEXT",
+             kE,
+             {"32", "24"}},
+        Rule{{"cluster.devices=cuda", "training.max_steps=10"}, "FEW_TOKENS", kW, {"10", "256"}},
+        Rule{{"training.micro_batch_size=0"}, "OUT_OF_RANGE", kE, {"0"}},
+        Rule{{"parallel.context_parallel_size=0"}, "OUT_OF_RANGE", kE, {"0"}},
         Rule{{"model.moe.n_group=2", "model.moe.topk_group=4"},
              "MOE_TOPK_GROUP_GT_N_GROUP",
              kE,
@@ -163,6 +176,15 @@ TEST(Validate, TheUnbrokenModelHasNothingToSay) {
            {"model.moe.router_aux_loss_weight=0.0009"},
            {"training.seq_length=64"},
            {"model.name=tiny-1b"},
+           {"training.micro_batch_size=-1", "training.global_batch_size=9",
+            "parallel.expert_parallel_size=1", "parallel.data_parallel_size=3"},
+           {"parallel.context_parallel_size=-1", "parallel.expert_tensor_parallel_size=-1"},
+           {"parallel.pipeline_schedule=auto", "parallel.pipeline_parallel_size=1"},
+           // Kimi-K2's: one step from kept to stretched frequencies.
+           {"model.mla.rope_scaling.type=yarn", "model.mla.rope_scaling.beta_fast=1",
+            "model.mla.rope_scaling.beta_slow=1"},
+           // 20 tokens for each of the model's active parameters.
+           {"cluster.devices=cuda", "training.max_steps=1000000"},
            {"parallel.tensor_parallel_size=4", "parallel.expert_parallel_size=2"}}) {
     const std::vector<Diagnostic> all = found_with(sets);
     EXPECT_TRUE(all.empty()) << text_of(all);

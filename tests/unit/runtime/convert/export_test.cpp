@@ -8,10 +8,10 @@
 #include <set>
 
 #include "base/file.h"
+#include "configs/spec/hf_config_json.h"
 #include "configs/spec/parse.h"
 #include "configs/spec/render.h"
 #include "runtime/checkpoint/checkpoint.h"
-#include "runtime/convert/hf_config_json.h"
 #include "tests/unit/runtime/convert/hf_builder.h"
 
 namespace dsv3::convert {

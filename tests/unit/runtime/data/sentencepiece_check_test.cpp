@@ -31,7 +31,7 @@ constexpr uint32_t kLeaf = 1u << 8;
 std::string model_with(const std::vector<std::pair<size_t, uint32_t>>& changed,
                        const std::string& replacements = std::string("x\0", 2)) {
   std::vector<uint32_t> units(256, kValue);
-  units[0] = 0;
+  units[0] = 1u << 10;
   for (const auto& [at, unit] : changed) units[at] = unit;
   const uint32_t bytes = 4 * 256;
   std::string table(4 + bytes, '\0');
@@ -51,9 +51,9 @@ TEST(SentencePieceCheck, ATableThatLeadsOutsideIsAFault) {
     return sentencepiece_fault(model) == "its normalisation table is damaged" &&
            !load_sentencepiece(model).ok();
   };
-  EXPECT_TRUE(is_damaged(model_with({{0, 256u << 10}})));         // one unit behind the end
+  EXPECT_TRUE(is_damaged(model_with({{0, 256u << 10}})));           // one unit behind the end
   EXPECT_TRUE(is_damaged(model_with({{0, kValue | 256u << 10}})));  // the root as a value
-  EXPECT_TRUE(is_damaged(model_with({{9, 1u << 10 | 0x200u}})));  // the wide form of an offset
+  EXPECT_TRUE(is_damaged(model_with({{9, 1u << 10 | 0x200u}})));    // the wide form of an offset
   EXPECT_TRUE(is_damaged(model_with({{0, kLeaf | 3u << 10}, {3, kValue | 2}})));  // its text
   EXPECT_TRUE(is_damaged(model_with({}, "x")));  // text without an end
   EXPECT_TRUE(is_damaged(model_with({}, "")));

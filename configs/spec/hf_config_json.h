@@ -12,13 +12,13 @@
 #include "base/status.h"
 #include "configs/spec/job_spec.h"
 
-namespace dsv3::convert {
+namespace dsv3::spec {
 
 // The text, indented; `dtype` (f32 or bf16) is what the weights are written in. A sigmoid router
 // makes it model_type deepseek_v3, a softmax router deepseek_v2. kInvalid for a softmax router with
 // norm_topk_prob or a bias, which no Hugging Face model has. `notes` gets a sentence for what a
 // reader would not expect.
-Result<std::string> hf_config_json(const spec::ModelSpec& model, DType dtype,
+Result<std::string> hf_config_json(const ModelSpec& model, DType dtype,
                                    std::vector<std::string>* notes);
 
-}  // namespace dsv3::convert
+}  // namespace dsv3::spec

@@ -1,18 +1,18 @@
 // See hf_config_json.h. Old-style keys (rope_theta, rope_scaling, torch_dtype): transformers 5
 // reads them too.
-#include "runtime/convert/hf_config_json.h"
+#include "configs/spec/hf_config_json.h"
 
 #include <fmt/format.h>
 
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-namespace dsv3::convert {
+namespace dsv3::spec {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-Status check_expressible(const spec::ModelSpec& model) {
+Status check_expressible(const ModelSpec& model) {
   const bool has_moe = model.moe.num_experts > 0;
   if (!has_moe || model.moe.score_function != "softmax") return {};
   const std::string kept = "export needs a model that transformers has";
@@ -32,8 +32,8 @@ Status check_expressible(const spec::ModelSpec& model) {
 }
 
 // Transformers 4 takes max_position_embeddings / original for YaRN's factor, so that must hold.
-int64_t max_positions(const spec::ModelSpec& model, std::vector<std::string>* notes) {
-  const spec::RopeScaling& rope = model.mla.rope_scaling;
+int64_t max_positions(const ModelSpec& model, std::vector<std::string>* notes) {
+  const RopeScaling& rope = model.mla.rope_scaling;
   if (rope.type != "yarn") return model.max_context_length;
   const auto stretched = static_cast<int64_t>(
       std::llround(rope.factor * static_cast<double>(rope.original_max_position)));
@@ -47,7 +47,7 @@ int64_t max_positions(const spec::ModelSpec& model, std::vector<std::string>* no
   return stretched;
 }
 
-Json rope_scaling(const spec::RopeScaling& rope) {
+Json rope_scaling(const RopeScaling& rope) {
   if (rope.type != "yarn") return nullptr;
   return {{"type", "yarn"},
           {"factor", rope.factor},
@@ -58,8 +58,8 @@ Json rope_scaling(const spec::RopeScaling& rope) {
           {"mscale_all_dim", rope.mscale_all_dim}};
 }
 
-void add_moe(const spec::ModelSpec& model, bool v3, Json* json) {
-  const spec::MoeSpec& moe = model.moe;
+void add_moe(const ModelSpec& model, bool v3, Json* json) {
+  const MoeSpec& moe = model.moe;
   const bool has_moe = moe.num_experts > 0;
   (*json)["n_routed_experts"] = moe.num_experts;
   (*json)["n_shared_experts"] = moe.num_shared_experts;
@@ -79,11 +79,11 @@ void add_moe(const spec::ModelSpec& model, bool v3, Json* json) {
 
 }  // namespace
 
-Result<std::string> hf_config_json(const spec::ModelSpec& model, DType dtype,
+Result<std::string> hf_config_json(const ModelSpec& model, DType dtype,
                                    std::vector<std::string>* notes) {
   DSV3_RETURN_IF_ERROR(check_expressible(model));
   const bool v3 = model.moe.score_function != "softmax";
-  const spec::MlaSpec& mla = model.mla;
+  const MlaSpec& mla = model.mla;
   if (!v3 && mla.rope_scaling.type == "yarn" && mla.rope_scaling.mscale_all_dim != 0) {
     notes->push_back(
         "transformers 4 leaves mscale_all_dim out of DeepSeek-V2's softmax scale, so its logits "
@@ -122,4 +122,4 @@ Result<std::string> hf_config_json(const spec::ModelSpec& model, DType dtype,
   return json.dump(2) + "\n";
 }
 
-}  // namespace dsv3::convert
+}  // namespace dsv3::spec

@@ -1,0 +1,53 @@
+// Seconds of one layer's passes over one micro-batch: its ops on the device, and its exchanges.
+//
+// Law: PURE. Compute is the sum of step_ops.h's lists; what is exchanged follows from the layout:
+// TP with sequence parallelism gathers before and scatters after attention and the feed-forward,
+// forward and backward; experts exchange tokens over EP·TP (etp 1) or EP; CP passes keys and values
+// round a ring. Exchanges are what is not hidden behind compute.
+#pragma once
+
+#include <algorithm>
+
+#include "cluster/plan/comm_cost.h"
+#include "cluster/plan/device_model.h"
+#include "cluster/plan/layout.h"
+#include "configs/spec/job_spec.h"
+
+namespace dsv3::plan {
+
+// Hidden behind compute where the links have their own engines. TP: Transformer Engine overlaps
+// gathers and scatters with the products beside them in chunks; about half stays in sight
+// (Megatron-LM's tp-comm-overlap). EP: Megatron and torchtitan show the exchange whole, DeepSeek-V3
+// hides nearly all of it behind another micro-batch (DualPipe, arXiv 2412.19437, 3.2.1), we count
+// half. Neither is measured with our runtime.
+inline constexpr double kTensorExchangeHidden = 0.5;
+inline constexpr double kExpertExchangeHidden = 0.5;
+
+struct PassTime {
+  double compute = 0;             // with weight, without recompute
+  double weight = 0;              // weight gradients, of compute
+  double recompute = 0;           // computed again
+  double tp = 0, cp = 0, ep = 0;  // what is not hidden
+  double hidden = 0;              // of tp and ep: the links are busy while compute goes on
+  double total() const { return compute + recompute + tp + cp + ep; }
+  // Compute behind which another exchange fits.
+  double quiet() const { return std::max(0.0, compute + recompute - hidden); }
+};
+
+struct LayerTime {
+  PassTime forward, backward;
+};
+
+// Of one micro-batch under a layout's TP, CP, EP, ETP, micro-batch and recomputation.
+struct ModelTimes {
+  LayerTime dense, routed, mtp;
+  LayerTime embedding, head;  // on the first and last stage
+};
+
+ModelTimes model_times(const spec::JobSpec& job, const Layout& layout, const DeviceModel& device,
+                       int64_t devices_per_node);
+
+// Bytes that a stage sends to the next one for one micro-batch.
+double stage_output_bytes(const spec::JobSpec& job, const Layout& layout);
+
+}  // namespace dsv3::plan

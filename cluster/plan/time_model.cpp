@@ -1,0 +1,354 @@
+// A step from its layers, its schedule and what it exchanges; see time_model.h.
+#include "cluster/plan/time_model.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+#include "base/check.h"
+#include "cluster/plan/layer_time.h"
+#include "cluster/plan/schedule.h"
+#include "cluster/plan/shard_map.h"
+#include "cluster/plan/step_ops.h"
+
+namespace dsv3::plan {
+namespace {
+
+// Adam on the host reads and writes master, moments, gradient and weight, 30 bytes a parameter, at
+// one GPU's share of a two-socket server's memory (200 GB/s and more over 8).
+constexpr double kHostAdamBytes = 30;
+constexpr double kHostAdamBytesPerS = 25e9;
+
+// Layers of a virtual stage; the ends belong to the first and the last.
+struct StageMix {
+  int64_t dense = 0;
+  int64_t routed = 0;
+  int64_t layers() const { return dense + routed; }
+};
+
+// One micro-batch on one virtual stage.
+struct StageTime {
+  PassTime forward, backward;
+};
+
+void add(const PassTime& pass, int64_t times, PassTime* sum) {
+  const double n = static_cast<double>(times);
+  sum->compute += n * pass.compute;
+  sum->weight += n * pass.weight;
+  sum->recompute += n * pass.recompute;
+  sum->tp += n * pass.tp;
+  sum->cp += n * pass.cp;
+  sum->ep += n * pass.ep;
+  sum->hidden += n * pass.hidden;
+}
+void add(const LayerTime& layer, int64_t times, StageTime* sum) {
+  if (times == 0) return;
+  add(layer.forward, times, &sum->forward);
+  add(layer.backward, times, &sum->backward);
+}
+
+// Compute of a virtual stage that the data-parallel exchange may hide behind.
+struct Quiet {
+  double forward_s = 0;
+  double backward_s = 0;
+};
+
+// Of the data-parallel exchange of a stage: everything, before anything hides it.
+struct DataExchange {
+  double reduce_s = 0;  // of gradients
+  double gather_s = 0;  // of weights
+};
+
+int64_t recompute_level(const std::string& recompute) {
+  return recompute == "full" ? 2 : recompute == "selective" ? 1 : 0;
+}
+
+using Key = std::array<int64_t, 9>;
+
+}  // namespace
+
+int64_t sequences_per_step(const Layout& layout) {
+  return layout.grad_accumulation * layout.micro_batch * layout.dense_dp();
+}
+
+struct TimeModel::Cache {
+  Cache(const spec::JobSpec& job_in, const DeviceModel& device_in, int64_t per_node)
+      : job(job_in), device(device_in), devices_per_node(per_node), counts(job_in.model) {}
+
+  const spec::JobSpec& job;
+  const DeviceModel& device;
+  int64_t devices_per_node;
+  ShardedCounts counts;
+  std::map<Key, ModelTimes> layers;
+  std::map<int64_t, std::vector<StageMix>> mixes;  // by virtual stages
+  std::map<Key, std::vector<LocalParams>> locals;
+  std::map<Key, std::vector<DataExchange>> exchanges;
+  std::map<Key, double> optimizers;
+  std::vector<ChunkTime> chunks;  // of the layout at hand, by virtual stage
+  std::vector<Quiet> quiet;
+
+  const ModelTimes& model(const Layout& layout);
+  const std::vector<StageMix>& mix(int64_t virtual_stages);
+  const std::vector<LocalParams>& local(const Layout& layout);
+  const std::vector<DataExchange>& exchange(const Layout& layout);
+  double optimizer_s(const Layout& layout);
+  double offload_s(const Layout& layout);
+  StageTime stage(const ModelTimes& times, const std::vector<StageMix>& mixes, int64_t at);
+  PipelineShape pipeline(const Layout& layout);
+  double send_s(const Layout& layout) const;
+  double data_exposed_s(const Layout& layout);
+};
+
+const ModelTimes& TimeModel::Cache::model(const Layout& layout) {
+  const Key key{layout.tp,  layout.cp,          layout.ep,
+                layout.etp, layout.micro_batch, recompute_level(layout.recompute)};
+  const auto found = layers.find(key);
+  if (found != layers.end()) return found->second;
+  return layers.emplace(key, model_times(job, layout, device, devices_per_node)).first->second;
+}
+
+const std::vector<StageMix>& TimeModel::Cache::mix(int64_t virtual_stages) {
+  const auto found = mixes.find(virtual_stages);
+  if (found != mixes.end()) return found->second;
+  const spec::ModelSpec& model = job.model;
+  const int64_t first_routed =
+      model.moe.num_experts > 0 ? model.moe.first_k_dense : model.num_layers;
+  std::vector<StageMix> made;
+  int64_t first = 0;
+  for (const int64_t layers : split_layers(model.num_layers, virtual_stages)) {
+    const int64_t end = first + layers;
+    const int64_t dense = std::clamp(first_routed, first, end) - first;
+    made.push_back({dense, layers - dense});
+    first = end;
+  }
+  return mixes.emplace(virtual_stages, std::move(made)).first->second;
+}
+
+StageTime TimeModel::Cache::stage(const ModelTimes& times, const std::vector<StageMix>& mixes_of,
+                                  int64_t at) {
+  const StageMix& mix = mixes_of[static_cast<size_t>(at)];
+  StageTime time;
+  add(times.dense, mix.dense, &time);
+  add(times.routed, mix.routed, &time);
+  if (at == 0) add(times.embedding, 1, &time);
+  if (at == static_cast<int64_t>(mixes_of.size()) - 1) {
+    add(times.mtp, job.model.mtp_layers, &time);
+    add(times.head, 1, &time);
+  }
+  return time;
+}
+
+// Fills `chunks` and `quiet`.
+PipelineShape TimeModel::Cache::pipeline(const Layout& layout) {
+  PipelineShape shape;
+  shape.schedule = schedule_kind(layout.schedule).value_or(ScheduleKind::k1F1B);
+  shape.stages = layout.pp;
+  shape.chunks = shape.schedule == ScheduleKind::kInterleaved ? layout.virtual_stages : 1;
+  shape.micro_batches = layout.grad_accumulation;
+  const ModelTimes& times = model(layout);
+  const std::vector<StageMix>& all = mix(shape.stages * shape.chunks);
+  chunks.clear();
+  quiet.clear();
+  // Stages in the middle are mostly alike.
+  const int64_t last = static_cast<int64_t>(all.size()) - 1;
+  for (int64_t at = 0; at <= last; ++at) {
+    const StageMix& here = all[static_cast<size_t>(at)];
+    const StageMix* before = at > 1 && at < last ? &all[static_cast<size_t>(at - 1)] : nullptr;
+    if (before != nullptr && before->dense == here.dense && before->routed == here.routed) {
+      chunks.push_back(chunks.back());
+      quiet.push_back(quiet.back());
+      continue;
+    }
+    const StageTime time = stage(times, all, at);
+    chunks.push_back(
+        {time.forward.total(), time.backward.total() - time.backward.weight, time.backward.weight});
+    quiet.push_back({time.forward.quiet(), time.backward.quiet()});
+  }
+  return shape;
+}
+
+double TimeModel::Cache::send_s(const Layout& layout) const {
+  if (layout.pp == 1) return 0;
+  const bool one_node = devices_per_node < 1 || layout.world_size() <= devices_per_node;
+  return send_seconds(stage_output_bytes(job, layout),
+                      one_node ? device.node_link : device.network_link);
+}
+
+const std::vector<LocalParams>& TimeModel::Cache::local(const Layout& layout) {
+  const Key key{layout.tp, layout.pp, layout.ep, layout.etp,
+                chunks_of(layout, job.model.num_layers)};
+  const auto found = locals.find(key);
+  if (found != locals.end()) return found->second;
+  std::vector<LocalParams> made;
+  for (int64_t stage = 0; stage < layout.pp; ++stage) made.push_back(counts.stage(layout, stage));
+  return locals.emplace(key, std::move(made)).first->second;
+}
+
+const std::vector<DataExchange>& TimeModel::Cache::exchange(const Layout& layout) {
+  const bool small = layout.grads_dtype == "bf16";
+  const Key key{layout.tp,         layout.cp, layout.pp,
+                layout.ep,         layout.dp, layout.etp,
+                layout.zero_stage, small,     chunks_of(layout, job.model.num_layers)};
+  const auto found = exchanges.find(key);
+  if (found != exchanges.end()) return found->second;
+  const Links links{device.node_link, device.network_link};
+  const GroupShape dense = group_shape(layout, kDenseGradGroup, devices_per_node);
+  const GroupShape expert = group_shape(layout, kExpertGradGroup, devices_per_node);
+  const double weight_bytes = job.training.dtype == "fp32" ? 4 : 2;
+  const std::vector<StageMix>& mixes_of = mix(layout.pp);
+  const std::vector<LocalParams>& held = local(layout);
+  std::vector<DataExchange> made;
+  for (size_t stage = 0; stage < held.size(); ++stage) {
+    // A bucket a layer: each pays its latency.
+    const double buckets = static_cast<double>(std::max<int64_t>(1, mixes_of[stage].layers()));
+    const auto over = [&](double bytes, const GroupShape& group) {
+      if (bytes == 0) return 0.0;
+      return gather_seconds(bytes, group, links) + (buckets - 1) * gather_seconds(0, group, links);
+    };
+    const auto gather = [&](double bytes) {
+      const double dense_n = static_cast<double>(held[stage].dense);
+      const double expert_n = static_cast<double>(held[stage].experts);
+      if (layout.ep == 1) return over(bytes * (dense_n + expert_n), dense);  // the same ranks
+      return over(bytes * dense_n, dense) + over(bytes * expert_n, expert);
+    };
+    DataExchange exchange{.reduce_s = gather(small ? 2 : 4), .gather_s = gather(weight_bytes)};
+    if (layout.zero_stage == 0) exchange = {.reduce_s = 2 * exchange.reduce_s, .gather_s = 0};
+    made.push_back(exchange);
+  }
+  return exchanges.emplace(key, std::move(made)).first->second;
+}
+
+// ZeRO-0 and 1 reduce once a step, behind the last micro-batch's backward pass, all but the last
+// bucket of it; gathered weights hide in the next step's first forward pass. ZeRO-2 reduces behind
+// every micro-batch, ZeRO-3 gathers before every pass as well. Needs `quiet`.
+double TimeModel::Cache::data_exposed_s(const Layout& layout) {
+  if (layout.dense_zero_group() == 1) return 0;
+  const bool hides = job.parallel.overlap_grad_reduce && !device.links_share_cores;
+  const std::vector<DataExchange>& all = exchange(layout);
+  const std::vector<StageMix>& mixes_of = mix(layout.pp);
+  const double batches = static_cast<double>(layout.grad_accumulation);
+  double most = 0;
+  for (size_t stage = 0; stage < all.size(); ++stage) {
+    double forward = 0, backward = 0;
+    for (size_t at = stage; hides && at < quiet.size(); at += all.size()) {
+      const double layers = static_cast<double>(std::max<int64_t>(1, mixes_of[stage].layers()));
+      forward += quiet[at].forward_s * (layers - 1) / layers;
+      backward += quiet[at].backward_s * (layers - 1) / layers;
+    }
+    const auto& [reduce, gather] = all[stage];
+    const auto shown = [](double exchange, double meanwhile) {
+      return std::max(0.0, exchange - meanwhile);
+    };
+    double exposed = shown(reduce, backward) + shown(gather, forward);
+    if (layout.zero_stage == 2) {
+      exposed = batches * shown(reduce, backward) + shown(gather, forward);
+    } else if (layout.zero_stage == 3) {
+      exposed = batches * (shown(gather, forward) + shown(gather + reduce, backward));
+    }
+    most = std::max(most, exposed);
+  }
+  return most;
+}
+
+double TimeModel::Cache::optimizer_s(const Layout& layout) {
+  const Key key{layout.tp,
+                layout.cp,
+                layout.pp,
+                layout.ep,
+                layout.dp,
+                layout.etp,
+                std::min<int64_t>(1, layout.zero_stage),
+                2 * (layout.grads_dtype == "bf16") + (layout.moments_dtype == "bf16"),
+                chunks_of(layout, job.model.num_layers)};
+  const auto found = optimizers.find(key);
+  if (found != optimizers.end()) return found->second;
+  const std::vector<LocalParams>& held = local(layout);
+  const auto most = std::max_element(
+      held.begin(), held.end(),
+      [](const LocalParams& a, const LocalParams& b) { return a.total() < b.total(); });
+  const double seconds_of = seconds(device, optimizer_ops(job, layout, *most));
+  return optimizers.emplace(key, seconds_of).first->second;
+}
+
+double TimeModel::Cache::offload_s(const Layout& layout) {
+  if (!layout.offload_optimizer || device.host_link.bytes_per_s <= 0) return 0;
+  double most = 0;
+  for (const LocalParams& held : local(layout)) {
+    const double n = layout.zero_stage == 0
+                         ? static_cast<double>(held.total())
+                         : static_cast<double>(held.dense / layout.dense_zero_group() +
+                                               held.experts / layout.expert_zero_group());
+    const double moved = (layout.grads_dtype == "bf16" ? 2.0 : 4.0) + 2.0;
+    most = std::max(
+        most, n * moved / device.host_link.bytes_per_s + n * kHostAdamBytes / kHostAdamBytesPerS);
+  }
+  return most;
+}
+
+TimeModel::TimeModel(const spec::JobSpec& job, const DeviceModel& device, int64_t devices_per_node)
+    : job_(job),
+      device_(device),
+      devices_per_node_(devices_per_node),
+      cache_(std::make_unique<Cache>(job, device, devices_per_node)) {}
+
+TimeModel::~TimeModel() = default;
+
+double TimeModel::lower_bound(const Layout& layout) const {
+  const PipelineShape shape = cache_->pipeline(layout);
+  return pipeline_bound(shape, cache_->chunks, cache_->send_s(layout)) +
+         cache_->data_exposed_s(layout) + cache_->offload_s(layout) + device_.outside_s;
+}
+
+double TimeModel::step_seconds(const Layout& layout) const {
+  const PipelineShape shape = cache_->pipeline(layout);
+  return pipeline_seconds(shape, cache_->chunks, cache_->send_s(layout)) +
+         cache_->data_exposed_s(layout) + cache_->offload_s(layout) + device_.outside_s +
+         (layout.offload_optimizer ? 0 : cache_->optimizer_s(layout));
+}
+
+StepTime TimeModel::predict(const Layout& layout) const {
+  StepTime time{.step_s = step_seconds(layout)};
+  const PipelineShape shape = cache_->pipeline(layout);
+  const std::vector<ChunkTime> chunks = cache_->chunks;
+  const double batches = static_cast<double>(layout.grad_accumulation);
+  const auto busy = [&](int64_t stage) {
+    double sum = 0;
+    for (int64_t at = stage; at < static_cast<int64_t>(chunks.size()); at += shape.stages) {
+      sum += chunks[static_cast<size_t>(at)].busy_s();
+    }
+    return sum;
+  };
+  int64_t busiest = 0;
+  for (int64_t stage = 1; stage < shape.stages; ++stage) {
+    if (busy(stage) > busy(busiest)) busiest = stage;
+  }
+  StageTime sum;
+  const ModelTimes& times = cache_->model(layout);
+  const std::vector<StageMix>& mixes = cache_->mix(shape.stages * shape.chunks);
+  for (int64_t at = busiest; at < shape.stages * shape.chunks; at += shape.stages) {
+    const StageTime stage = cache_->stage(times, mixes, at);
+    add(stage.forward, 1, &sum.forward);
+    add(stage.backward, 1, &sum.backward);
+  }
+  const auto line = [&](const char* name, double seconds) {
+    if (seconds > 0) time.lines.push_back({name, seconds});
+  };
+  const double whole = pipeline_seconds(shape, chunks, cache_->send_s(layout));
+  const double at_once = std::min(whole, pipeline_seconds(shape, chunks, 0));
+  line("forward", batches * sum.forward.compute);
+  line("backward", batches * sum.backward.compute);
+  line("recompute", batches * sum.backward.recompute);
+  line("tp", batches * (sum.forward.tp + sum.backward.tp));
+  line("cp", batches * (sum.forward.cp + sum.backward.cp));
+  line("ep", batches * (sum.forward.ep + sum.backward.ep));
+  // Of one stage nothing is left over; what rounding leaves is no bubble.
+  if (shape.stages > 1) line("pipeline_bubble", at_once - batches * busy(busiest));
+  line("pp", whole - at_once);
+  line("dp", cache_->data_exposed_s(layout));
+  if (!layout.offload_optimizer) line("optimizer", cache_->optimizer_s(layout));
+  line("offload", cache_->offload_s(layout));
+  line("outside", device_.outside_s);
+  return time;
+}
+
+}  // namespace dsv3::plan

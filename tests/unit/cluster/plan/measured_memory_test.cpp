@@ -1,0 +1,155 @@
+// The memory model of the CPU runtime against arenas that were measured.
+//
+// Oracle: `tests/bench/predict_memory.sh` with DSV3_BENCH_LINES=1 on an AMD EPYC with AVX512-BF16,
+// one thread a rank, 2026-11-22: megabytes of the worst rank. The runtime's own pushes decide these
+// figures (runtime/model/*.cpp), so what changes them there must change the formulas here.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "cluster/plan/memory.h"
+#include "configs/spec/job_spec.h"
+
+namespace dsv3::plan {
+namespace {
+
+// configs/demo.yaml's model.
+spec::JobSpec demo() {
+  spec::JobSpec job;
+  spec::ModelSpec& model = job.model;
+  model.name = "demo";
+  model.vocab_size = 8192;
+  model.num_layers = 8;
+  model.d_model = 256;
+  model.num_heads = 4;
+  model.dense_intermediate_size = 768;
+  model.max_context_length = 256;
+  model.mla = {
+      .kv_lora_rank = 64, .qk_nope_head_dim = 64, .qk_rope_head_dim = 32, .v_head_dim = 64};
+  model.mla.q_lora_rank = 128;
+  model.moe.num_experts = 8;
+  model.moe.num_experts_per_token = 2;
+  model.moe.expert_intermediate_size = 192;
+  model.moe.num_shared_experts = 1;
+  model.moe.first_k_dense = 1;
+  job.training.seq_length = 256;
+  job.training.micro_batch_size = 8;
+  return job;
+}
+
+// configs/bench-cpu.yaml's.
+spec::JobSpec bench() {
+  spec::JobSpec job = demo();
+  job.model.d_model = 512;
+  job.model.num_heads = 8;
+  job.model.dense_intermediate_size = 1536;
+  job.model.mla.kv_lora_rank = 128;
+  job.model.mla.q_lora_rank = 256;
+  job.model.moe.expert_intermediate_size = 320;
+  job.training.seq_length = 512;
+  return job;
+}
+
+// configs/small.yaml's, with four layers.
+spec::JobSpec small() {
+  spec::JobSpec job = demo();
+  job.model.vocab_size = 32768;
+  job.model.num_layers = 4;
+  job.model.d_model = 1024;
+  job.model.num_heads = 16;
+  job.model.dense_intermediate_size = 2560;
+  job.model.mla.kv_lora_rank = 256;
+  job.model.mla.q_lora_rank = 512;
+  job.model.moe.num_experts = 16;
+  job.model.moe.expert_intermediate_size = 512;
+  job.training.seq_length = 512;
+  job.training.micro_batch_size = 1;
+  return job;
+}
+
+struct Measured {
+  double activations = 0;  // MB
+  double transient = 0;
+  double workspace = 0;
+  double arena = 0;
+};
+
+void expect_measured(const char* what, const spec::JobSpec& job, const Measured& measured) {
+  const MemoryModel model(job, DeviceKind::kCpu);
+  const Layout layout{.zero_stage = 0,
+                      .micro_batch = job.training.micro_batch_size,
+                      .moments_dtype = job.training.moments_dtype};
+  double arena = 0;
+  for (const LedgerLine& line : memory_ledger(model, layout, 0))
+    arena += is_outside_arena(line.name) ? 0 : static_cast<double>(line.bytes) / 1e6;
+  const auto megabytes = [](int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  EXPECT_NEAR(arena, measured.arena, 0.003 * measured.arena) << what;
+  EXPECT_NEAR(megabytes(activations_bytes(model, layout, 0)), measured.activations,
+              0.002 * measured.activations)
+      << what;
+  EXPECT_NEAR(megabytes(transient_bytes(model, layout, 0)), measured.transient,
+              0.01 * measured.transient)
+      << what;
+  // Where another kernel asks for more than attention does it is a little more.
+  EXPECT_NEAR(megabytes(workspace_bytes(model, layout)), measured.workspace,
+              0.3 * measured.workspace)
+      << what;
+}
+
+TEST(MeasuredMemory, OfTheDemoAndItsVariants) {
+  spec::JobSpec job = demo();
+  expect_measured("demo", job, {166.93, 23.07, 0.67, 473.87});
+  job.training.micro_batch_size = 4;
+  expect_measured("4 sequences", job, {83.47, 24.12, 0.67, 391.46});
+  job.training.micro_batch_size = 1;
+  expect_measured("1 sequence", job, {20.87, 12.32, 0.67, 317.06});
+  job.training.micro_batch_size = 32;
+  job.training.moments_dtype = "bf16";
+  expect_measured("32 sequences, bf16 moments", job, {667.72, 44.43, 0.67, 933.09});
+  job = demo();
+  job.training.dtype = "fp32";
+  expect_measured("fp32", job, {327.62, 23.17, 1.33, 603.87});
+  job = demo();
+  job.training.seq_length = 2048;
+  job.training.micro_batch_size = 2;
+  expect_measured("2,048 tokens", job, {333.86, 22.22, 4.58, 644.09});
+}
+
+TEST(MeasuredMemory, OfExpertsMtpAndCheckpoints) {
+  spec::JobSpec job = demo();
+  job.model.mtp_layers = 1;
+  expect_measured("MTP", job, {192.29, 24.12, 0.67, 530.28});
+  job = demo();
+  job.model.moe.num_experts = 32;
+  job.model.moe.num_experts_per_token = 4;
+  expect_measured("32 experts", job, {220.07, 20.97, 0.67, 971.59});
+  job = demo();
+  job.checkpoint.interval_steps = 2;
+  expect_measured("background checkpoints", job, {166.93, 23.07, 0.67, 662.77});
+  job.checkpoint.async = false;
+  job.training.micro_batch_size = 2;
+  expect_measured("checkpoints that are waited for", job, {41.73, 24.64, 0.67, 350.24});
+}
+
+TEST(MeasuredMemory, OfLargerModels) {
+  spec::JobSpec job = bench();
+  expect_measured("bench-cpu", job, {629.03, 41.09, 1.49, 1538.84});
+  job.training.dtype = "fp32";
+  job.training.micro_batch_size = 4;
+  expect_measured("bench-cpu fp32", job, {618.34, 42.04, 2.09, 1433.37});
+  job = bench();
+  job.model.d_model = 1024;
+  job.model.dense_intermediate_size = 4096;
+  job.model.num_layers = 6;
+  job.training.micro_batch_size = 4;
+  expect_measured("bench-cpu, wider", job, {355.05, 33.13, 1.72, 1853.72});
+  job = small();
+  expect_measured("small", job, {77.11, 23.07, 2.01, 3125.60});
+  job.training.dtype = "fp32";
+  job.training.seq_length = 2048;
+  job.model.mtp_layers = 1;
+  expect_measured("small fp32 MTP", job, {779.52, 100.83, 10.10, 4090.74});
+}
+
+}  // namespace
+}  // namespace dsv3::plan

@@ -1,0 +1,122 @@
+// A step's ops as arithmetic: FLOPs beside the count of parameters (planner.md), and how layouts
+// share them. That the shapes are the runtime's is tests/unit/runtime/train/step_ops_test.cpp's.
+#include "cluster/plan/step_ops.h"
+
+#include <gtest/gtest.h>
+
+#include "configs/spec/counts.h"
+#include "tests/unit/cluster/plan/table_jobs.h"
+
+namespace dsv3::plan {
+namespace {
+
+Layout alone() {
+  Layout layout;
+  layout.zero_stage = 0;
+  return layout;
+}
+
+double step_flops(const spec::JobSpec& job, const Layout& layout) {
+  return sum_flops(step_ops(job, layout));
+}
+
+// Backward attention computes the scores again: 5 products where the count of planner.md has 4.
+TEST(StepOps, FlopsAreTheModelsPlusTheScoresAgain) {
+  for (const char* name : {"small", "5b", "10b", "671b"}) {
+    const spec::JobSpec job = testing::table_job(name);
+    const spec::FlopsPerToken counted = spec::flops_per_token(job.model, job.training.seq_length);
+    const auto tokens = static_cast<double>(job.training.seq_length);
+    const auto layers = static_cast<double>(job.model.num_layers + job.model.mtp_layers);
+    const double qk = static_cast<double>(job.model.mla.qk_head_dim());
+    const double pairs = tokens * (tokens + 1) / 2 * static_cast<double>(job.model.num_heads);
+    const double expected = counted.total_with_mtp * tokens + layers * 2 * pairs * qk;
+    EXPECT_NEAR(step_flops(job, alone()), expected, 1e-9 * expected) << name;
+  }
+}
+
+TEST(StepOps, ThePartsOfATensorGroupSumToTheWhole) {
+  const spec::JobSpec job = testing::table_job("5b");
+  Layout cut = alone();
+  cut.tp = 4;
+  // Latent projections are whole on each rank, of its share of the tokens: nothing is done twice.
+  EXPECT_NEAR(4 * step_flops(job, cut), step_flops(job, alone()), 1e-9 * step_flops(job, cut) * 4);
+  cut.etp = 4;
+  EXPECT_NEAR(4 * step_flops(job, cut), step_flops(job, alone()), 1e-9 * step_flops(job, cut) * 4);
+  Layout context = alone();
+  context.cp = 2;
+  EXPECT_NEAR(2 * step_flops(job, context), step_flops(job, alone()),
+              1e-9 * step_flops(job, alone()));
+}
+
+TEST(StepOps, ExpertRanksHaveAsManyRowsAndFewerExperts) {
+  const spec::JobSpec job = testing::table_job("10b");
+  Layout spread = alone();
+  spread.ep = 8;
+  const auto of = [&](const Layout& layout) {
+    for (const StepOp& op : layer_forward_ops(job, layout, LayerKind::kMoe)) {
+      if (op.cls == OpClass::kGroupedGemm) return op;
+    }
+    return StepOp{};
+  };
+  EXPECT_EQ(of(alone()).groups, 32);
+  EXPECT_EQ(of(spread).groups, 4);
+  EXPECT_EQ(of(spread).shape, of(alone()).shape);
+  EXPECT_EQ(of(spread).shape[0], 4096 * 4) << "tokens times choices";
+  EXPECT_LT(of(spread).bytes, of(alone()).bytes) << "fewer weights are read";
+}
+
+TEST(StepOps, FullRecomputationIsAnotherForwardPass) {
+  const spec::JobSpec job = testing::table_job("10b");
+  Layout full = alone(), selective = alone();
+  full.recompute = "full";
+  selective.recompute = "selective";
+  for (const LayerKind kind : {LayerKind::kDense, LayerKind::kMoe, LayerKind::kMtp}) {
+    const double forward = sum_flops(layer_forward_ops(job, alone(), kind));
+    const double backward = sum_flops(layer_backward_ops(job, alone(), kind));
+    EXPECT_DOUBLE_EQ(sum_flops(layer_backward_ops(job, full, kind)), backward + forward);
+    const double some = sum_flops(layer_backward_ops(job, selective, kind));
+    EXPECT_GT(some, backward);
+    EXPECT_LT(some, backward + 0.5 * forward) << "up-projections alone";
+  }
+}
+
+// 7B and more of state on one rank, an eighth of it on each of eight: AdamW moves 4 + 4 + 4 bytes
+// of master, 4 of gradient, 8 + 8 of moments and 2 of weights for a parameter.
+TEST(StepOps, ZeroSharesTheUpdate) {
+  const spec::JobSpec job = testing::table_job("5b");
+  Layout whole = alone(), shared = alone();
+  whole.dp = shared.dp = 8;
+  shared.zero_stage = 1;
+  const LocalParams local = ShardedCounts(job.model).stage(whole, 0);
+  const auto adamw_bytes = [&](const Layout& layout) {
+    double bytes = 0;
+    for (const StepOp& op : optimizer_ops(job, layout, local))
+      bytes += op.op == "adamw" ? op.calls * op.bytes : 0;
+    return bytes;
+  };
+  EXPECT_NEAR(adamw_bytes(whole), 30.0 * static_cast<double>(local.total()),
+              1e-3 * adamw_bytes(whole));
+  EXPECT_NEAR(adamw_bytes(shared), adamw_bytes(whole) / 8, 1e-3 * adamw_bytes(shared));
+  Layout small = whole;
+  small.moments_dtype = "bf16";
+  EXPECT_NEAR(adamw_bytes(small), 22.0 * static_cast<double>(local.total()),
+              1e-3 * adamw_bytes(small))
+      << "22 bytes, as published for AdamW with bf16 moments";
+}
+
+TEST(StepOps, MicroBatchesRepeatAllButTheUpdate) {
+  const spec::JobSpec job = testing::table_job("small");
+  Layout twice = alone();
+  twice.grad_accumulation = 2;
+  EXPECT_DOUBLE_EQ(step_flops(job, twice), 2 * step_flops(job, alone()));
+  const auto calls = [&](const Layout& layout, std::string_view name) {
+    double sum = 0;
+    for (const StepOp& op : step_ops(job, layout)) sum += op.op == name ? op.calls : 0;
+    return sum;
+  };
+  EXPECT_EQ(calls(twice, "adamw"), calls(alone(), "adamw"));
+  EXPECT_EQ(calls(twice, "swiglu_forward"), 2 * calls(alone(), "swiglu_forward"));
+}
+
+}  // namespace
+}  // namespace dsv3::plan
