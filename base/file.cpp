@@ -87,9 +87,9 @@ Status write_file(const std::string& path, std::string_view bytes, mode_t mode) 
   const Leftover leftover(temporary);
   {
     Fd file{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode)};
-    if (file.fd < 0) return system_error("cannot write", temporary);
-    Status status = write_all(file.fd, bytes, temporary);
-    if (status.ok() && ::fsync(file.fd) != 0) status = system_error("cannot flush", temporary);
+    if (file.fd < 0) return system_error("cannot write", path);  // the name that was asked for
+    Status status = write_all(file.fd, bytes, path);
+    if (status.ok() && ::fsync(file.fd) != 0) status = system_error("cannot flush", path);
     if (!status.ok()) {
       ::unlink(temporary.c_str());
       return status;

@@ -65,6 +65,7 @@ std::string with_commas(int64_t count) {
 
 std::string human_count(int64_t count) {
   const double value = static_cast<double>(count);
+  if (std::abs(value) >= 1e12) return fmt::format("{:.2f}T", value / 1e12);
   if (std::abs(value) >= 1e9) return fmt::format("{:.2f}B", value / 1e9);
   if (std::abs(value) >= 1e6) return fmt::format("{:.1f}M", value / 1e6);
   return with_commas(count);

@@ -1,4 +1,4 @@
-// The terms of planner.md 3.3; see activations.h.
+// The terms of PLAN.md; see activations.h.
 #include "cluster/plan/activations.h"
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 namespace dsv3::plan {
 namespace {
 
-// The letters of planner.md 3.3, as doubles: sums of a 671b layer pass 2^31 but not 2^53.
+// The letters of PLAN.md, as doubles: sums of a 671b layer pass 2^31 but not 2^53.
 struct Sizes {
   double s;         // tokens of the micro-batch
   double t;         // TP
@@ -43,11 +43,12 @@ Sizes sizes_of(const spec::JobSpec& job, const Layout& layout, const ActivationO
   z.dv = static_cast<double>(mla.v_head_dim);
   z.topk = static_cast<double>(moe.num_experts_per_token);
   z.experts = static_cast<double>(moe.num_experts);
-  // One rank of all experts gets exactly s·k slots: there is nothing to be unbalanced between.
-  const double imbalance =
-      layout.ep * layout.tp == 1 ? std::min(options.imbalance, 1.0) : options.imbalance;
-  z.slots = imbalance * z.s * z.topk / (cut ? 1.0 : z.t);
-  z.exchange = layout.ep * (cut ? 1 : layout.tp) == 1 ? 0 : z.s * z.topk / (cut ? 1.0 : z.t);
+  // Where a rank has all experts, whole or their slices, it gets exactly s·k slots: there is
+  // nothing to be unbalanced between, and nothing is exchanged.
+  const bool has_all = layout.ep * (cut ? 1 : layout.tp) == 1;
+  const double rows = z.s * z.topk / (cut ? 1.0 : z.t);
+  z.slots = has_all ? std::min(options.imbalance, 1.0) * rows : options.imbalance * rows;
+  z.exchange = has_all ? 0 : rows;
   z.width = static_cast<double>(moe.expert_intermediate_size) / (cut ? z.t : 1.0);
   z.shared = static_cast<double>(moe.num_shared_experts * moe.expert_intermediate_size);
   z.dense = static_cast<double>(model.dense_intermediate_size);

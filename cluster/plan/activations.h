@@ -1,5 +1,5 @@
 // Activation ledger: what the backward pass keeps of one layer and one micro-batch, term by term
-// (planner.md 3.3).
+// (PLAN.md).
 //
 // Law: a term is written once, with its equation. s = micro_batch·seq/CP tokens, t = TP (sequence
 // parallel on), λ = imbalance of the busiest rank's experts. Example: DeepSeek-V3, S = 4096, TP 1,
@@ -39,12 +39,12 @@ struct ActivationOptions {
   // Inputs of matrix products are kept as fp8 with a scale per 128: 1 + 1/32 bytes.
   bool fp8_inputs = false;
   // What runtime/model keeps and its arena books, term by term: the rotated part of the keys once
-  // for all heads, the router's own tables, the norms' statistics. Else planner.md's.
+  // for all heads, the router's own tables, the norms' statistics. Else PLAN.md's.
   bool own_runtime = false;
 };
 
 struct ActivationTerm {
-  std::string name;    // planner.md's: "q_a_norm"
+  std::string name;    // PLAN.md's: "q_a_norm"
   std::string booked;  // the arena's: "activations/attention/latent"
   double bytes = 0;
   uint8_t recompute = kRecomputeNothing;  // the module that it belongs to

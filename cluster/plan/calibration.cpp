@@ -45,8 +45,20 @@ const CalibrationSet& set_for(const Calibration& calibration, int64_t ranks) {
       [&](const CalibrationSet& a, const CalibrationSet& b) { return distance(a) < distance(b); });
 }
 
-// The ring's line through the smallest and the largest sum; without sums, what sockets were seen to
-// give of the copy's speed (RESULTS.md: 4.1 of 50 GB/s).
+// How much longer a call takes with `ranks` ranks at work than when the set was measured: by the
+// cores that a rank has. Where more ranks than cores were measured, their turns are in its times.
+double slower_than(const CalibrationSet& set, int64_t cores, int64_t ranks) {
+  if (set.ranks == ranks) return 1;
+  const auto cores_of_rank = [cores](int64_t sharers) {
+    const double each = static_cast<double>(cores) / static_cast<double>(sharers);
+    return each >= 1 ? std::floor(each) : each;
+  };
+  const double then = std::min(static_cast<double>(set.threads), cores_of_rank(set.ranks));
+  return then / cores_of_rank(ranks);
+}
+
+// The ring's line through the smallest and the largest sum. Without sums, a round share of the
+// copy's speed: a sum over sockets copies each byte several times, in and out of the kernel.
 Link link_of(const CalibrationSet& set, double slower) {
   constexpr double kShareOfCopy = 0.08, kLatencyS = 20e-6;
   if (set.all_reduce.empty()) return {set.copy_bytes_per_s * kShareOfCopy / slower, kLatencyS};
@@ -219,11 +231,6 @@ InStep fit_in_step(const ReferenceStep& large, const ReferenceStep& small) {
   return sound ? fit : InStep{alone, 0};
 }
 
-bool Curves::knows(const StepOp& op) const {
-  const Curve* curve = find(op);
-  return curve != nullptr && curve->dtype == op.dtype;
-}
-
 double Curves::seconds(const StepOp& op) const {
   const double work = work_of(op);
   if (work <= 0) return 0;
@@ -238,9 +245,7 @@ DeviceModel calibrated_device_model(std::shared_ptr<const Calibration> calibrati
                                     const std::string& dtype, int64_t ranks) {
   ranks = std::max<int64_t>(ranks, 1);
   const CalibrationSet& set = set_for(*calibration, ranks);
-  // Cores of a rank beside the threads that were measured: more ranks, each so much slower.
-  const double cores = static_cast<double>(calibration->cores) / static_cast<double>(ranks);
-  const double slower = static_cast<double>(set.threads) / (cores >= 1 ? std::floor(cores) : cores);
+  const double slower = slower_than(set, calibration->cores, ranks);
   DeviceModel model;
   model.cores = calibration->cores;
   model.dtype = dtype;

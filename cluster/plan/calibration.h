@@ -96,8 +96,6 @@ class Curves {
   explicit Curves(const CalibrationSet& set);
   ~Curves();
   double seconds(const StepOp& op) const;
-  // Whether this op was measured, in its dtype.
-  bool knows(const StepOp& op) const;
 
  private:
   struct Curve;
@@ -106,8 +104,9 @@ class Curves {
   CalibrationSet limits_;  // without points
 };
 
-// A device of `ranks` ranks that share the calibrated machine: the set for as many, else the
-// nearest by threads with its times scaled by them. `dtype` is training.dtype. The sum over the
+// A device of `ranks` ranks that share the calibrated machine: the set for as many as it is, else
+// the nearest by threads, its times scaled by the cores that a rank has here and had there.
+// `dtype` is training.dtype. The sum over the
 // ranks becomes node_link as a ring would need it: 2 (n − 1) / n · bytes / bytes_per_s.
 DeviceModel calibrated_device_model(std::shared_ptr<const Calibration> calibration,
                                     const std::string& dtype, int64_t ranks = 1);

@@ -11,9 +11,19 @@ const char* device_kind_name(DeviceKind kind) {
   return kind == DeviceKind::kCuda ? "cuda" : "cpu";
 }
 
+namespace {
+
+constexpr double kUsableShare = 0.98;
+constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+
+}  // namespace
+
 int64_t usable_gpu_bytes(double label_gb) {
-  constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
-  return static_cast<int64_t>(0.98 * label_gb * kGib);
+  return static_cast<int64_t>(kUsableShare * label_gb * kGib);
+}
+
+double gpu_label_gb(int64_t usable_bytes) {
+  return static_cast<double>(usable_bytes) / (kUsableShare * kGib);
 }
 
 ClusterSpec cluster_of_gpus(int64_t gpus, double label_gb, const std::string& gpu_name,

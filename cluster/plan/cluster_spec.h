@@ -37,8 +37,10 @@ struct ClusterSpec {
   std::vector<Node> nodes;
 };
 
-// A card sold as `label_gb` GB holds 0.98 × label GiB: 80 → 78.4 GiB (planner.md 3.4).
+// A card sold as `label_gb` GB holds 0.98 × label GiB: 80 → 78.4 GiB (PLAN.md, Memory).
 int64_t usable_gpu_bytes(double label_gb);
+// Its inverse: what a card with that much is sold as, GB.
+double gpu_label_gb(int64_t usable_bytes);
 // `gpus` equal cards on nodes of `gpus_per_node` ("node-0", …), for `--gpus N --gpu-memory GB --gpu
 // NAME`. sm_version 0: unknown.
 ClusterSpec cluster_of_gpus(int64_t gpus, double label_gb, const std::string& gpu_name,

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <set>
 
 #include "base/text.h"
 #include "cluster/plan/search.h"
@@ -18,6 +19,7 @@ struct SizeField {
   const char* short_name;  // as in "TP2"; "" for none
   const char* key;         // of a configuration
   int64_t Layout::*field;
+  int64_t most = kRanksMax;
 };
 constexpr SizeField kSizes[] = {
     {"tp", "tp", "tensor_parallel_size", &Layout::tp},
@@ -26,8 +28,8 @@ constexpr SizeField kSizes[] = {
     {"ep", "ep", "expert_parallel_size", &Layout::ep},
     {"dp", "dp", "data_parallel_size", &Layout::dp},
     {"etp", "etp", "expert_tensor_parallel_size", &Layout::etp},
-    {"zero_stage", "zero", "zero", &Layout::zero_stage},
-    {"micro_batch", "mbs", "micro_batch_size", &Layout::micro_batch},
+    {"zero_stage", "zero", "zero", &Layout::zero_stage, 3},
+    {"micro_batch", "mbs", "micro_batch_size", &Layout::micro_batch, 65536},
     {"grad_accumulation", "accumulate", "grad_accum", &Layout::grad_accumulation},
     {"virtual_stages", "vpp", "virtual_pipeline_stages", &Layout::virtual_stages},
 };
@@ -68,39 +70,55 @@ Status unknown(const std::string& word) {
                              : "did you mean '" + near + "'?");
 }
 
-Status set_size(const SizeField& size, const std::string& text, Layout* layout) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool is_zero_stage = size.field == &Layout::zero_stage;
-  const int64_t least = is_zero_stage ? 0 : 1, most = is_zero_stage ? 3 : int64_t{1} << 24;
-  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
-    return Status(Code::kInvalid, fmt::format("{} takes a whole number from {} to {}, not '{}'",
-                                              size.name, least, most, text));
-  layout->*size.field = value;
-  return {};
+// A layout that is being read, and the fields that words have set.
+struct Reading {
+  Layout layout;
+  std::set<std::string_view> given;
+};
+
+Status first_time(const char* field, Reading* reading) {
+  if (reading->given.insert(field).second) return {};
+  return Status(Code::kInvalid, fmt::format("a layout has one {}, this one is given two", field),
+                "give it once");
 }
 
-Status set_word(const WordField& field, const std::string& value, Layout* layout) {
+Status set_size(const SizeField& size, const std::string& text, Reading* reading) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const int64_t least = size.field == &Layout::zero_stage ? 0 : 1;
+  if (error != std::errc() || end != text.data() + text.size() || value < least ||
+      value > size.most)
+    return Status(Code::kInvalid, fmt::format("{} takes a whole number from {} to {}, not '{}'",
+                                              size.name, least, size.most, text));
+  reading->layout.*size.field = value;
+  return first_time(size.name, reading);
+}
+
+Status set_word(const WordField& field, const std::string& value, Reading* reading) {
   if (std::find(field.values.begin(), field.values.end(), value) == field.values.end())
     return Status(Code::kInvalid, fmt::format("{} can't be '{}'", field.name, value),
                   fmt::format("it is one of {}", fmt::join(field.values, ", ")));
-  layout->*field.field = value;
-  return {};
+  reading->layout.*field.field = value;
+  return first_time(field.name, reading);
 }
 
-Status set_pair(const std::string& key, const std::string& value, Layout* layout) {
+Status set_offload(bool offload, Reading* reading) {
+  reading->layout.offload_optimizer = offload;
+  return first_time("offload_optimizer", reading);
+}
+
+Status set_pair(const std::string& key, const std::string& value, Reading* reading) {
   for (const SizeField& size : kSizes) {
     if (key == size.name || key == size.short_name || key == size.key)
-      return set_size(size, value, layout);
+      return set_size(size, value, reading);
   }
   for (const WordField& field : word_fields()) {
-    if (key == field.name || key == field.key) return set_word(field, value, layout);
+    if (key == field.name || key == field.key) return set_word(field, value, reading);
   }
   if (key == "offload_optimizer" || key == "offload") {
     if (value != "true" && value != "false")
       return Status(Code::kInvalid, fmt::format("{} is true or false, not '{}'", key, value));
-    layout->offload_optimizer = value == "true";
-    return {};
+    return set_offload(value == "true", reading);
   }
   return unknown(key);
 }
@@ -130,35 +148,32 @@ std::vector<std::string> words_of(std::string text) {
 }
 
 // The word at *i, and those behind it that belong to it.
-Status take_word(const std::vector<std::string>& words, size_t* i, Layout* layout) {
+Status take_word(const std::vector<std::string>& words, size_t* i, Reading* reading) {
   const std::string& word = words[*i];
   if (const size_t equals = word.find('='); equals != std::string::npos)
-    return set_pair(word.substr(0, equals), word.substr(equals + 1), layout);
+    return set_pair(word.substr(0, equals), word.substr(equals + 1), reading);
   const std::string next = *i + 1 < words.size() ? words[*i + 1] : "";
   if (word == "one" && next == "rank") return ++*i, Status();
   if (word == "offload" || word == "offload_optimizer" || word == "offloaded") {
     if (next == "optimizer") ++*i;
-    layout->offload_optimizer = true;
-    return {};
+    return set_offload(true, reading);
   }
   if ((word == "bf16" || word == "fp32") &&
       (next == "moments" || next == "grads" || next == "gradients")) {
-    ++*i;
-    (next == "moments" ? layout->moments_dtype : layout->grads_dtype) = word;
-    return {};
+    return ++*i, set_pair(next == "grads" ? "gradients" : next, word, reading);
   }
   if (word == "micro-batch" || word == "micro_batch")
-    return ++*i, set_pair("micro_batch", next, layout);
+    return ++*i, set_pair("micro_batch", next, reading);
   std::string number;
   for (const SizeField& size : kSizes) {
-    if (is_sized(word, size, &number)) return set_size(size, number, layout);
+    if (is_sized(word, size, &number)) return set_size(size, number, reading);
   }
   for (const WordField& field : word_fields()) {
-    if (word == field.name || word == field.key) return ++*i, set_word(field, next, layout);
+    if (word == field.name || word == field.key) return ++*i, set_word(field, next, reading);
     // "selective" alone can only be one thing; the dtypes could be two.
     const bool own =
         std::find(field.values.begin(), field.values.end(), word) != field.values.end();
-    if (own && word != "bf16" && word != "fp32") return set_word(field, word, layout);
+    if (own && word != "bf16" && word != "fp32") return set_word(field, word, reading);
   }
   return unknown(word);
 }
@@ -181,23 +196,66 @@ Layout base_layout(const spec::JobSpec& job) {
   return layout;
 }
 
-// What the text left out: DP, and the micro-batches of a step.
-Status settle(const spec::JobSpec& job, int64_t world, Layout* layout) {
-  if (layout->dp == 0) {
-    const int64_t others = layout->tp * layout->cp * layout->pp * layout->ep;
-    if (world > 0 && world % others != 0)
+// "EP8 DP4".
+std::string axes_text(const Layout& layout) {
+  std::string text;
+  for (const auto& [name, size] :
+       {std::pair("TP", layout.tp), std::pair("CP", layout.cp), std::pair("PP", layout.pp),
+        std::pair("EP", layout.ep), std::pair("DP", layout.dp)}) {
+    if (size > 1) text += fmt::format("{}{}{}", text.empty() ? "" : " ", name, size);
+  }
+  return text.empty() ? "a layout of one rank" : text;
+}
+
+// DP, which is 0 where it was left out; and whether the axes make `world` ranks.
+Status settle_ranks(int64_t world, Layout* layout) {
+  int64_t product = 1;
+  for (const int64_t size :
+       {layout->tp, layout->cp, layout->pp, layout->ep, at_least_1(layout->dp)}) {
+    if (size > kRanksMax / product)
       return Status(Code::kInvalid,
-                    fmt::format("TP {} x CP {} x PP {} x EP {} = {} does not divide {} ranks",
-                                layout->tp, layout->cp, layout->pp, layout->ep, others, world),
-                    "change a size, or give DP and with it another number of ranks");
-    layout->dp = world > 0 ? world / others : 1;
+                    fmt::format("{} makes more than {} ranks", axes_text(*layout), kRanksMax));
+    product *= size;
   }
-  if (layout->grad_accumulation == 0) {
-    const int64_t batch = job.training.global_batch_size;
-    layout->grad_accumulation =
-        batch > 0 ? at_least_1(batch / (layout->micro_batch * layout->dense_dp())) : layout->pp;
-  }
+  if (layout->dp > 0 && world > 0 && product != world)
+    return Status(Code::kInvalid,
+                  fmt::format("{} makes {} rank{}, there are {}", axes_text(*layout), product,
+                              product == 1 ? "" : "s", world),
+                  "leave DP out: it is what the other sizes leave");
+  if (layout->dp > 0) return {};
+  if (world > 0 && world % product != 0)
+    return Status(Code::kInvalid,
+                  fmt::format("TP {} x CP {} x PP {} x EP {} = {} does not divide {} ranks",
+                              layout->tp, layout->cp, layout->pp, layout->ep, product, world),
+                  "change a size");
+  layout->dp = world > 0 ? world / product : 1;
   return {};
+}
+
+// The micro-batches of a step, 0 where they were left out; where a given number is not the one that
+// makes the batch, kInvalid. A batch that does not divide is check_layout()'s.
+Status settle_batch(int64_t batch, Layout* layout) {
+  const int64_t share = layout->micro_batch * layout->dense_dp();
+  if (layout->grad_accumulation == 0) {
+    layout->grad_accumulation = batch > 0 ? at_least_1(batch / share) : layout->pp;
+    return {};
+  }
+  const bool agrees = batch > 0 ? batch % share == 0 && batch / share == layout->grad_accumulation
+                                : share <= kRanksMax / layout->grad_accumulation;
+  if (agrees) return {};
+  const std::string given =
+      fmt::format("micro-batch {} x EP·DP {} x accumulation {}", layout->micro_batch,
+                  layout->dense_dp(), layout->grad_accumulation);
+  if (batch == 0)
+    return Status(Code::kInvalid, fmt::format("{} is more than {} sequences", given, kRanksMax));
+  return Status(Code::kInvalid, fmt::format("{} is not global_batch_size {}", given, batch),
+                "leave the accumulation out: it follows");
+}
+
+// What the text left out.
+Status settle(const spec::JobSpec& job, int64_t world, Layout* layout) {
+  DSV3_RETURN_IF_ERROR(settle_ranks(world, layout));
+  return settle_batch(job.training.global_batch_size, layout);
 }
 
 ComparedLayout side_of(const MemoryModel& model, const DeviceModel* device,
@@ -215,12 +273,9 @@ ComparedLayout side_of(const MemoryModel& model, const DeviceModel* device,
   const StepTime time = TimeModel(model.job, *device, model.devices_per_node).predict(layout);
   side.step_s = time.step_s;
   side.time = time.lines;
-  const int64_t batch = model.job.training.global_batch_size;
-  const int64_t sequences =
-      batch > 0 ? batch : layout.micro_batch * layout.grad_accumulation * layout.dense_dp();
   if (time.step_s > 0)
-    side.tokens_per_s =
-        static_cast<double>(sequences * model.job.training.seq_length) / time.step_s;
+    side.tokens_per_s = static_cast<double>(sequences_per_step(layout)) *
+                        static_cast<double>(model.job.training.seq_length) / time.step_s;
   return side;
 }
 
@@ -238,8 +293,25 @@ std::vector<LayoutDifference> differences_of(const Layout& left, const Layout& r
   return differences;
 }
 
+// "the first is 12.0 % faster": by time per sequence, and per device where one has more of them.
+std::string speed_verdict(const char* device, const ComparedLayout& left,
+                          const ComparedLayout& right) {
+  const int64_t ranks = left.layout.world_size(), others = right.layout.world_size();
+  double faster = *left.tokens_per_s / *right.tokens_per_s;
+  std::string text = "the first is";
+  if (ranks != others) {
+    faster *= static_cast<double>(others) / static_cast<double>(ranks);
+    text =
+        fmt::format("with {} and {} ranks, compared per {}, the first is", ranks, others, device);
+  }
+  faster -= 1;
+  return fmt::format("{} {:.1f} % {}", text, 100 * std::abs(faster),
+                     faster < 0 ? "slower" : "faster");
+}
+
 // "the first is 12.0 % faster, and takes 3.2 GiB more a rank".
-std::string verdict_of(const ComparedLayout& left, const ComparedLayout& right) {
+std::string verdict_of(const char* device, const ComparedLayout& left,
+                       const ComparedLayout& right) {
   for (const auto& [side, name] : {std::pair(&left, "first"), std::pair(&right, "second")}) {
     if (!side->fault.empty()) return fmt::format("the {} is not valid: {}", name, side->fault);
   }
@@ -249,11 +321,8 @@ std::string verdict_of(const ComparedLayout& left, const ComparedLayout& right) 
                                  : fmt::format("takes {} {} a rank", human_bytes(std::abs(more)),
                                                more < 0 ? "less" : "more");
   std::string text = "the first " + memory;
-  if (left.step_s && right.step_s && *left.step_s > 0) {
-    const double faster = *right.step_s / *left.step_s - 1;
-    text = fmt::format("the first is {:.1f} % {}, and {}", 100 * std::abs(faster),
-                       faster < 0 ? "slower" : "faster", memory);
-  }
+  if (left.tokens_per_s && right.tokens_per_s)
+    text = speed_verdict(device, left, right) + ", and " + memory;
   if (left.fits && right.fits) return text;
   if (!left.fits && !right.fits) return text + "; neither fits";
   return text + fmt::format("; only the {} fits", left.fits ? "first" : "second");
@@ -262,14 +331,14 @@ std::string verdict_of(const ComparedLayout& left, const ComparedLayout& right) 
 }  // namespace
 
 Result<Layout> parse_layout(const std::string& text, const spec::JobSpec& job, int64_t world) {
-  Layout layout = base_layout(job);
   const std::vector<std::string> words = words_of(text);
   if (words.empty())
     return Status(Code::kInvalid, "the layout is empty",
                   "write one like 'TP2 PP4 EP8 DP1 ZeRO-1 recompute selective'");
-  for (size_t i = 0; i < words.size(); ++i) DSV3_RETURN_IF_ERROR(take_word(words, &i, &layout));
-  DSV3_RETURN_IF_ERROR(settle(job, world, &layout));
-  return layout;
+  Reading reading{.layout = base_layout(job), .given = {}};
+  for (size_t i = 0; i < words.size(); ++i) DSV3_RETURN_IF_ERROR(take_word(words, &i, &reading));
+  DSV3_RETURN_IF_ERROR(settle(job, world, &reading.layout));
+  return reading.layout;
 }
 
 Comparison compare(const MemoryModel& model, const DeviceModel* device, int64_t rank_memory_bytes,
@@ -278,7 +347,8 @@ Comparison compare(const MemoryModel& model, const DeviceModel* device, int64_t 
   comparison.left = side_of(model, device, rank_memory_bytes, left);
   comparison.right = side_of(model, device, rank_memory_bytes, right);
   comparison.differences = differences_of(left, right);
-  comparison.verdict = verdict_of(comparison.left, comparison.right);
+  comparison.verdict = verdict_of(model.device == DeviceKind::kCuda ? "GPU" : "rank",
+                                  comparison.left, comparison.right);
   return comparison;
 }
 

@@ -19,10 +19,15 @@
 
 namespace dsv3::plan {
 
+// More than anybody has; every product of sizes below it fits 64 bits.
+inline constexpr int64_t kRanksMax = int64_t{1} << 24;
+
 // "TP2 PP4 EP8 DP1 ZeRO-1 recompute selective", words in any order and case, commas allowed; or
 // "tp=2 pp=4 zero_stage=1", with the names of the LAYOUT object; both may be mixed. Left out: axes
 // 1, DP world / the others (where that is whole), everything else as in `job`. `world` 0: as many
-// ranks as the axes give. kInvalid names the word, and the nearest that is known.
+// ranks as the axes give, at most kRanksMax. kInvalid names the word, and the nearest that is
+// known; or what does not agree: a word given twice, ranks that are not `world`, an accumulation
+// that is not global_batch_size's.
 Result<Layout> parse_layout(const std::string& text, const spec::JobSpec& job, int64_t world);
 
 struct ComparedLayout {
@@ -33,7 +38,7 @@ struct ComparedLayout {
   bool fits = false;
   std::vector<LedgerLine> ledger;  // of the worst stage
   std::optional<double> step_s;
-  std::optional<double> tokens_per_s;
+  std::optional<double> tokens_per_s;  // of all ranks
   std::vector<TimeLine> time;
 };
 
@@ -52,7 +57,9 @@ struct Comparison {
   std::string verdict;  // one sentence
 };
 
-// `rank_memory_bytes`: usable by one rank; 0: unknown, then nothing fits. `device` null: no times.
+// Speeds are compared by time per sequence; of layouts with unlike numbers of ranks per device, and
+// the verdict says so. `rank_memory_bytes`: usable by one rank; 0: unknown, then nothing fits.
+// `device` null: no times.
 Comparison compare(const MemoryModel& model, const DeviceModel* device, int64_t rank_memory_bytes,
                    const Layout& left, const Layout& right);
 

@@ -21,6 +21,7 @@ namespace {
 //   and P 488, c 850.
 // - RMSNorm 3.75 TB/s, AdamW 3.79 TB/s (5.8 ms per 1e9 parameters of 22 bytes), permute 2.4 and
 //   unpermute 2.95 TB/s (TileOPs, Liger).
+// - FP8 products 1,453 of 1,979 TFLOP/s where bf16's reach 794.5 of 989 (MAMF table).
 constexpr double kHopperTflops = 989, kHopperTbPerS = 4.8;
 constexpr Efficiency kHopper = {.gemm = 820 / kHopperTflops,
                                 .grouped_forward = 501 / kHopperTflops,
@@ -28,7 +29,8 @@ constexpr Efficiency kHopper = {.gemm = 820 / kHopperTflops,
                                 .attention_forward = 694 / kHopperTflops,
                                 .attention_backward = 488 / kHopperTflops,
                                 .memory = 3.75 / kHopperTbPerS,
-                                .scatter = 2.6 / kHopperTbPerS};
+                                .scatter = 2.6 / kHopperTbPerS,
+                                .fp8 = (1453.0 / 1979) / (794.5 / kHopperTflops)};
 constexpr double kForwardHalfTokens = 650, kBackwardHalfTokens = 850;
 // The smallest side (or rows of an expert) at which a product reaches half of its best: a tile's.
 constexpr double kGemmHalfSide = 128;
@@ -45,7 +47,7 @@ double share_of(double size, double half) {
 }
 
 // The part of the device's peak that this product reaches.
-double efficiency(const Efficiency& best, const StepOp& op) {
+double efficiency_in_bf16(const Efficiency& best, const StepOp& op) {
   const auto side = [&](int i) { return static_cast<double>(op.shape[static_cast<size_t>(i)]); };
   switch (op.cls) {
     case OpClass::kGemm:
@@ -73,14 +75,20 @@ bool moves_rows(std::string_view op) {
 
 }  // namespace
 
+double DeviceModel::peak_of(const StepOp& op) const {
+  if (op.dtype == DType::kF32) return peak_f32_flops_per_s;
+  return op.fp8 && peak_fp8_flops_per_s > 0 ? peak_fp8_flops_per_s : peak_flops_per_s;
+}
+
 double DeviceModel::seconds(const StepOp& op) const {
   if (curves) return curves->seconds(op) + overhead_s;
   const double memory = moves_rows(op.op) ? efficiency.scatter : efficiency.memory;
   const double memory_s = op.bytes / (memory_bytes_per_s * memory);
   double compute_s = 0;
   if (op.flops > 0) {
-    const double peak = op.dtype == DType::kF32 ? peak_f32_flops_per_s : peak_flops_per_s;
-    compute_s = op.flops / (peak * plan::efficiency(efficiency, op));
+    const bool in_fp8 = op.fp8 && peak_fp8_flops_per_s > 0;
+    const double share = efficiency_in_bf16(efficiency, op) * (in_fp8 ? efficiency.fp8 : 1);
+    compute_s = op.flops / (peak_of(op) * share);
   }
   return std::max(compute_s, memory_s) + overhead_s;
 }
@@ -99,19 +107,12 @@ std::optional<DeviceModel> gpu_device_model(std::string_view gpu_name, std::stri
   model.dtype = dtype;
   model.source = fmt::format(
       "data sheet of {}; shares of its peaks as others measured them on Hopper", rates->card);
-  const bool fp8 = dtype == "fp8" && rates->fp8_tflops > 0;
   model.peak_f32_flops_per_s = rates->fp32_tflops * 1e12;
-  // MFU is told of bf16's peak also for fp8.
   model.peak_flops_per_s = (dtype == "fp32" ? rates->fp32_tflops : rates->bf16_tflops) * 1e12;
+  model.peak_fp8_flops_per_s = rates->fp8_tflops * 1e12;
   model.memory_bytes_per_s = rates->memory_gb_per_s * 1e9;
   model.overhead_s = kLaunchSeconds;
   model.efficiency = kHopper;
-  if (fp8) {
-    // FP8 products reach 1,453 TFLOP/s (MAMF table); activations are cast and scaled on the way.
-    model.efficiency.gemm *= 1453 / 794.5;
-    model.efficiency.grouped_forward *= 1453 / 794.5;
-    model.efficiency.grouped_backward *= 1453 / 794.5;
-  }
   model.node_link = {rates->peer_gb_per_s * 1e9, 5e-6};
   model.network_link = {rates->network_gb_per_s * 1e9, 10e-6};
   model.host_link = {25e9, 10e-6};

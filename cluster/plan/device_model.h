@@ -3,7 +3,8 @@
 //
 // Laws: PURE. Every figure carries where it comes from. What is predicted by a model whose
 // efficiencies were not measured with our runtime says so (`measured` is false). An op takes at
-// least overhead_s, and never less than its FLOPs at peak_flops_per_s of its dtype.
+// least overhead_s, and without a calibration never less than its FLOPs at peak_of() it. MFU is
+// told of peak_flops_per_s, which in FP8 jobs is bf16's, as in the published figures.
 #pragma once
 
 #include <cstdint>
@@ -38,18 +39,19 @@ struct Efficiency {
   double attention_backward = 0;
   double memory = 0;   // norms, SwiGLU, AdamW
   double scatter = 0;  // permute, unpermute, embedding
+  double fp8 = 1;      // products in FP8: of the above, as a share of their own peak
 };
 
 struct DeviceModel {
   std::string name;                    // "h100", "AMD EPYC …, 2 threads"
   std::string source;                  // one line: table of …, or calibrated when
   bool measured = false;               // by our own runtime on that device
-  double peak_flops_per_s = 0;         // dense, of the compute dtype: what MFU is a share of
+  double peak_flops_per_s = 0;         // dense, of the dtype; bf16's of fp8: what MFU divides by
+  double peak_fp8_flops_per_s = 0;     // of products in FP8; 0: they go as bf16's
   double peak_f32_flops_per_s = 0;     // of f32 products (the router)
   double memory_bytes_per_s = 0;       // read plus written
   double overhead_s = 0;               // of a call
   Efficiency efficiency;               // without a calibration
-  double outside_s = 0;                // of a step, outside of ops; 0: it is in the ops' times
   Link node_link;                      // NVLink, PCIe; sockets of one machine
   Link network_link;                   // between nodes, per device
   Link host_link;                      // to host memory; 0: it is host memory
@@ -61,6 +63,8 @@ struct DeviceModel {
   std::string dtype = "bf16";  // training.dtype, which the rates are for
   int64_t cores = 0;           // of a CPU model: shared by the ranks of a job; 0: a GPU
 
+  // The FLOP/s that this op can't exceed: of f32, FP8 or the compute dtype.
+  double peak_of(const StepOp& op) const;
   // Seconds of one call.
   double seconds(const StepOp& op) const;
   // This machine's model where `ranks` ranks of a job share its cores; a GPU's own model.

@@ -37,58 +37,23 @@ void align_lines(std::vector<StageMemory>* stages) {
   }
 }
 
-// Its own layers, and the tables that both ends need.
-bool is_on_stage(const spec::ModelSpec& model, const Layout& layout, int64_t stage,
-                 const spec::TensorInfo& tensor) {
-  const bool last = stage == layout.pp - 1;
-  if (tensor.in_mtp) return last;
-  if (tensor.layer < 0) {
-    if (tensor.part != spec::Part::kEmbedding) return last;
-    return stage == 0 || (last && (model.tie_embeddings || model.mtp_layers > 0));
-  }
-  for (int64_t chunk = 0; chunk < chunks_of(layout, model.num_layers); ++chunk) {
-    const StageLayers layers = chunk_layers(layout, model.num_layers, stage, chunk);
-    if (tensor.layer >= layers.first && tensor.layer < layers.end) return true;
-  }
-  return false;
-}
-
 std::vector<PartMemory> parts_of(const MemoryModel& model, const Layout& layout, int64_t stage) {
-  struct Held {
-    int64_t dense = 0, experts = 0;
-  };
-  std::map<std::string, Held> held;
-  for (const spec::TensorFamily& family : spec::model_tensor_families(model.job.model)) {
+  std::map<std::string, std::vector<spec::TensorFamily>> families;
+  for (spec::TensorFamily& family : spec::model_tensor_families(model.job.model)) {
     const spec::TensorInfo& tensor = family.tensor;
-    if (!is_on_stage(model.job.model, layout, stage, tensor)) continue;
-    const int64_t count = tensor.num_elements() * family.copies;
-    Held& part = held[tensor.in_mtp ? "mtp" : spec::part_name(tensor.part)];
-    if (tensor.part == spec::Part::kRoutedExperts) {
-      part.experts += count / (layout.ep * layout.tp);
-    } else {
-      part.dense += tp_split(tensor) == TpSplit::kReplicated ? count : count / layout.tp;
-    }
+    families[tensor.in_mtp ? "mtp" : spec::part_name(tensor.part)].push_back(std::move(family));
   }
-  const StateBytes state = state_bytes(model.computes_in_fp32, layout);
-  const bool offloaded = layout.offload_optimizer && model.device == DeviceKind::kCuda;
-  // Our CPU runtime keeps the master with the weights.
-  const int64_t master = model.device == DeviceKind::kCuda ? 0 : state.master;
   std::vector<PartMemory> parts;
-  for (const auto& [name, part] : held) {
-    const int64_t all = part.dense + part.experts;
-    const int64_t cut =
-        part.dense / layout.dense_zero_group() + part.experts / layout.expert_zero_group();
-    const int64_t updated = layout.zero_stage > 0 ? cut : all;
-    parts.push_back({name, all,
-                     state.weight * (layout.zero_stage > 2 ? cut : all) + master * updated,
-                     state.grad * (layout.zero_stage > 1 ? cut : all),
-                     offloaded ? 0 : (state.optimizer() - master) * updated});
+  const auto add = [&](const std::string& name, int64_t params, const HeldState& state) {
+    const HeldState booked = booked_as_kept(model, layout, state);
+    parts.push_back({name, params, booked.weights, booked.gradients, booked.optimizer});
+  };
+  for (const auto& [name, of_part] : families) {
+    const LocalParams local = ShardedCounts(model.job.model, of_part).stage(layout, stage);
+    if (local.total() > 0) add(name, local.total(), held_state(model, layout, local));
   }
-  if (layout.zero_stage > 1) {
-    const int64_t gathered = model.counts.largest_layer(layout).total();
-    parts.push_back({"gathered layers", 0, layout.zero_stage > 2 ? 2 * state.weight * gathered : 0,
-                     state.grad * gathered, 0});
-  }
+  if (const HeldState gathered = gathered_state(model, layout); gathered.sum() > 0)
+    add("gathered layers", 0, gathered);
   std::stable_sort(parts.begin(), parts.end(), [](const PartMemory& a, const PartMemory& b) {
     return a.weights_bytes + a.gradients_bytes + a.optimizer_bytes >
            b.weights_bytes + b.gradients_bytes + b.optimizer_bytes;
@@ -142,8 +107,7 @@ Explanation explain(const MemoryModel& model, const Layout& layout) {
     memory.last_rank = memory.first_rank + ranks_per_stage - 1;
     memory.layers = layer_mix(model.job.model, layout, stage);
     memory.params = model.counts.stage(layout, stage);
-    memory.micro_batches = static_cast<double>(chunks_in_flight(model, layout, stage)) /
-                           static_cast<double>(chunks_of(layout, model.job.model.num_layers));
+    memory.micro_batches = micro_batches_in_flight(model, layout, stage);
     memory.lines = memory_ledger(model, layout, stage);
     memory.peak_bytes = sum_bytes(memory.lines);
     explanation.stages.push_back(std::move(memory));

@@ -1,9 +1,12 @@
 // explain(): a layout's memory taken apart: the ledger of every stage, and of the worst one what
 // each part of the model and each kind of tensor takes.
 //
-// Laws: PURE. Nothing is computed a second time: the ledgers are memory_ledger()'s, and what a part
-// or a tensor takes sums to a line of them (but for what a division rounds down, a few bytes a
-// part). Tensors carry the arena's names ("activations/attention/q").
+// Laws: PURE. No formula stands here: the ledgers are memory_ledger()'s; a part is ShardedCounts of
+// its tensors alone through held_state(); a kind of tensor is its activation_terms() times the
+// micro-batches in flight. Parts sum to the lines weights, gradients and optimizer but for what
+// divisions round down, a few bytes a part. Tensors sum to the line activations: what it holds
+// beside layers' terms is the difference, under a name of its own. Tensors carry the arena's names
+// ("activations/attention/q").
 #pragma once
 
 #include <cstdint>

@@ -5,8 +5,8 @@
 // as their export versions were announced (H800: NVLink 400 GB/s both ways, as in DeepSeek-V3's
 // report). Network: a 400 Gb/s InfiniBand adapter for each GPU on SXM machines of Hopper and
 // Blackwell, 200 Gb/s on A100's, and 100 Gb/s shared by the node's eight cards elsewhere.
-// Prices are round figures of the order that clouds ask for one card, of no particular list, and
-// they change: give your own with --price.
+// Prices are round figures from memory, of the order that clouds ask for one card; no list was
+// copied, and they change: give your own with --price.
 #include "cluster/plan/gpu_rates.h"
 
 #include "configs/spec/gpu_table.h"

@@ -1,7 +1,8 @@
 // What is known of GPUs' speed: peaks from data sheets, links of the usual machine, a usual price.
 //
-// Law: data only; what of a peak is reached is gpu_efficiency()'s and comes from measurements that
-// others published (each with its source in the .cpp). Nothing here was measured by our runtime.
+// Law: data only; what of a peak is reached is device_model.h's Efficiency and comes from
+// measurements that others published (each with its source in device_model.cpp). Nothing here was
+// measured by our runtime.
 #pragma once
 
 #include <optional>
@@ -18,7 +19,7 @@ struct GpuRates {
   double memory_gb_per_s;
   double peer_gb_per_s;     // to another GPU of the node, one direction: NVLink, else PCIe
   double network_gb_per_s;  // to another node, per GPU, one direction
-  double usd_per_hour;      // per GPU, on demand at a specialised cloud, 2026-06; 0: not usual
+  double usd_per_hour;      // per GPU, a round figure from memory, of no list; 0: not usual
 };
 
 // The row of a card named as on a price list or as NVML does; absent: not in the table.

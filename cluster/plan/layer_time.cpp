@@ -31,23 +31,34 @@ double tensor_gather(const Sizes& z, double bytes) {
          (1 - z.hidden(kTensorExchangeHidden));
 }
 
-// Of one pass, forward or backward: they mirror each other.
-double tensor_exchange(const Sizes& z, bool routed) {
+// Of one pass: a gather before each block and a scatter behind it, which are a scatter and a gather
+// in the backward pass; that gathers the blocks' inputs once more.
+double tensor_exchange(const Sizes& z, bool routed, bool forward) {
   const spec::MoeSpec& moe = z.job.model.moe;
-  const double once = 2 * tensor_gather(z, z.hidden_bytes());
-  if (!routed) return 2 * once;
-  double seconds = once;
-  if (moe.num_shared_experts > 0) seconds += once;
-  if (z.layout.etp > 1) {  // each rank holds a strip of every expert: all see all slots
+  const double hidden = tensor_gather(z, z.hidden_bytes());
+  const double inputs = tensor_gather(z, z.tokens * attention_gather_bytes(z.job));
+  const double times = forward ? 1 : 2;
+  double seconds = times * inputs + hidden;
+  if (!routed || moe.num_shared_experts > 0) seconds += (times + 1) * hidden;
+  if (routed &&
+      z.layout.etp > 1) {  // each rank holds a strip of every expert: all see and keep all slots
     seconds +=
         2 * tensor_gather(z, z.hidden_bytes() * static_cast<double>(moe.num_experts_per_token));
   }
   return seconds;
 }
 
+int64_t expert_ranks(const Layout& layout) {
+  return layout.ep * (layout.etp > 1 ? 1 : layout.tp);
+}
+
+double imbalance(const Layout& layout) {
+  return expert_ranks(layout) > 1 ? kExpertImbalance : 1;
+}
+
 double expert_exchange(const Sizes& z, bool forward) {
   const bool cut = z.layout.etp > 1;
-  if (z.layout.ep * (cut ? 1 : z.layout.tp) == 1) return 0;
+  if (expert_ranks(z.layout) == 1) return 0;
   const spec::MoeSpec& moe = z.job.model.moe;
   const GroupShape group =
       group_shape(z.layout, cut ? kEpGroup : kExpertShardGroup, z.devices_per_node);
@@ -57,7 +68,7 @@ double expert_exchange(const Sizes& z, bool forward) {
   const double there =
       exchange_seconds(moe, tokens, width * (small ? 1 : z.element_bytes), group, z.links);
   const double back = exchange_seconds(moe, tokens, width * z.element_bytes, group, z.links);
-  return (there + back) * (1 - z.hidden(kExpertExchangeHidden));
+  return imbalance(z.layout) * (there + back) * (1 - z.hidden(kExpertExchangeHidden));
 }
 
 // Each step of the ring travels while the attention of the one before is computed.
@@ -80,10 +91,11 @@ struct OpSums {
   double all = 0, weight = 0, attention = 0;
 };
 
-OpSums sum_up(const DeviceModel& device, const std::vector<StepOp>& ops) {
+OpSums sum_up(const Sizes& z, const std::vector<StepOp>& ops) {
   OpSums sums;
   for (const StepOp& op : ops) {
-    const double seconds = op.calls * device.seconds(op);
+    double seconds = op.calls * z.device.seconds(op);
+    if (op.cls == OpClass::kGroupedGemm) seconds *= imbalance(z.layout);
     sums.all += seconds;
     if (op.role == "weight grad") sums.weight += seconds;
     if (op.cls == OpClass::kAttentionForward || op.cls == OpClass::kAttentionBackward) {
@@ -106,23 +118,23 @@ LayerTime layer_time(const Sizes& z, LayerKind kind) {
       kind == LayerKind::kMoe || (kind == LayerKind::kMtp && z.job.model.moe.num_experts > 0);
   Layout once = z.layout;
   once.recompute = "none";
-  const OpSums forward = sum_up(z.device, layer_forward_ops(z.job, once, kind));
-  const OpSums backward = sum_up(z.device, layer_backward_ops(z.job, once, kind));
+  const OpSums forward = sum_up(z, layer_forward_ops(z.job, once, kind));
+  const OpSums backward = sum_up(z, layer_backward_ops(z.job, once, kind));
   LayerTime time;
   time.forward.compute = forward.all;
-  time.forward.tp = tensor_exchange(z, routed);
+  time.forward.tp = tensor_exchange(z, routed, true);
   time.forward.ep = routed ? expert_exchange(z, true) : 0;
   time.forward.cp = context_exchange(z, true, forward.attention);
   time.backward.compute = backward.all;
   time.backward.weight = backward.weight;
-  time.backward.tp = tensor_exchange(z, routed);
+  time.backward.tp = tensor_exchange(z, routed, false);
   time.backward.ep = routed ? expert_exchange(z, false) : 0;
   time.backward.cp = context_exchange(z, false, backward.attention);
   if (z.layout.recompute == "none") {
     note_hidden(z, &time);
     return time;
   }
-  const OpSums again = sum_up(z.device, layer_backward_ops(z.job, z.layout, kind));
+  const OpSums again = sum_up(z, layer_backward_ops(z.job, z.layout, kind));
   time.backward.recompute = std::max(0.0, again.all - backward.all);
   if (z.layout.recompute == "full") {  // the exchanges of the forward pass, too
     time.backward.tp += time.forward.tp;
@@ -158,9 +170,9 @@ LayerTime end_time(const Sizes& z, bool head) {
   const double heads = static_cast<double>(1 + z.job.model.mtp_layers);
   const bool gpu = z.device.host_link.bytes_per_s > 0;
   const auto sums = [&](bool backward) {
-    if (!head) return sum_up(z.device, embedding_ops(z.job, z.layout, backward));
+    if (!head) return sum_up(z, embedding_ops(z.job, z.layout, backward));
     std::vector<StepOp> ops = head_ops(z.job, z.layout, backward);
-    return sum_up(z.device, gpu ? rows_at_once(std::move(ops), heads) : ops);
+    return sum_up(z, gpu ? rows_at_once(std::move(ops), heads) : ops);
   };
   const OpSums forward = sums(false);
   const OpSums backward = sums(true);
@@ -169,12 +181,20 @@ LayerTime end_time(const Sizes& z, bool head) {
   time.backward.compute = backward.all;
   time.backward.weight = backward.weight;
   const double runs = head ? heads : 1;
-  time.forward.tp = time.backward.tp = runs * tensor_gather(z, z.hidden_bytes());
+  time.forward.tp = runs * tensor_gather(z, z.hidden_bytes());
+  time.backward.tp = (head ? 2 : 1) * time.forward.tp;  // the head's input is kept cut, too
   note_hidden(z, &time);
   return time;
 }
 
 }  // namespace
+
+double attention_gather_bytes(const spec::JobSpec& job) {
+  const spec::MlaSpec& mla = job.model.mla;
+  const int64_t columns =
+      mla.q_lora_rank.value_or(job.model.d_model) + mla.kv_lora_rank + mla.qk_rope_head_dim;
+  return static_cast<double>(columns) * (job.training.dtype == "fp32" ? 4.0 : 2.0);
+}
 
 ModelTimes model_times(const spec::JobSpec& job, const Layout& layout, const DeviceModel& device,
                        int64_t devices_per_node) {

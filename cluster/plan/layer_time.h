@@ -2,8 +2,11 @@
 //
 // Law: PURE. Compute is the sum of step_ops.h's lists; what is exchanged follows from the layout:
 // TP with sequence parallelism gathers before and scatters after attention and the feed-forward,
-// forward and backward; experts exchange tokens over EP·TP (etp 1) or EP; CP passes keys and values
-// round a ring. Exchanges are what is not hidden behind compute.
+// forward and backward, and gathers what the blocks read once more for their weight gradients:
+// norm outputs are kept cut (Korthikanti et al. 2022, arXiv 2205.05198, 4.2.2). Latents are made of
+// a rank's own tokens, so attention gathers those, and the residual stream only where queries have
+// no latent. Experts exchange tokens over EP·TP (etp 1) or EP, and all wait for the busiest; CP
+// passes keys and values round a ring. Exchanges are what is not hidden behind compute.
 #pragma once
 
 #include <algorithm>
@@ -22,6 +25,12 @@ namespace dsv3::plan {
 // half. Neither is measured with our runtime.
 inline constexpr double kTensorExchangeHidden = 0.5;
 inline constexpr double kExpertExchangeHidden = 0.5;
+
+// How much more than the mean the busiest rank's experts get, and all ranks wait for it: balanced
+// without an auxiliary loss, the busiest expert is 4 to 7 % above the mean over a whole set
+// (Wang et al. 2024, arXiv 2408.15664), and further in a single micro-batch, less in a rank's sum
+// of several. Not fitted to any run.
+inline constexpr double kExpertImbalance = 1.1;
 
 struct PassTime {
   double compute = 0;             // with weight, without recompute
@@ -43,6 +52,10 @@ struct ModelTimes {
   LayerTime dense, routed, mtp;
   LayerTime embedding, head;  // on the first and last stage
 };
+
+// Bytes a token, as a whole TP group has them, that attention gathers before its products: latents
+// and the shared rotary key, and the residual stream where there is no query latent.
+double attention_gather_bytes(const spec::JobSpec& job);
 
 ModelTimes model_times(const spec::JobSpec& job, const Layout& layout, const DeviceModel& device,
                        int64_t devices_per_node);

@@ -29,6 +29,10 @@ std::string to_string(const Layout& layout) {
   return text;
 }
 
+int recompute_level(const std::string& recompute) {
+  return recompute == "full" ? 2 : recompute == "selective" ? 1 : 0;
+}
+
 namespace {
 
 std::string check_model_axes(const spec::ModelSpec& model, const Layout& layout) {
@@ -84,17 +88,21 @@ std::string check_schedule(const spec::ModelSpec& model, const Layout& layout) {
 }  // namespace
 
 std::string check_layout(const spec::JobSpec& job, const Layout& layout, int64_t devices_per_node) {
+  if (devices_per_node > 0 && layout.tp > devices_per_node) {
+    return fmt::format("TP {} is more than the {} devices of a node", layout.tp, devices_per_node);
+  }
   if (std::string fault = check_model_axes(job.model, layout); !fault.empty()) return fault;
   if (layout.etp != 1 && layout.etp != layout.tp) {
     return fmt::format("expert_tensor_parallel_size {} is neither 1 nor TP {}", layout.etp,
                        layout.tp);
   }
-  if (devices_per_node > 0 && layout.tp > devices_per_node) {
-    return fmt::format("TP {} is more than the {} devices of a node", layout.tp, devices_per_node);
-  }
   const int64_t seq_length = job.training.seq_length;
   if (seq_length % (layout.cp == 1 ? 1 : 2 * layout.cp) != 0) {
     return fmt::format("seq_length {} is not divisible by 2·CP {}", seq_length, 2 * layout.cp);
+  }
+  if (seq_length / layout.cp % layout.tp != 0) {
+    return fmt::format("seq_length/CP {} is not divisible by TP {} (sequence parallelism)",
+                       seq_length / layout.cp, layout.tp);
   }
   const int64_t batch = job.training.global_batch_size;
   const int64_t share = layout.micro_batch * layout.dense_dp();

@@ -3,7 +3,7 @@
 // Law: dense parameters are replicated over EP·DP (times CP for their gradients), experts are
 // sharded over EP·TP (etp 1) or cut along their width (etp = TP) and replicated over DP. Megatron's
 // data-parallel size is our EP·DP, its expert-parallel size with ETP 1 our EP·TP, its
-// expert-data-parallel size our DP (planner.md 3.1).
+// expert-data-parallel size our DP (PLAN.md, Layout).
 #pragma once
 
 #include <cstdint>
@@ -45,9 +45,13 @@ struct Layout {
 // "offload".
 std::string to_string(const Layout& layout);
 
+// none 0, selective 1, full 2.
+int recompute_level(const std::string& recompute);
+
 // "" when `job` can be cut like this on nodes of `devices_per_node`, else one sentence with both
-// values: heads, vocabulary, experts, layers, sequence and batch against the axes, TP within a
-// node, virtual stages against layers and micro-batches.
+// values: TP within a node, heads, vocabulary, experts, layers, sequence and batch against the
+// axes (a rank's tokens by TP too: sequence parallelism), virtual stages against layers and
+// micro-batches.
 std::string check_layout(const spec::JobSpec& job, const Layout& layout, int64_t devices_per_node);
 
 }  // namespace dsv3::plan

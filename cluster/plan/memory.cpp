@@ -10,7 +10,7 @@ namespace dsv3::plan {
 namespace {
 
 constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
-// Measured by others on GPUs (planner.md 3.4).
+// Measured by others on GPUs (PLAN.md).
 constexpr double kCudaContextGib = 0.6;
 constexpr double kCommunicatorGib = 0.4;
 constexpr double kPipelineCommunicatorGib = 0.1;
@@ -19,15 +19,21 @@ constexpr double kCrossNodeGib = 0.5;
 constexpr double kFragmentation = 0.04;  // of what is allocated and freed within a step
 // The CPU runtime: the process with oneDNN, OpenMP, its code and the data that it maps; what the
 // arena's stack leaves unused at the ends of the chunks in which it grows in the first step, as a
-// share of it (resident beside the arena: 34 MiB over a stack of 34 MiB, 52 over 181, 81 over 335,
-// 134 over 639); one chunk of fp32 logits and its fewest rows (runtime/model/head.h).
-constexpr int64_t kCpuProcessBytes = int64_t{32} << 20;
+// share of it. Fitted to what nine runs kept beside the arena: 41 to 77 MiB, and 133 over a stack
+// of 639.
+constexpr int64_t kCpuProcessBytes = int64_t{44} << 20;
+// Segments under way from every peer, sockets' lists: 6 to 25 MiB more were seen with 2 and 4
+// ranks.
+constexpr int64_t kCpuCommunicationBytes = int64_t{10} << 20;
 constexpr int64_t kCpuStackShare = 8;
 constexpr int64_t kCpuLogitsChunkBytes = int64_t{16} << 20;
 constexpr int64_t kCpuLogitsRowsMin = 64;
 
+// Far above any machine, so that absurd layouts (--compare takes any) still add up.
+constexpr double kBytesMax = static_cast<double>(int64_t{1} << 58);
+
 int64_t to_bytes(double bytes) {
-  return static_cast<int64_t>(bytes);
+  return static_cast<int64_t>(std::min(bytes, kBytesMax));
 }
 
 bool is_last(const Layout& layout, int64_t stage) {
@@ -103,6 +109,14 @@ double own_transient_bytes(const MemoryModel& model, const Layout& layout, int64
   return std::max(0.0, most - booked_for_a_moment_bytes(model, layout, mix));
 }
 
+HeldState static_state(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  HeldState state = held_state(model, layout, model.counts.stage(layout, stage));
+  const HeldState gathered = gathered_state(model, layout);
+  state.weights += gathered.weights;
+  state.gradients += gathered.gradients;
+  return state;
+}
+
 struct Lines {
   int64_t weights = 0, gradients = 0, optimizer = 0, activations = 0, transient = 0, exchange = 0;
   int64_t workspace = 0, runtime = 0, process = 0, checkpoint = 0, communication = 0;
@@ -117,16 +131,10 @@ struct Lines {
 Lines lines_of(const MemoryModel& model, const Layout& layout, int64_t stage) {
   const bool cuda = model.device == DeviceKind::kCuda;
   Lines lines;
-  lines.weights = weights_bytes(model, layout, stage);
-  lines.gradients = gradients_bytes(model, layout, stage);
-  lines.optimizer = optimizer_bytes(model, layout, stage);
-  if (!cuda) {
-    // Our CPU runtime keeps the master with the weights, and its arena's ledger says so.
-    const StateBytes state = state_bytes(model.computes_in_fp32, layout);
-    const int64_t master = lines.optimizer * state.master / state.optimizer();
-    lines.weights += master;
-    lines.optimizer -= master;
-  }
+  const HeldState held = booked_as_kept(model, layout, static_state(model, layout, stage));
+  lines.weights = held.weights;
+  lines.gradients = held.gradients;
+  lines.optimizer = held.optimizer;
   lines.activations = activations_bytes(model, layout, stage);
   lines.transient = transient_bytes(model, layout, stage);
   lines.exchange = exchange_bytes(model, layout, stage);
@@ -177,51 +185,62 @@ MemoryModel::MemoryModel(const spec::JobSpec& job_in, DeviceKind device_in,
   activation.fp8_inputs = job.training.dtype == "fp8" && device == DeviceKind::kCuda;
 }
 
+HeldState held_state(const MemoryModel& model, const Layout& layout, const LocalParams& local) {
+  const StateBytes each = state_bytes(model.computes_in_fp32, layout);
+  const int64_t whole = local.total();
+  const int64_t cut = layout.zero_stage == 0 ? whole
+                                             : local.dense / layout.dense_zero_group() +
+                                                   local.experts / layout.expert_zero_group();
+  const bool offloaded = layout.offload_optimizer && model.device == DeviceKind::kCuda;
+  return {each.weight * (layout.zero_stage < 3 ? whole : cut),
+          each.grad * (layout.zero_stage < 2 ? whole : cut),
+          offloaded ? 0 : each.optimizer() * cut};
+}
+
+HeldState gathered_state(const MemoryModel& model, const Layout& layout) {
+  if (layout.zero_stage < 2) return {};
+  const StateBytes each = state_bytes(model.computes_in_fp32, layout);
+  const int64_t largest = model.counts.largest_layer(layout).total();
+  return {layout.zero_stage < 3 ? 0 : 2 * each.weight * largest, each.grad * largest, 0};
+}
+
+HeldState booked_as_kept(const MemoryModel& model, const Layout& layout, HeldState state) {
+  if (model.device == DeviceKind::kCuda) return state;
+  // Our CPU runtime keeps the master with the weights, and its arena's ledger says so.
+  const StateBytes each = state_bytes(model.computes_in_fp32, layout);
+  const int64_t master = state.optimizer * each.master / each.optimizer();
+  state.weights += master;
+  state.optimizer -= master;
+  return state;
+}
+
 int64_t weights_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
-  const LocalParams local = model.counts.stage(layout, stage);
-  const int64_t each = state_bytes(model.computes_in_fp32, layout).weight;
-  if (layout.zero_stage < 3) return each * local.total();
-  // Cut, with two layers gathered: the one that computes and the one that is fetched meanwhile.
-  const int64_t cut =
-      local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group();
-  return each * (cut + 2 * model.counts.largest_layer(layout).total());
+  return static_state(model, layout, stage).weights;
 }
 
 int64_t gradients_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
-  const LocalParams local = model.counts.stage(layout, stage);
-  const int64_t each = state_bytes(model.computes_in_fp32, layout).grad;
-  if (layout.zero_stage < 2) return each * local.total();
-  const int64_t cut =
-      local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group();
-  return each * (cut + model.counts.largest_layer(layout).total());
+  return static_state(model, layout, stage).gradients;
 }
 
 int64_t optimizer_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
-  if (layout.offload_optimizer && model.device == DeviceKind::kCuda) return 0;
-  const LocalParams local = model.counts.stage(layout, stage);
-  const int64_t each = state_bytes(model.computes_in_fp32, layout).optimizer();
-  if (layout.zero_stage == 0) return each * local.total();
-  return each *
-         (local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group());
+  return static_state(model, layout, stage).optimizer;
 }
 
 int64_t static_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
-  return weights_bytes(model, layout, stage) + gradients_bytes(model, layout, stage) +
-         optimizer_bytes(model, layout, stage);
+  return static_state(model, layout, stage).sum();
 }
 
 LayerMix layer_mix(const spec::ModelSpec& model, const Layout& layout, int64_t stage) {
-  const bool has_experts = model.moe.num_experts > 0;
-  const int64_t first_routed = has_experts ? model.moe.first_k_dense : model.num_layers;
   LayerMix mix;
   const int64_t chunks = chunks_of(layout, model.num_layers);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const StageLayers layers = chunk_layers(layout, model.num_layers, stage, chunk);
-    const int64_t dense = std::clamp(first_routed, layers.first, layers.end) - layers.first;
-    mix.dense += dense;
-    mix.routed += layers.end - layers.first - dense;
+    const LayerMix of_chunk =
+        layers_by_kind(model, chunk_layers(layout, model.num_layers, stage, chunk));
+    mix.dense += of_chunk.dense;
+    mix.routed += of_chunk.routed;
   }
-  if (is_last(layout, stage)) (has_experts ? mix.routed : mix.dense) += model.mtp_layers;
+  if (is_last(layout, stage))
+    (model.moe.num_experts > 0 ? mix.routed : mix.dense) += model.mtp_layers;
   return mix;
 }
 
@@ -235,6 +254,11 @@ int64_t chunks_in_flight(const MemoryModel& model, const Layout& layout, int64_t
                   2 * (layout.pp - stage - 1) + (chunks - 1) * layout.pp + 1);
 }
 
+double micro_batches_in_flight(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  return static_cast<double>(chunks_in_flight(model, layout, stage)) /
+         static_cast<double>(chunks_of(layout, model.job.model.num_layers));
+}
+
 int64_t deferred_micro_batches(const Layout& layout, int64_t stage) {
   if (layout.pp == 1 || layout.schedule != "zero_bubble") return 0;
   const int64_t whole = std::min(layout.grad_accumulation, layout.pp - stage);
@@ -245,9 +269,8 @@ int64_t activations_bytes(const MemoryModel& model, const Layout& layout, int64_
   const LayerMix mix = layer_mix(model.job.model, layout, stage);
   const double saved = saved_bytes(model, layout, mix, saved_layer_bytes) +
                        beside_layers_bytes(model, layout, stage);
-  const double in_flight = static_cast<double>(chunks_in_flight(model, layout, stage)) /
-                           static_cast<double>(chunks_of(layout, model.job.model.num_layers));
-  double bytes = saved * in_flight + booked_for_a_moment_bytes(model, layout, mix);
+  double bytes = saved * micro_batches_in_flight(model, layout, stage) +
+                 booked_for_a_moment_bytes(model, layout, mix);
   if (const int64_t deferred = deferred_micro_batches(layout, stage); deferred > 0)
     bytes += static_cast<double>(deferred) * saved_bytes(model, layout, mix, deferred_layer_bytes);
   return to_bytes(bytes);
@@ -330,7 +353,8 @@ int64_t checkpoint_bytes(const MemoryModel& model, const Layout& layout, int64_t
 }
 
 int64_t communication_bytes(const MemoryModel& model, const Layout& layout) {
-  if (model.device == DeviceKind::kCpu || layout.world_size() == 1) return 0;
+  if (layout.world_size() == 1) return 0;
+  if (model.device == DeviceKind::kCpu) return kCpuCommunicationBytes;
   double gib = 0;
   for (const int64_t size : {layout.tp, layout.cp, layout.ep, layout.dp}) {
     if (size > 1) gib += kCommunicatorGib;

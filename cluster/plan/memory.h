@@ -1,5 +1,5 @@
 // Memory ledger of one rank: named lines, one function each, whose sum is the predicted peak
-// (planner.md 3.2 to 3.4).
+// (PLAN.md).
 //
 // Laws: the lines carry the names that the runtime's arena books under (runtime/tensor/ledger.h,
 // up to the first '/'), so that predicted and measured stand side by side; what lies outside of the
@@ -7,7 +7,7 @@
 // a parameter in bf16 with fp32 gradients and moments: weights 2, gradients 4, master 4, moments
 // 4 + 4 = 18; in fp32 the weights are the master: 16. The dtypes of gradients and moments, ZeRO and
 // offload are the layout's. Accuracy to expect on GPUs: parameters exact, peak ±10 % and ±2 GiB
-// (planner.md 3.5); on CPUs within 2 % (tests/bench/predict_memory.sh).
+// (PLAN.md); on CPUs within 2 % (tests/bench/predict_memory.sh).
 #pragma once
 
 #include <cstdint>
@@ -55,11 +55,25 @@ struct MemoryModel {
   ActivationOptions activation;
 };
 
-// Static lines of a rank of `stage`, before anything runs.
+// What parameters take for good. Master weights stand with the optimizer; the ledger of our CPU
+// runtime books them with the weights (booked_as_kept()).
+struct HeldState {
+  int64_t weights = 0;
+  int64_t gradients = 0;
+  int64_t optimizer = 0;  // 0 on the device when offloaded
+  int64_t sum() const { return weights + gradients + optimizer; }
+};
+// Of `local` parameters, cut by ZeRO over dense_zero_group and expert_zero_group.
+HeldState held_state(const MemoryModel& model, const Layout& layout, const LocalParams& local);
+// Of the layers that are whole for a moment, the largest each: under ZeRO-3 the weights of the one
+// that computes and of the one that is fetched meanwhile, from ZeRO-2 on the gradients of one.
+HeldState gathered_state(const MemoryModel& model, const Layout& layout);
+HeldState booked_as_kept(const MemoryModel& model, const Layout& layout, HeldState state);
+
+// Static lines of a rank of `stage`, before anything runs: held_state() and gathered_state().
 int64_t weights_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 int64_t gradients_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
-// Master weights and both moments, cut by ZeRO over dense_zero_group and expert_zero_group; 0 on
-// the device when offloaded.
+// Master weights and both moments.
 int64_t optimizer_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 // The three together: what a search compares first.
 int64_t static_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
@@ -68,6 +82,8 @@ int64_t static_bytes(const MemoryModel& model, const Layout& layout, int64_t sta
 // min(M, PP − stage). All-forward-all-backward: M. Interleaved: 2(PP − stage − 1) + (VPP − 1)·PP +
 // 1, at most M·VPP. Zero bubble: as 1F1B; see deferred_micro_batches().
 int64_t chunks_in_flight(const MemoryModel& model, const Layout& layout, int64_t stage);
+// The same in micro-batches of the whole stage.
+double micro_batches_in_flight(const MemoryModel& model, const Layout& layout, int64_t stage);
 // Zero bubble: micro-batches whose weight gradients wait, `stage` of them (ZB-H1), so that every
 // stage holds about as much; each keeps deferred_layer_bytes(). 0 under other schedules.
 int64_t deferred_micro_batches(const Layout& layout, int64_t stage);
@@ -105,11 +121,7 @@ int64_t peak_bytes(const MemoryModel& model, const Layout& layout, int64_t stage
 // The stage whose sum is the largest (the first of equals).
 int64_t worst_stage(const MemoryModel& model, const Layout& layout);
 
-// How many layers of each kind a stage runs; MTP modules count as layers of the last one.
-struct LayerMix {
-  int64_t dense = 0;
-  int64_t routed = 0;
-};
+// The layers of each kind that a stage runs; MTP modules count as layers of the last one.
 LayerMix layer_mix(const spec::ModelSpec& model, const Layout& layout, int64_t stage);
 
 }  // namespace dsv3::plan

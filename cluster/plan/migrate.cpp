@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
+#include <optional>
 #include <string_view>
+#include <utility>
 
 #include "base/text.h"
 #include "cluster/plan/recommend.h"
@@ -79,6 +82,27 @@ std::string_view why_of(std::string_view key) {
     }
   }
   return text;
+}
+
+std::optional<double> fraction(const std::string& text) {
+  if (text.find_first_of(".eE") == std::string::npos) return std::nullopt;
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, value);
+  return error == std::errc() && at == end ? std::optional(value) : std::nullopt;
+}
+
+// Both of "3.0e-04" and "0.00022" in one notation: 3e-04, 2.2e-04.
+void write_alike(std::string* from, std::string* to) {
+  const auto a = fraction(*from), b = fraction(*to);
+  constexpr double kSmall = 1e-3;
+  if (!a || !b || (std::abs(*a) >= kSmall && std::abs(*b) >= kSmall)) return;
+  for (const auto& [value, text] : {std::pair(*a, from), std::pair(*b, to)}) {
+    char buffer[40];
+    const auto end =
+        std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
+    *text = std::string(buffer, end);
+  }
 }
 
 bool has_own_data(const spec::JobSpec& job) {
@@ -172,9 +196,9 @@ void advise_training(const spec::JobSpec& from, const spec::JobSpec& job, Migrat
     const double ratio = after / before;
     out->advice.push_back(
         {"learning_rate",
-         fmt::format("the target's {:g}; its training computes {:.3g} times as much, for which "
-                     "DeepSeek LLM's law (rate ~ C^-0.125) would turn the source's {:g} into "
-                     "{:.2g}.",
+         fmt::format("the target's {:.1e}; its training computes {:.3g} times as much, for which "
+                     "DeepSeek LLM's law (rate ~ C^-0.125) would turn the source's {:.1e} into "
+                     "{:.1e}.",
                      job.training.learning_rate, ratio, from.training.learning_rate,
                      scaled_learning_rate(from.training.learning_rate, ratio))});
     out->advice.push_back(
@@ -215,28 +239,61 @@ void advise_model(const spec::JobSpec& from, const spec::JobSpec& job, Migration
   }
 }
 
+// The smallest number of equal GPUs that holds the target, with the settings that it takes there;
+// "" where none is known.
+std::string needed_text(const spec::JobSpec& job, const Plan& plan, const std::string& gpu_name) {
+  if (!plan.gpus_needed) return {};
+  const int64_t gpus = *plan.gpus_needed;
+  std::string text =
+      fmt::format("{} GPU{} of {:g} GB", gpus, gpus == 1 ? "" : "s", plan.gpu_label_gb);
+  const Plan there = plan::plan(job, cluster_of_gpus(gpus, plan.gpu_label_gb, gpu_name));
+  if (there.feasible) {
+    text += fmt::format(" (the fastest that fits there takes {}: {})",
+                        human_bytes(there.predicted.peak_memory_bytes), to_string(there.layout));
+  }
+  return text;
+}
+
+// What it takes as planned here, in words that go with `needed`'s: without a GPU that is the
+// configuration as it stands, on one.
+std::string too_large_text(const Plan& plan) {
+  if (plan.device != DeviceKind::kCuda || plan.memory_bytes > 0) return plan.reason + ".";
+  return fmt::format("{} on one GPU as the configuration stands ({} moments, recompute {}).",
+                     human_bytes(plan.predicted.peak_memory_bytes), plan.layout.moments_dtype,
+                     plan.layout.recompute);
+}
+
 void advise_cluster(const spec::JobSpec& from, const ClusterSpec& cluster, Migration* out) {
   const Plan& plan = out->plan;
   const std::string peak = human_bytes(plan.predicted.peak_memory_bytes);
   const std::string there = human_bytes(plan.memory_bytes);
-  const Plan source = plan::plan(from, cluster);
-  const std::string before =
-      source.feasible
-          ? fmt::format(" (the source: {} with {})",
-                        human_bytes(source.predicted.peak_memory_bytes), to_string(source.layout))
-          : std::string();
+  std::string before;
+  if (!out->same) {
+    const Plan source = plan::plan(from, cluster);
+    if (source.feasible) {
+      before =
+          fmt::format(" (the source: {} with {})", human_bytes(source.predicted.peak_memory_bytes),
+                      to_string(source.layout));
+    }
+  }
   out->advice.push_back({"memory", plan.feasible
                                        ? fmt::format("{} of {} on the fullest rank with {}{}.",
                                                      peak, there, to_string(plan.layout), before)
-                                       : plan.reason + "."});
+                                       : too_large_text(plan)});
   if (plan.device != DeviceKind::kCuda) return;
-  const int64_t here = count_devices(cluster, DeviceKind::kCuda);
+  const Hardware here = hardware_of(cluster);
   if (plan.feasible) {
-    out->advice.push_back({"gpus", fmt::format("it fits the {} here.", here)});
-  } else if (plan.gpus_needed) {
-    out->advice.push_back({"gpus", fmt::format("it needs {} GPUs of {:g} GB; there are {}.",
-                                               *plan.gpus_needed, plan.gpu_label_gb, here)});
+    out->advice.push_back({"gpus", here.gpus == 1
+                                       ? "it fits the one here."
+                                       : fmt::format("it fits the {} here.", here.gpus)});
+    return;
   }
+  const std::string needed = needed_text(out->job, plan, here.gpu_name);
+  if (needed.empty()) return;
+  out->advice.push_back({"gpus", fmt::format("it needs {}; there {}.", needed,
+                                             here.gpus == 0   ? std::string("are none")
+                                             : here.gpus == 1 ? std::string("is one")
+                                                              : fmt::format("are {}", here.gpus))});
 }
 
 }  // namespace
@@ -258,14 +315,18 @@ Migration migrate(const spec::JobSpec& from, const spec::JobSpec& to, const Clus
   if (same_text && has_own_data(from) && !has_own_data(to)) job.data = from.data;
   out.plan = plan(job, cluster, options);
   out.job = out.plan.feasible ? settled(job, out.plan) : job;
+  out.same = spec::diff(from, to).empty();
   for (spec::Difference& d : spec::diff(from, out.job)) {
     std::string why(why_of(d.key));
+    write_alike(&d.from, &d.to);
     out.changes.push_back({std::move(d.key), std::move(d.from), std::move(d.to), std::move(why)});
   }
   advise_data(from, out.job, &out);
   advise_checkpoints(from, out.job, &out);
-  advise_training(from, out.job, &out);
-  advise_model(from, out.job, &out);
+  if (!out.same) {
+    advise_training(from, out.job, &out);
+    advise_model(from, out.job, &out);
+  }
   advise_cluster(from, cluster, &out);
   return out;
 }

@@ -13,8 +13,8 @@
 namespace dsv3::plan {
 
 struct Change {
-  std::string key;  // canonical: "training.learning_rate"
-  std::string from;
+  std::string key;   // canonical: "training.learning_rate"
+  std::string from;  // as YAML writes it; small fractions both with an exponent: "3e-04"
   std::string to;
   std::string why;  // one sentence
 };
@@ -32,6 +32,7 @@ struct Migration {
   std::vector<Change> changes;  // from → job, in the field table's order
   std::vector<Advice> advice;
   bool checkpoints_carry_over = false;
+  bool same = false;  // FROM and TO say the same: `changes` are what the planner settled
 };
 
 // Both jobs are valid. The target's data stay as they are, but where it has none of its own

@@ -28,6 +28,7 @@ struct RankSizes {
   int64_t top_k, permuted, rows, vocab;
   double e;
   DType act;
+  bool fp8;  // the layers' products
   bool direct_query;
 };
 
@@ -71,6 +72,7 @@ class OpList {
     StepOp& op = add("gemm", OpClass::kGemm, dtype, shape, 2 * area(rows, out) * double(in), bytes);
     op.role = role;
     op.accumulate = accumulate;
+    op.fp8 = z_.fp8 && dtype == z_.act;
   }
   void linear(int64_t rows, int64_t out, int64_t in, bool accumulate = false) {
     product(kForward, z_.act, rows, out, in, z_.act, accumulate);
@@ -94,6 +96,7 @@ class OpList {
                      z_.act, shape, 2 * area(z_.rows, out) * double(in), bytes);
     op.role = role;
     op.groups = z_.groups;
+    op.fp8 = z_.fp8;
   }
 
   void norm_forward(int64_t rows, int64_t cols) {

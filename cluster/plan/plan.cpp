@@ -127,7 +127,8 @@ void take(const MemoryModel& model, const Candidate& candidate, Plan* plan) {
   plan->worst_rank = RankGrid(candidate.layout).global_rank(worst);
 }
 
-// A refusal still shows a layout: the closest, or one rank when not even the axes match.
+// A refusal still shows a layout: the closest, the first that isn't legal, or one rank when not
+// even the axes match.
 void explain_refusal(const MemoryModel& model, const ClusterSpec& cluster,
                      const SearchResult& found, int64_t world, Plan* plan) {
   if (found.closest) {
@@ -135,15 +136,18 @@ void explain_refusal(const MemoryModel& model, const ClusterSpec& cluster,
     plan->reason = describe_refusal(*plan, model.job, cluster);
     return;
   }
+  if (!plan->rejected.empty()) {  // memory is not what it fails by: no ledger
+    plan->layout = plan->rejected.front().layout;
+    plan->reason =
+        fmt::format("no layout of {} ranks is valid: {}", world, plan->rejected.front().reason);
+    return;
+  }
   const Layout one{.recompute = model.job.parallel.recompute,
                    .micro_batch = std::max<int64_t>(1, model.job.training.micro_batch_size),
                    .moments_dtype = model.job.training.moments_dtype,
                    .grads_dtype = model.job.training.grads_dtype};
   take(model, {one, peak_bytes(model, one, 0), 0}, plan);
-  if (!plan->rejected.empty()) {
-    plan->reason =
-        fmt::format("no layout of {} ranks is valid: {}", world, plan->rejected.front().reason);
-  } else if (world > 0 && plan->memory_bytes > 0) {
+  if (world > 0 && plan->memory_bytes > 0) {
     plan->reason = fmt::format(
         "{} ranks can't be cut into the sizes that the configuration fixes "
         "(TP {} CP {} PP {} EP {} DP {}; -1 is free)",
@@ -158,9 +162,7 @@ void explain_refusal(const MemoryModel& model, const ClusterSpec& cluster,
 // The card that gpus_needed counts: the cluster's own, or 80 GB ones.
 double card_label_gb(const ClusterSpec& cluster) {
   const int64_t memory = smallest_memory_bytes(cluster, DeviceKind::kCuda);
-  if (memory == 0) return 80;
-  constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
-  return static_cast<double>(memory) / (0.98 * kGib);
+  return memory == 0 ? 80 : gpu_label_gb(memory);
 }
 
 }  // namespace
@@ -220,25 +222,41 @@ void accept(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOpti
   }
 }
 
+// What moving the optimizer to the host would change for a job on GPUs that doesn't fit; "":
+// nothing.
+std::string offload_hint(const spec::JobSpec& job, const Planning& planning,
+                         const SearchRequest& request) {
+  const StateChoice offload = state_choices(job, DeviceKind::kCuda, /*offload=*/true).back();
+  const int64_t limit = fit_limit(request.rank_memory_bytes);
+  SearchRequest any_host = request;
+  any_host.host_memory_bytes = 0;
+  const std::optional<Candidate> least = smallest(planning.memory, any_host, offload, limit);
+  if (!least || least->peak_bytes > limit) return "";
+  const int64_t host = host_bytes_of_node(planning.memory, least->layout);
+  if (request.host_memory_bytes > 0 && host > request.host_memory_bytes) {
+    return fmt::format("; the optimizer in host memory would take {} of a node that has {}",
+                       human_bytes(host), human_bytes(request.host_memory_bytes));
+  }
+  if (job.parallel.offload_optimizer) return "";
+  return fmt::format(
+      "; with the optimizer in host memory (parallel.offload_optimizer: true, {} a node) {} would "
+      "fit",
+      human_bytes(host), human_bytes(least->peak_bytes));
+}
+
 void refuse(const spec::JobSpec& job, const ClusterSpec& cluster, const Planning& planning,
             const SearchRequest& request, const SearchResult& found, bool enough, Plan* plan) {
   explain_refusal(planning.memory, cluster, found, request.world, plan);
   if (!enough && count_devices(cluster, plan->device) > 0) {
     plan->reason = fmt::format("the configuration fixes {} ranks, {}", request.world,
                                describe_devices(cluster, plan->device));
-  } else if (enough && found.closest && plan->device == DeviceKind::kCuda &&
-             !job.parallel.offload_optimizer) {
-    const StateChoice offload = state_choices(job, plan->device, /*offload=*/true).back();
-    const int64_t limit = fit_limit(request.rank_memory_bytes);
-    const std::optional<Candidate> least = smallest(planning.memory, request, offload, limit);
-    if (least && least->peak_bytes <= limit) {
-      plan->reason += fmt::format(
-          "; with the optimizer in host memory (parallel.offload_optimizer: true) {} would fit",
-          human_bytes(least->peak_bytes));
-    }
+  } else if (enough && found.closest && plan->device == DeviceKind::kCuda) {
+    plan->reason += offload_hint(job, planning, request);
   }
-  const MemoryModel gpu_model(job, DeviceKind::kCuda, 8);
-  plan->gpus_needed = smallest_world(gpu_model, usable_gpu_bytes(plan->gpu_label_gb));
+  const bool illegal = plan->predicted.peak_memory_bytes == 0;  // then freeing sizes is no answer
+  const int64_t per_node = plan->device == DeviceKind::kCuda ? planning.memory.devices_per_node : 8;
+  const MemoryModel gpu_model(job, DeviceKind::kCuda, per_node);
+  plan->gpus_needed = smallest_world(gpu_model, usable_gpu_bytes(plan->gpu_label_gb), !illegal);
 }
 
 }  // namespace
@@ -255,7 +273,10 @@ Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOption
   plan.memory_bytes = smallest_memory_bytes(cluster, plan.device);
   plan.gpu_label_gb = card_label_gb(cluster);
   const Planning planning(job, cluster, options, plan, per_node > 0 ? per_node : 8);
-  const SearchRequest request{world, plan.memory_bytes / plan.ranks_per_device};
+  const SearchRequest request{
+      .world = world,
+      .rank_memory_bytes = plan.memory_bytes / plan.ranks_per_device,
+      .host_memory_bytes = cuda ? smallest_memory_bytes(cluster, DeviceKind::kCpu) : 0};
 
   SearchResult found;
   const bool enough = !cuda || (world >= 1 && world <= count_devices(cluster, plan.device));

@@ -87,8 +87,9 @@ struct Plan {
   int64_t gpus = 0;                       // used; 0 for a job on CPUs
   int64_t memory_bytes = 0;      // usable, of the device of the worst rank; 0: there is none
   int64_t ranks_per_device = 1;  // that share this memory: more than one on CPUs only
-  Layout layout;                 // the chosen one; when not feasible the one that came closest
-  std::string why;               // one or two sentences: why this layout, and what it gave up
+  Layout layout;  // the chosen one; when not feasible the one that came closest, or, where none is
+                  // legal, the first that is not: then nothing is predicted and the ledger is empty
+  std::string why;  // one or two sentences: why this layout, and what it gave up
   Predicted predicted;
   std::vector<TimeLine> time;       // of a step; sums to predicted.step_s; empty when unknown
   std::optional<TimedBy> timed_by;  // whose times they are; absent when unknown
@@ -96,7 +97,8 @@ struct Plan {
   int64_t worst_rank = 0;
   std::vector<RankPlacement> ranks;    // by global_rank; empty when not feasible
   std::optional<int64_t> gpus_needed;  // smallest number of equal GPUs that fits; null when
-                                       // feasible or none up to 4096
+                                       // feasible, none up to 4096, or it isn't the number
+                                       // that is wrong
   double gpu_label_gb = 80;            // the card that gpus_needed counts
   std::vector<Rejected> rejected;      // why others were not taken; at most 32
 };
@@ -120,8 +122,8 @@ struct NamedJob {
 
 // Whether memory is what it fails by; false: the layout or the device is.
 bool is_too_large(const Plan& plan);
-// "4 × 80 GB GPUs", or for a job on CPUs "a machine with 30.1 GiB of memory"; "" when the plan is
-// feasible, or more of it would not help.
+// "4 × 80 GB GPUs", "no number of 80 GB GPUs up to 4,096", or for a job on CPUs "a machine
+// with 30.1 GiB of memory"; "" when the plan is feasible, or more of it would not help.
 std::string would_hold(const Plan& plan);
 
 // Ok when the plan is feasible and runnable. Else kDoesNotFit: one sentence with figures (what is

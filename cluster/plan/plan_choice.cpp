@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 
 #include "base/text.h"
 #include "cluster/plan/capability.h"
@@ -50,11 +51,53 @@ std::string given_up(const MemoryModel& memory, const Candidate& chosen,
   };
   name(chosen.layout.moments_dtype != training.moments_dtype, "bf16 moments");
   name(chosen.layout.grads_dtype != training.grads_dtype, "bf16 gradients");
-  name(chosen.layout.offload_optimizer, "the optimizer in host memory");
+  const std::string host = fmt::format("the optimizer in host memory ({} a node)",
+                                       human_bytes(host_bytes_of_node(memory, chosen.layout)));
+  name(chosen.layout.offload_optimizer, host.c_str());
   return fmt::format(
       " It takes {}: without, no layout needs less than {} a rank, and {} can be "
       "used.",
       what, human_bytes(unlowered->peak_bytes), human_bytes(limit));
+}
+
+// What was left to the planner in a layout that the job gives whole.
+std::string taken_whole(const spec::JobSpec& job, const SearchResult& found) {
+  const bool batch = job.training.micro_batch_size < 1;
+  const bool schedule = job.parallel.pipeline_schedule == "auto" && found.chosen->layout.pp > 1;
+  if (!found.as_given || (!batch && !schedule)) return "";
+  return fmt::format(" The sizes are given and taken as they stand, with {}{}{}.",
+                     batch ? "micro-batches of 1" : "", batch && schedule ? " and " : "",
+                     schedule ? "1f1b" : "");
+}
+
+// What the configuration's recompute and ZeRO stage were raised to, and whether that had to be.
+std::string raised(const MemoryModel& memory, const Candidate& chosen, int64_t limit) {
+  const spec::ParallelSpec& asked = memory.job.parallel;
+  const Layout& layout = chosen.layout;
+  std::string what;
+  bool needed = true;  // none with less of what was raised fits
+  const auto try_less = [&](const std::string& words, const Layout& less) {
+    what += (what.empty() ? "" : ", ") + words;
+    if (peak_bytes(memory, less, worst_stage(memory, less)) <= limit) needed = false;
+  };
+  const int level = recompute_level(layout.recompute);
+  if (level > recompute_level(asked.recompute)) {
+    Layout less = layout;
+    less.recompute = level == 1 ? "none" : "selective";
+    try_less(fmt::format("recompute raised from {} to {}", asked.recompute, layout.recompute),
+             less);
+  }
+  if (layout.zero_stage > asked.zero_stage) {
+    Layout less = layout;
+    less.zero_stage = layout.zero_stage - 1;
+    try_less(fmt::format("ZeRO{} from {} to {}", what.empty() ? " raised" : "", asked.zero_stage,
+                         layout.zero_stage),
+             less);
+  }
+  if (what.empty()) return "";
+  what[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(what[0])));
+  return fmt::format(" {}: {}.", what,
+                     needed ? "with these sizes nothing less fits" : "that is faster");
 }
 
 // On CPUs: what today's runtime doesn't run and would be faster.
@@ -74,7 +117,8 @@ std::string not_run_yet(const MemoryModel& memory, const TimeModel& time,
 
 ChosenDevice choose_device(const spec::JobSpec& job, const ClusterSpec& cluster, DeviceKind kind,
                            int64_t ranks_per_device, const PlanOptions& options) {
-  if (options.device != nullptr) {
+  const bool of_cpu = options.device != nullptr && options.device->cores > 0;
+  if (options.device != nullptr && (kind == DeviceKind::kCpu || !of_cpu)) {
     return {
         kind == DeviceKind::kCpu ? options.device->shared_by(ranks_per_device) : *options.device,
         true};
@@ -112,11 +156,13 @@ std::string explain_choice(const MemoryModel& memory, const TimeModel& time,
                       found.runnable_only ? "layouts that run today" : "legal layouts", fits);
   }
   if (found.legal > 1) {
-    why += found.next ? fmt::format("; next is {}, {}.", to_string(found.next->layout),
-                                    slower_reason(time, chosen, *found.next))
-                      : ".";
+    why += found.next
+               ? fmt::format("; next of those tried is {}, {}.", to_string(found.next->layout),
+                             slower_reason(time, chosen, *found.next))
+               : ".";
   }
-  return why + given_up(memory, chosen, found.unlowered, limit) +
+  return why + taken_whole(memory.job, found) + raised(memory, chosen, limit) +
+         given_up(memory, chosen, found.unlowered, limit) +
          not_run_yet(memory, time, request, chosen);
 }
 

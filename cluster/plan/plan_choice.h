@@ -17,14 +17,15 @@ struct ChosenDevice {
   bool assumed = false;  // known, but nobody named it: a card with as much memory
 };
 
-// options.device where given; else the table's model of the cluster's GPU (of one without a name a
+// options.device where given (but a CPU's calibration says nothing of GPUs: it is passed over for
+// them); else the table's model of the cluster's GPU (of one without a name a
 // usual card with as much memory; h100's for a name that is not known), or a rough CPU shared by
 // `ranks_per_device`.
 ChosenDevice choose_device(const spec::JobSpec& job, const ClusterSpec& cluster, DeviceKind kind,
                            int64_t ranks_per_device, const PlanOptions& options);
 
 // "The fastest of 3,412 legal layouts that fits …": one sentence, and one for everything that was
-// given up. `found` has a chosen layout.
+// raised, taken as it stood, or given up. `found` has a chosen layout.
 std::string explain_choice(const MemoryModel& memory, const TimeModel& time,
                            const SearchRequest& request, const SearchResult& found);
 

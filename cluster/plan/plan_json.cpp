@@ -57,6 +57,14 @@ Json to_json(const RankPlacement& rank) {
           {"device_idx", rank.device_idx}};
 }
 
+// Sizes of at least 1.
+void check_product(std::initializer_list<int64_t> sizes, int64_t most) {
+  int64_t room = most;
+  for (const int64_t size : sizes) room /= size;
+  if (room < 1)
+    throw std::out_of_range("the sizes of a layout make up too many ranks or sequences");
+}
+
 Layout read_layout(const Json& json) {
   Layout layout;
   layout.tp = json.at("tp");
@@ -80,6 +88,10 @@ Layout read_layout(const Json& json) {
       throw std::out_of_range("a layout size is below 1 or absurdly large");
     }
   }
+  // As many ranks, and sequences a step, as fit into a number.
+  check_product({layout.tp, layout.cp, layout.pp, layout.ep, layout.dp}, int64_t{1} << 24);
+  check_product({layout.ep, layout.dp, layout.micro_batch, layout.grad_accumulation},
+                int64_t{1} << 40);
   return layout;
 }
 

@@ -46,7 +46,11 @@ bool is_too_large(const Plan& plan) {
 std::string would_hold(const Plan& plan) {
   if (plan.feasible) return {};
   if (plan.device == DeviceKind::kCuda) {
-    if (!plan.gpus_needed) return {};
+    if (!plan.gpus_needed) {
+      return is_too_large(plan) ? fmt::format("no number of {:.0f} GB GPUs up to {}",
+                                              plan.gpu_label_gb, with_commas(kWorldMax))
+                                : "";
+    }
     return fmt::format("{} × {:.0f} GB GPU{}", *plan.gpus_needed, plan.gpu_label_gb,
                        *plan.gpus_needed == 1 ? "" : "s");
   }
@@ -70,7 +74,8 @@ Status refusal(const Plan& plan, const spec::JobSpec& job, const ClusterSpec& cl
     hint = holder + " would hold it";
   }
   // A smaller model helps against too little memory and missing GPUs, not against a wrong layout.
-  const bool smaller_helps = is_too_large(plan) || plan.device == DeviceKind::kCuda;
+  const bool smaller_helps = is_too_large(plan) || (plan.device == DeviceKind::kCuda &&
+                                                    plan.predicted.peak_memory_bytes > 0);
   const std::string preset = smaller_helps ? runnable_preset(job, cluster, presets) : "";
   if (!preset.empty()) hint += (hint.empty() ? "" : "; ") + preset;
   return Status(Code::kDoesNotFit, message, hint);

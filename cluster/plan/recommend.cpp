@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <initializer_list>
+#include <limits>
 
 #include "base/text.h"
 #include "configs/spec/gpu_table.h"
@@ -100,48 +102,92 @@ PlanOptions options_of(const Wishes& wishes) {
   return options;
 }
 
-// Not every number of GPUs can be cut into a layout: then the plan for the largest handy number
-// below it (a multiple of 8, a power of two or three times one). Not feasible on any: the first
-// one's.
-Plan plan_on_most(const spec::JobSpec& job, const Hardware& hardware, const Wishes& wishes) {
-  const auto on = [&](int64_t gpus) {
-    return plan::plan(
-        job,
-        cluster_of_gpus(gpus, hardware.gpu_memory_gb, hardware.gpu_name,
-                        spec::gpu_sm_version(hardware.gpu_name), hardware.gpus_per_node),
-        options_of(wishes));
-  };
-  Plan all = on(hardware.gpus);
-  if (all.feasible) return all;
+// A plan for as many of the GPUs as serve best, and whether it is for fewer because no cut over all
+// of them fits.
+struct Placed {
+  Plan plan;
+  bool all_fit = false;
+};
+
+bool has_only_factors(int64_t number, std::initializer_list<int64_t> factors) {
+  for (const int64_t factor : factors)
+    while (number % factor == 0) number /= factor;
+  return number == 1;
+}
+
+// Numbers below `gpus` that are cut in many ways, largest first: a multiple of 8, a power of two or
+// three times one, and the two nearest without a prime factor above 5. 11 → 10, 9, 8.
+std::vector<int64_t> handy_numbers(int64_t gpus) {
   int64_t power = 1;
-  while (2 * power <= hardware.gpus) power *= 2;
-  const int64_t of_eight = hardware.gpus / 8 * 8;
-  const int64_t handy = power / 2 * 3 <= hardware.gpus ? power / 2 * 3 : power;
-  for (const int64_t gpus : {of_eight, handy}) {
-    if (gpus < 1 || gpus >= hardware.gpus) continue;
-    Plan fewer = on(gpus);
-    if (fewer.feasible) return fewer;
+  while (2 * power <= gpus) power *= 2;
+  std::vector<int64_t> out = {gpus / 8 * 8, power / 2 * 3 <= gpus ? power / 2 * 3 : power};
+  for (int64_t n = gpus - 1, found = 0; n >= 1 && found < 2; --n) {
+    if (!has_only_factors(n, {2, 3, 5})) continue;
+    out.push_back(n);
+    ++found;
   }
-  return all;
+  std::sort(out.rbegin(), out.rend());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  std::erase_if(out, [&](int64_t n) { return n < 1 || n >= gpus; });
+  return out;
+}
+
+Plan plan_on(const spec::JobSpec& job, const Hardware& hardware, int64_t gpus,
+             const Wishes& wishes) {
+  return plan::plan(
+      job,
+      cluster_of_gpus(gpus, hardware.gpu_memory_gb, hardware.gpu_name,
+                      spec::gpu_sm_version(hardware.gpu_name), hardware.gpus_per_node),
+      options_of(wishes));
+}
+
+// Few layouts cut a number with a large prime factor, and a slow one over all of 11 GPUs may be
+// beaten on 8: then the faster. Not feasible on any: the plan for all.
+Placed place(const spec::JobSpec& job, const Hardware& hardware, const Wishes& wishes) {
+  Placed best{plan_on(job, hardware, hardware.gpus, wishes)};
+  best.all_fit = best.plan.feasible;
+  if (best.all_fit && has_only_factors(hardware.gpus, {2, 3})) return best;
+  // What more GPUs are needed for fits on no fewer.
+  const int64_t least = best.plan.gpus_needed.value_or(hardware.gpus);
+  if (!best.all_fit && least > hardware.gpus) return best;
+  const auto speed = [](const Plan& plan) { return plan.predicted.tokens_per_s.value_or(0); };
+  std::vector<int64_t> numbers = handy_numbers(hardware.gpus);
+  if (least < hardware.gpus) numbers.push_back(least);
+  for (const int64_t gpus : numbers) {
+    Plan fewer = plan_on(job, hardware, gpus, wishes);
+    const bool better = !best.plan.feasible || speed(fewer) > speed(best.plan);
+    if (fewer.feasible && better) best.plan = std::move(fewer);
+  }
+  return best;
+}
+
+// "124 x 80 GB", or that no number up to the largest that is looked at would do.
+std::string needed_text(const Plan& plan, const Hardware& hardware) {
+  return plan.gpus_needed ? fmt::format("{} x {:g} GB", *plan.gpus_needed, hardware.gpu_memory_gb)
+                          : std::string("more than 4096 GPUs");
 }
 
 // What the memory model says of one preset, in a sentence.
-std::string verdict(const std::string& name, const Plan& plan, const Hardware& hardware) {
+std::string verdict(const std::string& name, const Placed& placed, const Hardware& hardware) {
+  const Plan& plan = placed.plan;
   const std::string peak = human_bytes(plan.predicted.peak_memory_bytes);
   if (plan.feasible) {
-    const bool fewer = plan.gpus < hardware.gpus;
-    return fmt::format("{} fits{}: {} of {} on the fullest GPU with {}", name,
-                       fewer ? fmt::format(" on {} of them", plan.gpus) : "", peak,
-                       human_bytes(plan.memory_bytes), to_string(plan.layout));
+    std::string said = fmt::format("{} fits: {} of {} on the fullest GPU with {}", name, peak,
+                                   human_bytes(plan.memory_bytes), to_string(plan.layout));
+    if (plan.gpus < hardware.gpus) {
+      said += fmt::format(
+          "; it uses {} of {}: {} {}", plan.gpus, hardware.gpus,
+          placed.all_fit ? "faster than any cut over" : "nothing fits that cuts it over",
+          hardware.gpus);
+    }
+    return said;
   }
   if (plan.layout.world_size() != hardware.gpus) {
     return fmt::format("{} can't be cut over {} GPUs: {}", name, hardware.gpus, plan.reason);
   }
   return fmt::format("{} does not fit: at best {} on each GPU of {} ({}); it needs {}", name, peak,
                      human_bytes(plan.memory_bytes), to_string(plan.layout),
-                     plan.gpus_needed
-                         ? fmt::format("{} x {:g} GB", *plan.gpus_needed, hardware.gpu_memory_gb)
-                         : std::string("more than 4096 GPUs"));
+                     needed_text(plan, hardware));
 }
 
 // One answer while it is being found.
@@ -161,6 +207,9 @@ class Selection {
   void take(const Row& row, Plan plan, const std::string& said);
   void nothing_fits();
   void look_at_next_row();
+  // Into larger, larger_reason and gpus_needed_for_larger: what the table and the memory ask for.
+  void say_larger(const Row& row, const Plan& plan);
+  std::string smallest_row_by_memory() const;
   std::string below_what_is_wanted() const;
 
   const Hardware& hardware_;
@@ -223,16 +272,16 @@ std::string Selection::below_what_is_wanted() const {
 void Selection::consider(const Row& row) {
   const NamedJob* preset = find(presets_, row.config);
   if (preset == nullptr) return;
-  Plan plan = plan_on_most(preset->job, hardware_, wishes_);
-  const std::string said = verdict(row.config, plan, hardware_);
+  Placed placed = place(preset->job, hardware_, wishes_);
+  const std::string said = verdict(row.config, placed, hardware_);
+  Plan& plan = placed.plan;
   if (!out_.config.empty()) {
     out_.alternatives.push_back({row.config, plan.feasible, said});
     return;
   }
   if (!plan.feasible) {
     out_.rejected.push_back({row.config, false, said});
-    out_.larger = row.config;
-    out_.gpus_needed_for_larger = plan.gpus_needed;
+    say_larger(row, plan);
     return;
   }
   if (std::string dear = too_dear(row, plan); !dear.empty()) {
@@ -243,24 +292,78 @@ void Selection::consider(const Row& row) {
   take(row, std::move(plan), said);
 }
 
+// The table's smallest row asks for more than there is: what its preset's memory would say, with
+// shorter sequences where its own are too long.
+std::string Selection::smallest_row_by_memory() const {
+  const NamedJob* preset = find(presets_, kTable[0].config);
+  if (preset == nullptr) return {};
+  constexpr int64_t kShortest = 1024;
+  const Plan own = plan_on(preset->job, hardware_, hardware_.gpus, wishes_);
+  const int64_t length = preset->job.training.seq_length;
+  const auto said = [](int64_t tokens, const Plan& plan) {
+    return fmt::format("{} of {} at sequences of {}", human_bytes(plan.predicted.peak_memory_bytes),
+                       human_bytes(plan.memory_bytes), tokens);
+  };
+  if (own.feasible) {
+    return fmt::format("; by memory alone it fits: {} with {}", said(length, own),
+                       to_string(own.layout));
+  }
+  spec::JobSpec job = preset->job;
+  Plan tried;
+  while (job.training.seq_length / 2 >= kShortest) {
+    job.training.seq_length /= 2;
+    tried = plan_on(job, hardware_, hardware_.gpus, wishes_);
+    if (!tried.feasible) continue;
+    return fmt::format(
+        "; by memory it needs {}; with --set training.seq_length={} it fits: {} with {}",
+        said(length, own), job.training.seq_length, said(job.training.seq_length, tried),
+        to_string(tried.layout));
+  }
+  return fmt::format("; by memory it needs at best {}, and does not fit at {} either",
+                     said(length, own), job.training.seq_length);
+}
+
 // Nothing of the table will do: name the smallest preset, and what it would take.
 void Selection::nothing_fits() {
   if (money_stopped_) {
     out_.reason = fmt::format("nothing that fits {} is within the budget: {}", cards(hardware_),
                               out_.rejected.back().reason);
   } else if (out_.rejected.empty()) {
-    out_.reason = fmt::format(
-        "no preset of the table fits {}: the smallest row is 1b from 1 x 24 GB", cards(hardware_));
+    out_.reason =
+        fmt::format(
+            "no preset of the table is for {}: its smallest row is {} from "
+            "{} x {:g} GB",
+            cards(hardware_), kTable[0].config, kTable[0].gpus_min, kTable[0].memory_gb_min) +
+        smallest_row_by_memory();
   } else {
     out_.reason = fmt::format("no preset of the table fits {}: {}", cards(hardware_),
                               out_.rejected.back().reason);
   }
   const NamedJob* smallest = find(presets_, kSmallest);
   if (smallest == nullptr) return;
-  const Plan plan = plan_on_most(smallest->job, hardware_, wishes_);
-  const std::string said = verdict(kSmallest, plan, hardware_);
+  const Placed placed = place(smallest->job, hardware_, wishes_);
+  const std::string said = verdict(kSmallest, placed, hardware_);
   out_.reason += "; " + said;
-  if (plan.feasible) out_.alternatives.push_back({kSmallest, true, said});
+  if (placed.plan.feasible) out_.alternatives.push_back({kSmallest, true, said});
+}
+
+void Selection::say_larger(const Row& row, const Plan& plan) {
+  out_.larger = row.config;
+  out_.gpus_needed_for_larger.reset();
+  const bool same_card = hardware_.gpu_memory_gb >= row.memory_gb_min;
+  const bool holds = plan.feasible || plan.gpus_needed.value_or(INT64_MAX) <= hardware_.gpus;
+  const std::string memory =
+      holds ? fmt::format("and by memory the {} here hold it", cards(hardware_))
+            : "its memory for " + needed_text(plan, hardware_);
+  out_.larger_reason = fmt::format("{}: the table asks for {} x {:g} GB, {}", row.config,
+                                   row.gpus_min, row.memory_gb_min, memory);
+  if (!plan.feasible && !plan.gpus_needed) return;
+  const int64_t needed = std::max(row.gpus_min, plan.feasible ? plan.gpus : *plan.gpus_needed);
+  if (needed > hardware_.gpus) {
+    out_.gpus_needed_for_larger = needed;
+  } else if (!same_card) {
+    out_.larger_reason += fmt::format("; what lacks are cards of {:g} GB", row.memory_gb_min);
+  }
 }
 
 // The row above the table's choice: what the table asks for it, and what the memory model says.
@@ -269,16 +372,10 @@ void Selection::look_at_next_row() {
     if (satisfied(row, hardware_)) continue;
     std::string said = fmt::format("the table asks for at least {} x {:g} GB for {}", row.gpus_min,
                                    row.memory_gb_min, row.config);
-    const bool first = out_.larger.empty();
-    if (first) {
-      out_.larger = row.config;
-      out_.gpus_needed_for_larger = row.gpus_min;
-    }
     const NamedJob* preset = find(presets_, row.config);
-    const bool same_card = hardware_.gpu_memory_gb >= row.memory_gb_min;
-    if (first && !same_card && preset != nullptr) {
-      const Plan plan = plan_on_most(preset->job, hardware_, wishes_);
-      out_.gpus_needed_for_larger = plan.feasible ? std::optional(plan.gpus) : plan.gpus_needed;
+    if (out_.larger.empty() && preset != nullptr) {
+      say_larger(row, plan_on(preset->job, hardware_, hardware_.gpus, wishes_));
+      said = out_.larger_reason;
     }
     out_.rejected.push_back({row.config, false, std::move(said)});
     return;
@@ -322,6 +419,11 @@ const std::vector<std::string>& budgets() {
 
 int64_t tokens_of(const spec::JobSpec& job) {
   const spec::TrainingSpec& t = job.training;
+  const double tokens = static_cast<double>(t.max_steps) *
+                        static_cast<double>(t.global_batch_size) *
+                        static_cast<double>(t.seq_length);
+  constexpr auto kMost = std::numeric_limits<int64_t>::max();
+  if (tokens >= static_cast<double>(kMost)) return kMost;
   return t.max_steps * t.global_batch_size * t.seq_length;
 }
 

@@ -4,7 +4,8 @@
 // Laws: PURE. The table is the one users know (preset, GPUs, label GB; by use case; by budget; a
 // boundary belongs to the larger preset, a gap to the largest row that is satisfied); the answer is
 // the table's choice if the memory model fits it, else the next smaller preset that it fits. Memory
-// decides, not the card's name; a use case or a budget only lowers the choice.
+// decides, not the card's name; a use case or a budget only lowers the choice. Fewer GPUs than
+// there are get used only where no cut over all of them is as fast, and that is said.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +56,10 @@ struct Recommendation {
   std::vector<Choice> alternatives;  // the table's smaller satisfied rows, largest first
   std::vector<Choice> rejected;      // larger than config, each with why not
   std::string larger;  // the next larger preset that was not taken for its size; "": there is none
-  std::optional<int64_t> gpus_needed_for_larger;  // of the same card; absent: more than 4096
+  std::string larger_reason;  // one sentence: what the table asks for it, and what its memory does
+  // Of the same card, what both ask for; more than there are. Absent: more than 4096, or not more
+  // GPUs but larger cards are what the table asks for.
+  std::optional<int64_t> gpus_needed_for_larger;
 };
 
 // The words that Wishes take, smallest first.
@@ -79,7 +83,7 @@ Recommendation recommend_on_cpus(const ClusterSpec& cluster, const std::vector<N
 // none.
 Hardware hardware_of(const ClusterSpec& cluster);
 
-// Tokens that max_steps of this job train on.
+// Tokens that max_steps of this job train on; at most what int64 holds.
 int64_t tokens_of(const spec::JobSpec& job);
 
 }  // namespace dsv3::plan

@@ -28,7 +28,7 @@ double effective_time_ratio(const FailureModel& model, int64_t nodes, double int
   DSV3_CHECK(interval_s > 0);
   const double mtbf = job_mtbf_s(model, nodes);
   // Wall time of one interval with its checkpoint: it is repeated until it gets through.
-  const double wall = mtbf * std::exp(model.restart_s / mtbf) *
+  const double wall = mtbf * std::exp((model.restart_s + model.write_s) / mtbf) *
                       std::expm1((interval_s + model.checkpoint_s) / mtbf);
   return std::isfinite(wall) ? interval_s / wall : 0;
 }
@@ -36,7 +36,9 @@ double effective_time_ratio(const FailureModel& model, int64_t nodes, double int
 CheckpointChoice best_checkpoint_interval(const FailureModel& model, int64_t nodes, double step_s) {
   DSV3_CHECK(step_s > 0);
   const double wanted = daly_interval_s(model.checkpoint_s, job_mtbf_s(model, nodes));
-  const auto steps = static_cast<int64_t>(std::clamp(std::floor(wanted / step_s), 1.0, 1e12));
+  const double shortest = std::ceil(model.write_s / step_s);
+  const auto steps =
+      static_cast<int64_t>(std::clamp(std::max(std::floor(wanted / step_s), shortest), 1.0, 1e12));
   CheckpointChoice best;
   best.effective_time_ratio = -1;
   // Whole steps lie on both sides of Daly's interval.

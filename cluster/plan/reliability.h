@@ -18,11 +18,17 @@ inline constexpr double kNodeMtbfHours = 6335;
 inline constexpr double kRestartSeconds = 300;
 // Of one node to shared storage; all nodes write at once.
 inline constexpr double kStorageBytesPerSecondPerNode = 1e9;
+// Of one GPU to its host's memory: PCIe 4 of 16 lanes, what copies of large pinned buffers reach of
+// its 32 GB/s.
+inline constexpr double kCopyBytesPerSecondPerGpu = 20e9;
 
 struct FailureModel {
   double node_mtbf_s = kNodeMtbfHours * 3600;
   double checkpoint_s = 0;  // that training waits for one checkpoint; 0: nothing
   double restart_s = kRestartSeconds;
+  // From the copy to the written checkpoint, while training goes on (checkpoint.async); until then
+  // a failure falls back to the checkpoint before, and the next copy waits.
+  double write_s = 0;
 };
 
 // Seconds between two failures of a job on `nodes`: node_mtbf_s / nodes.
@@ -35,12 +41,13 @@ double young_interval_s(double checkpoint_s, double mtbf_s);
 double daly_interval_s(double checkpoint_s, double mtbf_s);
 
 // Share of the wall time that is useful work when a checkpoint follows every interval_s of it:
-// τ / (M·e^{R/M}·(e^{(τ+C)/M} − 1)). 1 without failures and checkpoint cost. Requires
-// interval_s > 0.
+// τ / (M·e^{R/M}·(e^{(τ+C)/M} − 1)). 1 without failures and checkpoint cost. A failure in the W
+// seconds of write_s after a copy, of τ + C, loses one interval more: W more seconds a failure,
+// which are taken as part of R (to first order in W/M). Requires interval_s > 0.
 double effective_time_ratio(const FailureModel& model, int64_t nodes, double interval_s);
 
 // The interval that makes the ratio largest, in whole steps of step_s (at least one), and the ratio
-// there. Without a checkpoint cost: after every step.
+// there; never shorter than write_s. Without a checkpoint cost: after every step.
 struct CheckpointChoice {
   int64_t interval_steps = 1;
   double interval_s = 0;

@@ -36,24 +36,20 @@ Candidate measure(const MemoryModel& memory, const Layout& layout) {
   return candidate;
 }
 
-// The ends of a pipeline hold the tables and the middle most layers: one of these three usually
-// holds most. Any of them is a lower bound.
-bool static_exceeds(const MemoryModel& memory, const Layout& layout, int64_t limit_bytes) {
-  for (const int64_t stage : {int64_t{0}, layout.pp / 2, layout.pp - 1}) {
-    if (static_bytes(memory, layout, stage) > limit_bytes) return true;
-  }
-  return false;
-}
-
 SearchSpace space_of(const MemoryModel& memory, const SearchRequest& request) {
   return {.job = memory.job,
           .device = memory.device,
           .devices_per_node = memory.devices_per_node,
           .world = request.world,
-          .fixed_sizes = request.fixed_sizes};
+          .fixed_sizes = request.fixed_sizes,
+          .as_given = request.as_given};
 }
 
 bool wanted(const MemoryModel& memory, const SearchRequest& request, const Layout& layout) {
+  if (layout.offload_optimizer && request.host_memory_bytes > 0 &&
+      host_bytes_of_node(memory, layout) > request.host_memory_bytes) {
+    return false;
+  }
   return !request.runnable_only || missing_capabilities(memory.job, layout, memory.device).empty();
 }
 
@@ -104,7 +100,7 @@ class Search {
             exceeds.try_emplace({layout.zero_stage, layout.virtual_stages}, false);
         if (is_new) known->second = static_exceeds(memory_, layout, limit_);
         if (known->second) continue;
-        const double bound = time_.lower_bound(layout);
+        const double bound = time_.lower_bound(layout) * time_weight(memory_.job.model, layout);
         ranked_.push_back(
             {bound / static_cast<double>(sequences_per_step(layout)), layouts_.size()});
         layouts_.push_back(std::move(layout));
@@ -116,8 +112,10 @@ class Search {
     return best_ && ranked.bound_s > best_s_ * (1 + kEqual);
   }
 
-  static double per_sequence(const Candidate& candidate) {
-    return candidate.step_s / static_cast<double>(sequences_per_step(candidate.layout));
+  // What layouts are compared by.
+  double per_sequence(const Candidate& candidate) const {
+    return candidate.step_s * time_weight(memory_.job.model, candidate.layout) /
+           static_cast<double>(sequences_per_step(candidate.layout));
   }
 
   void visit(const Layout& layout) {
@@ -151,7 +149,12 @@ class Search {
       found.push_back(candidate);
       found.back().step_s = time_.step_seconds(candidate.layout);
     }
-    std::erase_if(found, [this](const Candidate& c) { return per_sequence(c) >= best_s_; });
+    const auto seconds = [](const Candidate& c) {
+      return c.step_s / static_cast<double>(sequences_per_step(c.layout));
+    };
+    std::erase_if(found, [&](const Candidate& c) {
+      return per_sequence(c) >= best_s_ || seconds(c) >= seconds(*best_);
+    });
     std::stable_sort(found.begin(), found.end(), [](const Candidate& a, const Candidate& b) {
       return a.peak_bytes < b.peak_bytes;
     });
@@ -177,11 +180,15 @@ class Search {
   }
 
   SearchResult result() {
-    SearchResult found{.chosen = best_, .legal = legal_, .runnable_only = request_.runnable_only};
+    SearchResult found{.chosen = best_,
+                       .legal = legal_,
+                       .runnable_only = request_.runnable_only,
+                       .as_given = request_.as_given};
     if (best_) {
-      std::stable_sort(others_.begin(), others_.end(), [](const Candidate& a, const Candidate& b) {
-        return per_sequence(a) < per_sequence(b);
-      });
+      std::stable_sort(others_.begin(), others_.end(),
+                       [this](const Candidate& a, const Candidate& b) {
+                         return per_sequence(a) < per_sequence(b);
+                       });
       std::set<Axes> seen{axes_key(best_->layout)};
       std::erase_if(others_, [&seen](const Candidate& other) {
         return !seen.insert(axes_key(other.layout)).second;
@@ -212,27 +219,26 @@ class Search {
   std::vector<Rejected> illegal_;
 };
 
-// Whether anything may fit: every parameter's states are somewhere at least once.
-bool states_exceed(const MemoryModel& memory, const SearchRequest& request,
-                   const StateChoice& state, int64_t params) {
-  Layout layout;
-  layout.moments_dtype = state.moments_dtype;
-  layout.grads_dtype = state.grads_dtype;
-  const StateBytes bytes = state_bytes(memory.computes_in_fp32, layout);
-  const int64_t each =
-      bytes.weight + bytes.grad + (state.offload_optimizer ? 0 : bytes.optimizer());
-  return params / request.world * each > fit_limit(request.rank_memory_bytes);
-}
-
-bool fits_somewhere(const MemoryModel& memory, const SearchRequest& request,
-                    const StateChoice& state, int64_t params) {
-  if (states_exceed(memory, request, state, params)) return false;
-  const int64_t limit = fit_limit(request.rank_memory_bytes);
-  const std::optional<Candidate> least = smallest(memory, request, state, limit);
-  return least && least->peak_bytes <= limit;
-}
-
 }  // namespace
+
+// The ends of a pipeline hold the tables and the middle most layers: one of these three usually
+// holds most. Any of them is a lower bound.
+bool static_exceeds(const MemoryModel& memory, const Layout& layout, int64_t limit_bytes) {
+  for (const int64_t stage : {int64_t{0}, layout.pp / 2, layout.pp - 1}) {
+    if (static_bytes(memory, layout, stage) > limit_bytes) return true;
+  }
+  return false;
+}
+
+int64_t host_bytes_of_node(const MemoryModel& memory, const Layout& layout) {
+  Layout kept = layout;
+  kept.offload_optimizer = false;
+  int64_t most = 0;
+  for (int64_t stage = 0; stage < layout.pp; ++stage) {
+    most = std::max(most, optimizer_bytes(memory, kept, stage));
+  }
+  return most * std::min(layout.world_size(), std::max<int64_t>(1, memory.devices_per_node));
+}
 
 int64_t fit_limit(int64_t rank_memory_bytes) {
   return static_cast<int64_t>(kFitShare * static_cast<double>(rank_memory_bytes));
@@ -265,9 +271,19 @@ SearchResult search(const MemoryModel& memory, const TimeModel& time,
   std::vector<StateChoice> states = state_choices(memory.job, memory.device);
   // On CPUs a plan is what is launched: precision is given up for a run, not for a plan alone.
   if (memory.device == DeviceKind::kCpu && !request.runnable_only) states.resize(1);
+  SearchRequest given = request;
+  given.as_given = true;
+  const bool whole = is_given_whole(space_of(memory, request));
   for (const StateChoice& state : states) {
+    if (whole) {
+      SearchResult found = Search(memory, time, given, state).run();
+      if (found.chosen) {
+        if (!tried.empty()) found.unlowered = tried.front();
+        return found;
+      }
+    }
     std::optional<Candidate> least = smallest(memory, request, state, limit);
-    if (!least) break;  // nothing is legal, whatever the dtypes
+    if (!least) continue;  // not legal, or the host has no room for it
     if (least->peak_bytes <= limit) {
       SearchResult found = Search(memory, time, request, state).run();
       if (!tried.empty()) found.unlowered = tried.front();
@@ -285,31 +301,6 @@ SearchResult search(const MemoryModel& memory, const TimeModel& time,
   if (!tried.empty()) none.closest = tried.front();
   none.rejected = explain_refused(memory, request, tried, limit);
   return none;
-}
-
-std::optional<int64_t> smallest_world(const MemoryModel& memory, int64_t rank_memory_bytes) {
-  constexpr int64_t kSteps[] = {4, 5, 6, 7};  // 1 2 3 4 5 6 7 8 10 12 14 16 20 24 28 32 40 …
-  int64_t params = 0;                         // of the main model on one device
-  const LocalParams all = memory.counts.stage(Layout{}, 0);
-  params = all.total();
-  // Each choice holds no more than those before it.
-  const StateChoice state = state_choices(memory.job, memory.device).back();
-  for (const bool fixed_sizes : {true, false}) {
-    const auto fits = [&](int64_t world) {
-      return fits_somewhere(memory, {world, rank_memory_bytes, fixed_sizes}, state, params);
-    };
-    for (int64_t world = 1; world < 4; ++world) {
-      if (fits(world)) return world;
-    }
-    for (int64_t scale = 1; scale <= 1024; scale *= 2) {
-      for (const int64_t step : kSteps) {
-        const int64_t world = step * scale;
-        if (world > 4096) break;
-        if (fits(world)) return world;
-      }
-    }
-  }
-  return std::nullopt;
 }
 
 }  // namespace dsv3::plan

@@ -25,6 +25,8 @@ struct SearchRequest {
   int64_t rank_memory_bytes = 0;  // usable by one rank
   bool fixed_sizes = true;        // keep the sizes that job.parallel gives; false: all are free
   bool runnable_only = false;     // only what today's runtime runs (capability.h)
+  bool as_given = false;          // search() sets it: see SearchSpace
+  int64_t host_memory_bytes = 0;  // of a node, for an offloaded optimizer; 0: unknown
 };
 
 struct Candidate {
@@ -42,6 +44,7 @@ struct SearchResult {
                                        // without that
   int64_t legal = 0;                   // layouts that were compared
   bool runnable_only = false;          // of those that run today
+  bool as_given = false;               // the layout was given whole and taken as it stands
   std::vector<Rejected> rejected;      // most instructive first; at most kRejectedMax
 };
 inline constexpr size_t kRejectedMax = 32;
@@ -53,10 +56,18 @@ SearchResult search(const MemoryModel& memory, const TimeModel& time, const Sear
 std::optional<Candidate> smallest(const MemoryModel& memory, const SearchRequest& request,
                                   const StateChoice& state, int64_t enough_bytes = 0);
 
-// The smallest number of devices up to 4096 (of the usual cluster sizes) on which something fits,
-// with everything that the planner may lower. The sizes that the job fixes are kept if any number
-// fits with them, and are free otherwise.
-std::optional<int64_t> smallest_world(const MemoryModel& memory, int64_t rank_memory_bytes);
+// The smallest number of devices up to kWorldMax on which something fits, with everything that the
+// planner may lower, on nodes of memory.devices_per_node. The sizes that the job fixes are kept if
+// any number fits with them, and are free otherwise where `free_otherwise`.
+inline constexpr int64_t kWorldMax = 4096;
+std::optional<int64_t> smallest_world(const MemoryModel& memory, int64_t rank_memory_bytes,
+                                      bool free_otherwise = true);
+
+// Whether the static bytes alone exceed it: a lower bound, of three stages that may hold most.
+bool static_exceeds(const MemoryModel& memory, const Layout& layout, int64_t limit_bytes);
+
+// Host memory that the optimizer's states take on a node when they are offloaded.
+int64_t host_bytes_of_node(const MemoryModel& memory, const Layout& layout);
 
 // What of a rank's memory may be filled.
 int64_t fit_limit(int64_t rank_memory_bytes);

@@ -20,6 +20,9 @@ std::string percent_text(double percent) {
   return percent < 10 ? fmt::format("{:.1f} %", percent) : fmt::format("{:.0f} %", percent);
 }
 
+// Below what a percent with one digit tells.
+constexpr double kAsFast = 0.0005;
+
 double share_of_chosen(const Layout& chosen, const Layout& other) {
   return static_cast<double>(sequences_per_step(chosen)) /
          static_cast<double>(sequences_per_step(other));
@@ -39,8 +42,7 @@ std::string time_line_words(const std::string& name) {
       {"pp", "sending between stages"},
       {"dp", "the gradient exchange"},
       {"optimizer", "the optimizer"},
-      {"offload", "moving the optimizer's state"},
-      {"outside", "what is outside of the ops"}};
+      {"offload", "moving the optimizer's state"}};
   const auto found = words.find(name);
   return found == words.end() ? name : found->second;
 }
@@ -48,19 +50,29 @@ std::string time_line_words(const std::string& name) {
 std::string slower_reason(const TimeModel& time, const Candidate& chosen, const Candidate& other) {
   const double scale = share_of_chosen(chosen.layout, other.layout);
   const double ratio = other.step_s * scale / chosen.step_s;
-  if (ratio < 1.0005) return "as fast; fewer ranks to a group are preferred";
+  if (ratio < 1 - kAsFast) {  // only what time_weight() holds back
+    return fmt::format("{} faster, but chunks of one layer are taken for {:.0f} % only",
+                       percent_text(100 * (1 - ratio)), 100 * kSingleLayerChunksGain);
+  }
+  if (ratio < 1 + kAsFast) return "as fast; fewer ranks to a group are preferred";
   std::map<std::string, double> more;
   for (const TimeLine& line : time.predict(other.layout).lines) {
     more[line.name] += line.seconds * scale;
   }
   for (const TimeLine& line : time.predict(chosen.layout).lines) more[line.name] -= line.seconds;
-  const auto worst = std::max_element(
-      more.begin(), more.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  const double percent = 100 * (ratio - 1);
-  return fmt::format(
-      "{} slower: {} takes {} more",
-      percent < 10 ? fmt::format("{:.1f} %", percent) : fmt::format("{:.0f} %", percent),
-      time_line_words(worst->first), seconds_text(worst->second));
+  const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
+  const auto worst = std::max_element(more.begin(), more.end(), less);
+  const auto best = std::min_element(more.begin(), more.end(), less);
+  const std::string slower = percent_text(100 * (ratio - 1)) + " slower: ";
+  const double net = other.step_s * scale - chosen.step_s;
+  // One term that explains most of it, or the two that nearly cancel.
+  if (worst->second < 2 * net || -best->second < 0.25 * worst->second) {
+    return fmt::format("{}{} takes {} more", slower, time_line_words(worst->first),
+                       seconds_text(worst->second));
+  }
+  return fmt::format("{}{} +{}, {} −{}", slower, time_line_words(worst->first),
+                     seconds_text(worst->second), time_line_words(best->first),
+                     seconds_text(-best->second));
 }
 
 std::string too_large_reason(const MemoryModel& memory, const Candidate& candidate,
@@ -109,7 +121,7 @@ std::vector<Rejected> explain_refused(const MemoryModel& memory, const SearchReq
                           .devices_per_node = memory.devices_per_node,
                           .world = request.world,
                           .fixed_sizes = request.fixed_sizes};
-  const StateChoice state = state_choices(memory.job, memory.device).back();
+  const StateChoice state = state_choices(memory.job, memory.device).front();
   std::set<std::string> faults;
   for (const Layout& axes : axes_of(space)) {
     for (const Layout& layout : variants_of(space, axes, state, /*least=*/true)) {

@@ -16,8 +16,10 @@ namespace dsv3::plan {
 // "the expert exchange", for a line of StepTime.
 std::string time_line_words(const std::string& name);
 
-// "8 % slower: the pipeline's bubble takes 0.21 s more": `other` beside `chosen`, both a step of as
-// many sequences.
+// "8 % slower: the pipeline's bubble takes 0.21 s more", "0.2 % slower: the tensor-parallel
+// exchange +18.0 s, the backward pass −16.9 s" where the difference is what two large ones leave,
+// "as fast …" and, for what time_weight() holds back, "1.2 % faster, but …": `other` beside
+// `chosen`, both a step of as many sequences.
 std::string slower_reason(const TimeModel& time, const Candidate& chosen, const Candidate& other);
 
 // "needs 91.0 GiB a rank, 73.7 GiB can be used (activations 60.1 GiB is the largest part)".

@@ -10,7 +10,6 @@ namespace dsv3::plan {
 namespace {
 
 constexpr const char* kRecompute[] = {"none", "selective", "full"};
-constexpr int64_t kFreeContextMax = 64;
 constexpr int64_t kFreeMicroBatchMax = 32;
 
 // The divisors of n that an axis may take: the fixed one, or all up to `most`.
@@ -26,10 +25,12 @@ std::vector<int64_t> choices(int64_t n, int64_t fixed, bool keep_fixed, int64_t 
   return sizes;
 }
 
-std::vector<int64_t> micro_batches(const spec::JobSpec& job, const Layout& axes, bool least) {
+std::vector<int64_t> micro_batches(const SearchSpace& space, const Layout& axes, bool least) {
+  const spec::JobSpec& job = space.job;
   const int64_t fixed = job.training.micro_batch_size;
   if (fixed >= 1) return {fixed};
   std::vector<int64_t> sizes{1};
+  if (space.as_given) return sizes;
   const int64_t batch = job.training.global_batch_size;
   for (int64_t size = 2; size <= kFreeMicroBatchMax && !least; size *= 2) {
     // Odd shares stay odd: larger powers of two don't divide them either.
@@ -44,18 +45,19 @@ struct Pipelining {
   int64_t virtual_stages = 1;
 };
 
-std::vector<Pipelining> schedules(const spec::JobSpec& job, int64_t pp, bool least) {
+std::vector<Pipelining> schedules(const SearchSpace& space, int64_t pp) {
+  const spec::JobSpec& job = space.job;
   const std::string& wanted = job.parallel.pipeline_schedule;
   const bool free = wanted == "auto";
   if (pp == 1) return {{free ? "1f1b" : wanted}};
   if (!free && wanted != "interleaved") return {{wanted}};
+  if (free && space.as_given) return {{"1f1b"}};
   std::vector<Pipelining> found;
   if (free) found = {{"1f1b"}, {"zero_bubble"}};
   for (int64_t chunks = 2; chunks * pp <= job.model.num_layers; ++chunks) {
     if (job.model.num_layers % (chunks * pp) == 0) found.push_back({"interleaved", chunks});
   }
   if (found.empty()) found.push_back({"interleaved"});  // is refused, with the reason
-  if (least && free) found.resize(1);
   return found;
 }
 
@@ -73,8 +75,36 @@ std::pair<int64_t, int64_t> zero_stages(const SearchSpace& space, const Layout& 
 
 }  // namespace
 
-int recompute_level(const std::string& recompute) {
-  return recompute == "full" ? 2 : recompute == "selective" ? 1 : 0;
+std::vector<int64_t> expert_tensor_sizes(const SearchSpace& space, int64_t tp) {
+  const int64_t given = space.job.parallel.expert_tensor_parallel_size;
+  if (given == 1) return {1};
+  if (given > 1) {
+    const bool tp_given = space.fixed_sizes && space.job.parallel.tensor_parallel_size >= 1;
+    return given == tp || tp_given ? std::vector<int64_t>{given} : std::vector<int64_t>{};
+  }
+  if (tp == 1 || space.job.model.moe.num_experts == 0) return {1};
+  return {1, tp};
+}
+
+bool is_given_whole(const SearchSpace& space) {
+  if (!space.fixed_sizes) return false;
+  const spec::ParallelSpec& parallel = space.job.parallel;
+  const int64_t context = parallel.context_parallel_size;
+  int64_t product = context, most = context, free = 0;
+  for (const int64_t size : {parallel.tensor_parallel_size, parallel.pipeline_parallel_size,
+                             parallel.expert_parallel_size, parallel.data_parallel_size}) {
+    free += size < 1;
+    product *= std::max<int64_t>(1, size);
+    most = std::max(most, size);
+  }
+  if (context < 1 || most == 1) return false;
+  return free <= 1 || product == space.world;
+}
+
+double time_weight(const spec::ModelSpec& model, const Layout& layout) {
+  const bool single = layout.schedule == "interleaved" && layout.virtual_stages > 1 &&
+                      layout.pp * layout.virtual_stages == model.num_layers;
+  return single ? 1 / (1 - kSingleLayerChunksGain) : 1;
 }
 
 bool preferred(const Layout& a, const Layout& b) {
@@ -124,11 +154,10 @@ std::vector<Layout> axes_of(const SearchSpace& space) {
           Layout layout{.tp = tp, .cp = cp, .pp = pp, .ep = ep, .dp = in_stage / ep};
           const int64_t dp = parallel.data_parallel_size;
           if (keep && dp >= 1 && layout.dp != dp) continue;
-          const int64_t etp = parallel.expert_tensor_parallel_size;
-          if (etp <= 1) found.push_back(layout);
-          if (etp == 1 || (etp < 1 && (tp == 1 || model.moe.num_experts == 0))) continue;
-          layout.etp = tp;
-          found.push_back(layout);
+          for (const int64_t etp : expert_tensor_sizes(space, tp)) {
+            layout.etp = etp;
+            found.push_back(layout);
+          }
         }
       }
     }
@@ -145,12 +174,12 @@ std::vector<Layout> variants_of(const SearchSpace& space, const Layout& axes,
   layout.offload_optimizer = state.offload_optimizer;
   const int64_t batch = space.job.training.global_batch_size;
   const auto [zero_first, zero_last] = zero_stages(space, axes);
-  for (const int64_t micro_batch : micro_batches(space.job, axes, least)) {
+  for (const int64_t micro_batch : micro_batches(space, axes, least)) {
     layout.micro_batch = micro_batch;
     // Without a global batch: as many micro-batches as fill the pipeline once.
     const int64_t share = micro_batch * axes.dense_dp();
     layout.grad_accumulation = batch > 0 ? std::max<int64_t>(1, batch / share) : axes.pp;
-    for (const Pipelining& pipelining : schedules(space.job, axes.pp, least)) {
+    for (const Pipelining& pipelining : schedules(space, axes.pp)) {
       layout.schedule = pipelining.schedule;
       layout.virtual_stages = pipelining.virtual_stages;
       for (int level = recompute_level(space.job.parallel.recompute); level <= 2; ++level) {

@@ -83,6 +83,13 @@ StageLayers chunk_layers(const Layout& layout, int64_t num_layers, int64_t stage
                       chunk * layout.pp + stage);
 }
 
+LayerMix layers_by_kind(const spec::ModelSpec& model, StageLayers layers) {
+  const int64_t first_routed =
+      model.moe.num_experts > 0 ? model.moe.first_k_dense : model.num_layers;
+  const int64_t dense = std::clamp(first_routed, layers.first, layers.end) - layers.first;
+  return {dense, layers.end - layers.first - dense};
+}
+
 LocalParams ShardedCounts::Counts::local(const Layout& layout) const {
   return {replicated + cut / layout.tp, experts / (layout.ep * layout.tp)};
 }
@@ -94,11 +101,15 @@ void ShardedCounts::Counts::add(const Counts& other, int64_t times) {
 }
 
 ShardedCounts::ShardedCounts(const spec::ModelSpec& model)
+    : ShardedCounts(model, spec::model_tensor_families(model)) {}
+
+ShardedCounts::ShardedCounts(const spec::ModelSpec& model,
+                             const std::vector<spec::TensorFamily>& families)
     : prefix_(static_cast<size_t>(model.num_layers) + 1),
       tied_(model.tie_embeddings),
       has_mtp_(model.mtp_layers > 0) {
   std::vector<Counts> layers(static_cast<size_t>(model.num_layers));
-  for (const spec::TensorFamily& family : spec::model_tensor_families(model)) {
+  for (const spec::TensorFamily& family : families) {
     const spec::TensorInfo& tensor = family.tensor;
     const int64_t count = tensor.num_elements() * family.copies;
     Counts* counts = &final_;

@@ -43,6 +43,15 @@ int64_t chunks_of(const Layout& layout, int64_t num_layers);
 // arXiv 2104.04473). 8 layers, PP 2, 2 chunks: stage 0 has layers 0, 1 and 4, 5.
 StageLayers chunk_layers(const Layout& layout, int64_t num_layers, int64_t stage, int64_t chunk);
 
+// How many layers of each kind.
+struct LayerMix {
+  int64_t dense = 0;
+  int64_t routed = 0;
+};
+// Of the main model's layers [first, end): the first `first_k_dense` are dense, all without
+// experts.
+LayerMix layers_by_kind(const spec::ModelSpec& model, StageLayers layers);
+
 // Parameters that one rank of a stage holds before ZeRO.
 struct LocalParams {
   int64_t dense = 0;
@@ -56,6 +65,8 @@ struct LocalParams {
 class ShardedCounts {
  public:
   explicit ShardedCounts(const spec::ModelSpec& model);
+  // Of some of the model's tensors alone.
+  ShardedCounts(const spec::ModelSpec& model, const std::vector<spec::TensorFamily>& families);
 
   // Of the rank at any position of `stage`. MTP modules live on the last stage, with copies of a
   // shared embedding where PP > 1. Example, 10b TP2 PP2 EP2: stage 0 holds 634,982,400 dense and

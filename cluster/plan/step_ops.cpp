@@ -49,6 +49,7 @@ RankSizes sizes_of(const spec::JobSpec& job, const Layout& layout) {
   z.rows = z.permuted * z.top_k;
   z.vocab = model.vocab_size / layout.tp;
   z.act = job.training.dtype == "fp32" ? DType::kF32 : DType::kBf16;
+  z.fp8 = job.training.dtype == "fp8";
   z.e = static_cast<double>(dtype_bytes(z.act));
   return z;
 }
@@ -225,15 +226,6 @@ std::vector<Chunks> head_chunks(int64_t tokens, int64_t vocab) {
   return chunks;
 }
 
-// Elements without weight decay (norm gains), which the optimizer updates apart.
-int64_t gain_elements(const spec::ModelSpec& model) {
-  int64_t elements = 0;
-  for (const spec::TensorFamily& family : spec::model_tensor_families(model)) {
-    if (!family.tensor.weight_decay) elements += family.tensor.num_elements() * family.copies;
-  }
-  return elements;
-}
-
 }  // namespace
 
 std::vector<StepOp> layer_forward_ops(const spec::JobSpec& job, const Layout& layout,
@@ -281,7 +273,8 @@ std::vector<StepOp> embedding_ops(const spec::JobSpec& job, const Layout& layout
 }
 
 std::vector<StepOp> head_ops(const spec::JobSpec& job, const Layout& layout, bool backward) {
-  const RankSizes z = sizes_of(job, layout);
+  RankSizes z = sizes_of(job, layout);
+  z.fp8 = false;
   OpList ops(z);
   if (backward) {
     ops.norm_backward(z.ts, z.h, false);
@@ -312,8 +305,24 @@ std::vector<StepOp> head_ops(const spec::JobSpec& job, const Layout& layout, boo
   return ops.take();
 }
 
+UpdateCounts update_counts(const spec::ModelSpec& model) {
+  UpdateCounts counts;
+  for (const spec::TensorFamily& family : spec::model_tensor_families(model)) {
+    if (!family.tensor.weight_decay) counts.gains += family.tensor.num_elements() * family.copies;
+  }
+  for (int64_t layer = 0; layer < model.num_layers + model.mtp_layers; ++layer) {
+    counts.moe_layers += model.is_moe_layer(layer) ? 1 : 0;
+  }
+  return counts;
+}
+
 std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout,
                                   const LocalParams& local) {
+  return optimizer_ops(job, layout, local, update_counts(job.model));
+}
+
+std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout,
+                                  const LocalParams& local, const UpdateCounts& counts) {
   const RankSizes z = sizes_of(job, layout);
   OpList ops(z);
   const bool cut = layout.zero_stage > 0;
@@ -321,15 +330,11 @@ std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout
   const int64_t updated =
       cut ? local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group()
           : local.total();
-  const int64_t gains = std::min(
-      updated, gain_elements(job.model) / (layout.pp * (cut ? layout.dense_zero_group() : 1)));
-  int64_t moe_layers = 0;
-  for (int64_t layer = 0; layer < job.model.num_layers + job.model.mtp_layers; ++layer) {
-    moe_layers += job.model.is_moe_layer(layer) ? 1 : 0;
-  }
+  const int64_t gains =
+      std::min(updated, counts.gains / (layout.pp * (cut ? layout.dense_zero_group() : 1)));
   const double gradient = layout.grads_dtype == "bf16" ? 2 : 4;
   ops.memory("fill_zero", DType::kF32, 1, local.total(), gradient * double(local.total()));
-  const int64_t state = 2 * (kStepScalars + moe_layers * z.experts);
+  const int64_t state = 2 * (kStepScalars + counts.moe_layers * z.experts);
   ops.memory("fill_zero", DType::kF32, 1, state, 4.0 * double(state));
   ops.memory("copy_to_host", DType::kF32, 1, state, 8.0 * double(state));
   ops.add("squared_norm", OpClass::kOptimizer, DType::kF32, {1, updated, 0}, 0,
@@ -344,9 +349,9 @@ std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout
   };
   adamw(updated - gains, true);
   adamw(gains, false);
-  if (job.model.moe.use_aux_loss_free && moe_layers > 0) {
+  if (job.model.moe.use_aux_loss_free && counts.moe_layers > 0) {
     ops.memory("router_bias_update", DType::kF32, 1, z.experts, 16.0 * double(z.experts));
-    ops.last().calls = double(std::max<int64_t>(1, moe_layers / layout.pp));
+    ops.last().calls = double(std::max<int64_t>(1, counts.moe_layers / layout.pp));
   }
   return ops.take();
 }
@@ -383,12 +388,6 @@ std::vector<StepOp> step_ops(const spec::JobSpec& job, const Layout& layout) {
   }
   add(optimizer_ops(job, layout, ShardedCounts(model).stage(layout, 0)), 1);
   return step;
-}
-
-double sum_flops(const std::vector<StepOp>& ops) {
-  double sum = 0;
-  for (const StepOp& op : ops) sum += op.calls * op.flops;
-  return sum;
 }
 
 }  // namespace dsv3::plan

@@ -36,6 +36,7 @@ struct StepOp {
   std::string_view role;  // of a product: "forward", "input grad", "weight grad"; else ""
   OpClass cls = OpClass::kMemory;
   DType dtype = DType::kF32;       // of what is multiplied or moved; fp8 jobs say bf16
+  bool fp8 = false;                // of an fp8 job's product: computed in FP8, kept in bf16
   std::array<int64_t, 3> shape{};  // as in the profile (cost.h); see OpClass
   bool accumulate = false;         // of a product: added to what is there
   int64_t groups = 1;              // of a grouped product: experts of this rank
@@ -48,6 +49,9 @@ struct StepOp {
 
 enum class LayerKind : uint8_t { kDense, kMoe, kMtp };
 
+// FP8 jobs compute the linear layers' products in FP8, as DeepSeek-V3 did (arXiv
+// 2412.19437, 3.3.1); head, embedding, router and the core of attention stay as they are.
+//
 // One layer, one micro-batch. Recomputation is the layout's: backward() holds what is computed
 // again too.
 std::vector<StepOp> layer_forward_ops(const spec::JobSpec& job, const Layout& layout,
@@ -58,15 +62,22 @@ std::vector<StepOp> layer_backward_ops(const spec::JobSpec& job, const Layout& l
 // and backward apart.
 std::vector<StepOp> embedding_ops(const spec::JobSpec& job, const Layout& layout, bool backward);
 std::vector<StepOp> head_ops(const spec::JobSpec& job, const Layout& layout, bool backward);
+// What optimizer_ops() takes from the list of a model's tensors. Slow to count beside the ops:
+// count once for many layouts.
+struct UpdateCounts {
+  int64_t gains = 0;  // elements without weight decay (norms), which are updated apart
+  int64_t moe_layers = 0;
+};
+UpdateCounts update_counts(const spec::ModelSpec& model);
 // Once a step: gradient norm, clipping, AdamW, casts of the master for the share of the parameters
-// that this rank updates under layout.zero_stage.
+// that this rank updates under layout.zero_stage. `counts` are those of job.model.
+std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout,
+                                  const LocalParams& local, const UpdateCounts& counts);
 std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout,
                                   const LocalParams& local);
 
 // A whole step of one rank of a layout without pipeline: every list above with its calls, equal ops
 // joined. What `dsv3ctl profile` shows, less the place.
 std::vector<StepOp> step_ops(const spec::JobSpec& job, const Layout& layout);
-
-double sum_flops(const std::vector<StepOp>& ops);
 
 }  // namespace dsv3::plan

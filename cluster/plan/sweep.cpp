@@ -13,18 +13,28 @@
 namespace dsv3::plan {
 namespace {
 
-void add_failures(const spec::JobSpec& job, const SweepRequest& request, SweepRow* row) {
+// Fills in what a checkpoint stops training for, and what is written while it goes on.
+void add_checkpoint(const spec::JobSpec& job, const SweepRequest& request, const SweepRow& row,
+                    FailureModel* failures) {
   const spec::ParamCounts counts = spec::count_params(job.model);
+  const double storage = request.storage_bytes_per_s > 0
+                             ? request.storage_bytes_per_s
+                             : kStorageBytesPerSecondPerNode * static_cast<double>(row.nodes);
+  const bool bf16_moments = row.plan.layout.moments_dtype == "bf16";
+  const auto bytes =
+      static_cast<double>(checkpoint_file_bytes(counts.total + counts.mtp, bf16_moments));
+  const double write_s = bytes / storage;
+  if (job.checkpoint.async) failures->write_s = write_s;
+  if (failures->checkpoint_s > 0) return;
+  // Every GPU copies its share at once.
+  const double copy_s = bytes / (kCopyBytesPerSecondPerGpu * static_cast<double>(row.gpus));
+  failures->checkpoint_s = job.checkpoint.async ? copy_s : write_s;
+}
+
+void add_failures(const spec::JobSpec& job, const SweepRequest& request, SweepRow* row) {
   FailureModel failures = request.failures;
-  if (failures.checkpoint_s <= 0) {
-    const double storage = request.storage_bytes_per_s > 0
-                               ? request.storage_bytes_per_s
-                               : kStorageBytesPerSecondPerNode * static_cast<double>(row->nodes);
-    const bool bf16_moments = row->plan.layout.moments_dtype == "bf16";
-    failures.checkpoint_s =
-        static_cast<double>(checkpoint_file_bytes(counts.total + counts.mtp, bf16_moments)) /
-        storage;
-  }
+  add_checkpoint(job, request, *row, &failures);
+  row->checkpoint_write_s = failures.write_s;
   row->checkpoint_s = failures.checkpoint_s;
   row->mtbf_s = job_mtbf_s(failures, row->nodes);
   if (!row->plan.feasible) return;
@@ -91,18 +101,19 @@ std::string sweep_csv(const std::vector<SweepRow>& rows) {
   std::string out =
       "gpus,nodes,fits,layout,peak_memory_bytes,step_s,tokens_per_s,mfu,days,cost_usd,mtbf_s,"
       "checkpoint_s,checkpoint_interval_s,checkpoint_interval_steps,effective_time_ratio,"
-      "effective_days,effective_cost_usd,reason\n";
+      "effective_days,effective_cost_usd,checkpoint_write_s,reason\n";
   for (const SweepRow& row : rows) {
     const Predicted& p = row.plan.predicted;
-    out +=
-        fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", row.gpus, row.nodes,
-                    row.plan.feasible ? "true" : "false", csv_cell(to_string(row.plan.layout)),
-                    p.peak_memory_bytes, number(p.step_s), number(p.tokens_per_s), number(p.mfu),
-                    number(p.days), number(p.cost_usd), exact_number(row.mtbf_s),
-                    exact_number(row.checkpoint_s), number(row.interval_s),
-                    row.interval_steps ? std::to_string(*row.interval_steps) : "",
-                    number(row.effective_time_ratio), number(row.effective_days),
-                    number(row.effective_cost_usd), csv_cell(row.plan.reason));
+    out += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", row.gpus,
+                       row.nodes, row.plan.feasible ? "true" : "false",
+                       csv_cell(to_string(row.plan.layout)), p.peak_memory_bytes, number(p.step_s),
+                       number(p.tokens_per_s), number(p.mfu), number(p.days), number(p.cost_usd),
+                       exact_number(row.mtbf_s), exact_number(row.checkpoint_s),
+                       number(row.interval_s),
+                       row.interval_steps ? std::to_string(*row.interval_steps) : "",
+                       number(row.effective_time_ratio), number(row.effective_days),
+                       number(row.effective_cost_usd), exact_number(row.checkpoint_write_s),
+                       csv_cell(row.plan.reason));
   }
   return out;
 }

@@ -21,7 +21,8 @@ struct SweepRequest {
   std::string gpu_name;  // "" when unknown
   int64_t gpus_per_node = 8;
   PlanOptions options;
-  // checkpoint_s of it is what is asked for, or 0: the checkpoint's bytes / storage_bytes_per_s.
+  // checkpoint_s of it is what is asked for, or 0: what writing one takes (bytes /
+  // storage_bytes_per_s), or with checkpoint.async what copying it to the hosts' memory does.
   FailureModel failures;
   double storage_bytes_per_s = 0;  // of all nodes together; 0: kStorageBytesPerSecondPerNode each
 };
@@ -29,8 +30,9 @@ struct SweepRequest {
 struct SweepRow {
   int64_t gpus = 0;
   int64_t nodes = 0;
-  Plan plan;  // without its ranks
-  double checkpoint_s = 0;
+  Plan plan;                         // without its ranks
+  double checkpoint_s = 0;           // that training waits
+  double checkpoint_write_s = 0;     // in the background; 0: nothing is
   double mtbf_s = 0;                 // of the job
   std::optional<double> interval_s;  // between checkpoints; absent: does not fit
   std::optional<int64_t> interval_steps;

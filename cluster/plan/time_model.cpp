@@ -14,17 +14,16 @@
 namespace dsv3::plan {
 namespace {
 
-// Adam on the host reads and writes master, moments, gradient and weight, 30 bytes a parameter, at
-// one GPU's share of a two-socket server's memory (200 GB/s and more over 8).
-constexpr double kHostAdamBytes = 30;
+// Adam on the host: at one GPU's share of a two-socket server's memory (200 GB/s and more over 8).
 constexpr double kHostAdamBytesPerS = 25e9;
+// Of a data-parallel exchange at least this share is in sight, however long the passes are that it
+// hides behind: the last bucket has nothing left to hide behind, buckets wait for each other's
+// gradients, and the copies take memory and SMs from the compute meanwhile. An estimate.
+constexpr double kDataExchangeShown = 0.1;
 
-// Layers of a virtual stage; the ends belong to the first and the last.
-struct StageMix {
-  int64_t dense = 0;
-  int64_t routed = 0;
-  int64_t layers() const { return dense + routed; }
-};
+int64_t layers_of(const LayerMix& mix) {
+  return mix.dense + mix.routed;
+}
 
 // One micro-batch on one virtual stage.
 struct StageTime {
@@ -59,10 +58,6 @@ struct DataExchange {
   double gather_s = 0;  // of weights
 };
 
-int64_t recompute_level(const std::string& recompute) {
-  return recompute == "full" ? 2 : recompute == "selective" ? 1 : 0;
-}
-
 using Key = std::array<int64_t, 9>;
 
 }  // namespace
@@ -80,23 +75,29 @@ struct TimeModel::Cache {
   int64_t devices_per_node;
   ShardedCounts counts;
   std::map<Key, ModelTimes> layers;
-  std::map<int64_t, std::vector<StageMix>> mixes;  // by virtual stages
+  std::map<int64_t, std::vector<LayerMix>> mixes;  // by virtual stages
   std::map<Key, std::vector<LocalParams>> locals;
   std::map<Key, std::vector<DataExchange>> exchanges;
   std::map<Key, double> optimizers;
+  std::map<Key, double> whole_gradients;
   std::vector<ChunkTime> chunks;  // of the layout at hand, by virtual stage
   std::vector<Quiet> quiet;
 
   const ModelTimes& model(const Layout& layout);
-  const std::vector<StageMix>& mix(int64_t virtual_stages);
+  const std::vector<LayerMix>& mix(int64_t virtual_stages);
   const std::vector<LocalParams>& local(const Layout& layout);
   const std::vector<DataExchange>& exchange(const Layout& layout);
   double optimizer_s(const Layout& layout);
   double offload_s(const Layout& layout);
-  StageTime stage(const ModelTimes& times, const std::vector<StageMix>& mixes, int64_t at);
+  StageTime stage(const ModelTimes& times, const std::vector<LayerMix>& mixes, int64_t at);
   PipelineShape pipeline(const Layout& layout);
   double send_s(const Layout& layout) const;
   double data_exposed_s(const Layout& layout);
+  double whole_gradients_s(const Layout& layout);
+  // Beside the pipeline, without the optimizer on the device.
+  double rest_s(const Layout& layout) {
+    return data_exposed_s(layout) + whole_gradients_s(layout) + offload_s(layout);
+  }
 };
 
 const ModelTimes& TimeModel::Cache::model(const Layout& layout) {
@@ -107,26 +108,20 @@ const ModelTimes& TimeModel::Cache::model(const Layout& layout) {
   return layers.emplace(key, model_times(job, layout, device, devices_per_node)).first->second;
 }
 
-const std::vector<StageMix>& TimeModel::Cache::mix(int64_t virtual_stages) {
+const std::vector<LayerMix>& TimeModel::Cache::mix(int64_t virtual_stages) {
   const auto found = mixes.find(virtual_stages);
   if (found != mixes.end()) return found->second;
-  const spec::ModelSpec& model = job.model;
-  const int64_t first_routed =
-      model.moe.num_experts > 0 ? model.moe.first_k_dense : model.num_layers;
-  std::vector<StageMix> made;
-  int64_t first = 0;
-  for (const int64_t layers : split_layers(model.num_layers, virtual_stages)) {
-    const int64_t end = first + layers;
-    const int64_t dense = std::clamp(first_routed, first, end) - first;
-    made.push_back({dense, layers - dense});
-    first = end;
+  std::vector<LayerMix> made;
+  for (int64_t stage = 0; stage < virtual_stages; ++stage) {
+    made.push_back(
+        layers_by_kind(job.model, stage_layers(job.model.num_layers, virtual_stages, stage)));
   }
   return mixes.emplace(virtual_stages, std::move(made)).first->second;
 }
 
-StageTime TimeModel::Cache::stage(const ModelTimes& times, const std::vector<StageMix>& mixes_of,
+StageTime TimeModel::Cache::stage(const ModelTimes& times, const std::vector<LayerMix>& mixes_of,
                                   int64_t at) {
-  const StageMix& mix = mixes_of[static_cast<size_t>(at)];
+  const LayerMix& mix = mixes_of[static_cast<size_t>(at)];
   StageTime time;
   add(times.dense, mix.dense, &time);
   add(times.routed, mix.routed, &time);
@@ -146,14 +141,14 @@ PipelineShape TimeModel::Cache::pipeline(const Layout& layout) {
   shape.chunks = shape.schedule == ScheduleKind::kInterleaved ? layout.virtual_stages : 1;
   shape.micro_batches = layout.grad_accumulation;
   const ModelTimes& times = model(layout);
-  const std::vector<StageMix>& all = mix(shape.stages * shape.chunks);
+  const std::vector<LayerMix>& all = mix(shape.stages * shape.chunks);
   chunks.clear();
   quiet.clear();
   // Stages in the middle are mostly alike.
   const int64_t last = static_cast<int64_t>(all.size()) - 1;
   for (int64_t at = 0; at <= last; ++at) {
-    const StageMix& here = all[static_cast<size_t>(at)];
-    const StageMix* before = at > 1 && at < last ? &all[static_cast<size_t>(at - 1)] : nullptr;
+    const LayerMix& here = all[static_cast<size_t>(at)];
+    const LayerMix* before = at > 1 && at < last ? &all[static_cast<size_t>(at - 1)] : nullptr;
     if (before != nullptr && before->dense == here.dense && before->routed == here.routed) {
       chunks.push_back(chunks.back());
       quiet.push_back(quiet.back());
@@ -195,12 +190,12 @@ const std::vector<DataExchange>& TimeModel::Cache::exchange(const Layout& layout
   const GroupShape dense = group_shape(layout, kDenseGradGroup, devices_per_node);
   const GroupShape expert = group_shape(layout, kExpertGradGroup, devices_per_node);
   const double weight_bytes = job.training.dtype == "fp32" ? 4 : 2;
-  const std::vector<StageMix>& mixes_of = mix(layout.pp);
+  const std::vector<LayerMix>& mixes_of = mix(layout.pp);
   const std::vector<LocalParams>& held = local(layout);
   std::vector<DataExchange> made;
   for (size_t stage = 0; stage < held.size(); ++stage) {
     // A bucket a layer: each pays its latency.
-    const double buckets = static_cast<double>(std::max<int64_t>(1, mixes_of[stage].layers()));
+    const double buckets = static_cast<double>(std::max<int64_t>(1, layers_of(mixes_of[stage])));
     const auto over = [&](double bytes, const GroupShape& group) {
       if (bytes == 0) return 0.0;
       return gather_seconds(bytes, group, links) + (buckets - 1) * gather_seconds(0, group, links);
@@ -220,34 +215,59 @@ const std::vector<DataExchange>& TimeModel::Cache::exchange(const Layout& layout
 
 // ZeRO-0 and 1 reduce once a step, behind the last micro-batch's backward pass, all but the last
 // bucket of it; gathered weights hide in the next step's first forward pass. ZeRO-2 reduces behind
-// every micro-batch, ZeRO-3 gathers before every pass as well. Needs `quiet`.
+// every micro-batch, ZeRO-3 gathers before every pass as well, and the first layer of a step waits
+// for all of its own. Needs `quiet`.
 double TimeModel::Cache::data_exposed_s(const Layout& layout) {
   if (layout.dense_zero_group() == 1) return 0;
   const bool hides = job.parallel.overlap_grad_reduce && !device.links_share_cores;
   const std::vector<DataExchange>& all = exchange(layout);
-  const std::vector<StageMix>& mixes_of = mix(layout.pp);
+  const std::vector<LayerMix>& mixes_of = mix(layout.pp);
   const double batches = static_cast<double>(layout.grad_accumulation);
   double most = 0;
   for (size_t stage = 0; stage < all.size(); ++stage) {
     double forward = 0, backward = 0;
+    const double layers = static_cast<double>(std::max<int64_t>(1, layers_of(mixes_of[stage])));
     for (size_t at = stage; hides && at < quiet.size(); at += all.size()) {
-      const double layers = static_cast<double>(std::max<int64_t>(1, mixes_of[stage].layers()));
       forward += quiet[at].forward_s * (layers - 1) / layers;
       backward += quiet[at].backward_s * (layers - 1) / layers;
     }
     const auto& [reduce, gather] = all[stage];
     const auto shown = [](double exchange, double meanwhile) {
-      return std::max(0.0, exchange - meanwhile);
+      return std::max(kDataExchangeShown * exchange, exchange - meanwhile);
     };
     double exposed = shown(reduce, backward) + shown(gather, forward);
     if (layout.zero_stage == 2) {
       exposed = batches * shown(reduce, backward) + shown(gather, forward);
     } else if (layout.zero_stage == 3) {
       exposed = batches * (shown(gather, forward) + shown(gather + reduce, backward));
+      if (hides) exposed += gather / layers;
     }
     most = std::max(most, exposed);
   }
   return most;
+}
+
+// Norms, q_a, kv_a and the router are whole on every TP rank, which sees its own tokens only: their
+// gradients are summed over TP once a step, with nothing left to hide behind. Of a rank's dense
+// parameters w + c/TP are held, of which w are whole: from TP's and one rank's count.
+double TimeModel::Cache::whole_gradients_s(const Layout& layout) {
+  if (layout.tp == 1) return 0;
+  const bool small = layout.grads_dtype == "bf16";
+  const Key key{layout.tp, layout.pp, small, chunks_of(layout, job.model.num_layers)};
+  const auto found = whole_gradients.find(key);
+  if (found != whole_gradients.end()) return found->second;
+  Layout alone = layout;
+  alone.tp = alone.ep = alone.etp = 1;
+  double most = 0;
+  for (int64_t stage = 0; stage < layout.pp; ++stage) {
+    const int64_t held = counts.stage(layout, stage).dense;
+    const int64_t whole = (layout.tp * held - counts.stage(alone, stage).dense) / (layout.tp - 1);
+    most = std::max(most, static_cast<double>(whole));
+  }
+  const Links links{device.node_link, device.network_link};
+  const double seconds_of = all_reduce_seconds(
+      most * (small ? 2 : 4), group_shape(layout, kTpGroup, devices_per_node), links);
+  return whole_gradients.emplace(key, seconds_of).first->second;
 }
 
 double TimeModel::Cache::optimizer_s(const Layout& layout) {
@@ -272,15 +292,19 @@ double TimeModel::Cache::optimizer_s(const Layout& layout) {
 
 double TimeModel::Cache::offload_s(const Layout& layout) {
   if (!layout.offload_optimizer || device.host_link.bytes_per_s <= 0) return 0;
+  const double weight = job.training.dtype == "fp32" ? 4 : 2;
+  const double grad = layout.grads_dtype == "bf16" ? 2 : 4;
+  const double moment = layout.moments_dtype == "bf16" ? 2 : 4;
+  // Adam reads the gradient, reads and writes master and moments, and writes the weight: 30 bytes.
+  const double touched = grad + 2 * (4 + 2 * moment) + weight;
   double most = 0;
   for (const LocalParams& held : local(layout)) {
     const double n = layout.zero_stage == 0
                          ? static_cast<double>(held.total())
                          : static_cast<double>(held.dense / layout.dense_zero_group() +
                                                held.experts / layout.expert_zero_group());
-    const double moved = (layout.grads_dtype == "bf16" ? 2.0 : 4.0) + 2.0;
-    most = std::max(
-        most, n * moved / device.host_link.bytes_per_s + n * kHostAdamBytes / kHostAdamBytesPerS);
+    most = std::max(most, n * (grad + weight) / device.host_link.bytes_per_s +
+                              n * touched / kHostAdamBytesPerS);
   }
   return most;
 }
@@ -295,14 +319,12 @@ TimeModel::~TimeModel() = default;
 
 double TimeModel::lower_bound(const Layout& layout) const {
   const PipelineShape shape = cache_->pipeline(layout);
-  return pipeline_bound(shape, cache_->chunks, cache_->send_s(layout)) +
-         cache_->data_exposed_s(layout) + cache_->offload_s(layout) + device_.outside_s;
+  return pipeline_bound(shape, cache_->chunks, cache_->send_s(layout)) + cache_->rest_s(layout);
 }
 
 double TimeModel::step_seconds(const Layout& layout) const {
   const PipelineShape shape = cache_->pipeline(layout);
-  return pipeline_seconds(shape, cache_->chunks, cache_->send_s(layout)) +
-         cache_->data_exposed_s(layout) + cache_->offload_s(layout) + device_.outside_s +
+  return pipeline_seconds(shape, cache_->chunks, cache_->send_s(layout)) + cache_->rest_s(layout) +
          (layout.offload_optimizer ? 0 : cache_->optimizer_s(layout));
 }
 
@@ -324,7 +346,7 @@ StepTime TimeModel::predict(const Layout& layout) const {
   }
   StageTime sum;
   const ModelTimes& times = cache_->model(layout);
-  const std::vector<StageMix>& mixes = cache_->mix(shape.stages * shape.chunks);
+  const std::vector<LayerMix>& mixes = cache_->mix(shape.stages * shape.chunks);
   for (int64_t at = busiest; at < shape.stages * shape.chunks; at += shape.stages) {
     const StageTime stage = cache_->stage(times, mixes, at);
     add(stage.forward, 1, &sum.forward);
@@ -338,7 +360,7 @@ StepTime TimeModel::predict(const Layout& layout) const {
   line("forward", batches * sum.forward.compute);
   line("backward", batches * sum.backward.compute);
   line("recompute", batches * sum.backward.recompute);
-  line("tp", batches * (sum.forward.tp + sum.backward.tp));
+  line("tp", batches * (sum.forward.tp + sum.backward.tp) + cache_->whole_gradients_s(layout));
   line("cp", batches * (sum.forward.cp + sum.backward.cp));
   line("ep", batches * (sum.forward.ep + sum.backward.ep));
   // Of one stage nothing is left over; what rounding leaves is no bubble.
@@ -347,7 +369,6 @@ StepTime TimeModel::predict(const Layout& layout) const {
   line("dp", cache_->data_exposed_s(layout));
   if (!layout.offload_optimizer) line("optimizer", cache_->optimizer_s(layout));
   line("offload", cache_->offload_s(layout));
-  line("outside", device_.outside_s);
   return time;
 }
 

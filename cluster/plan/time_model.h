@@ -18,8 +18,9 @@
 namespace dsv3::plan {
 
 // "forward", "backward", "recompute", "tp", "cp", "ep" of the busiest stage, "pipeline_bubble" (its
-// waiting), "pp", "dp" (each exchange: what is not hidden), "optimizer", "offload", "outside" (of
-// all ops); zero lines are left out.
+// waiting), "pp", "dp" (each exchange: what is not hidden; "tp" with the step's sum of the
+// gradients that every TP rank has of what it holds whole), "optimizer", "offload"; zero lines are
+// left out.
 struct TimeLine {
   std::string name;
   double seconds = 0;

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cctype>
+#include <initializer_list>
 #include <set>
 
 #include "base/text.h"
 #include "configs/spec/deepspeed_keys.h"
+#include "configs/spec/field_table.h"
 #include "configs/spec/field_value.h"
 
 namespace dsv3::spec {
@@ -59,6 +61,20 @@ bool is_on(const Node& node) {
          std::none_of(node.entries.begin(), node.entries.end(), [](const MapEntry& e) {
            return (e.key.text == "enabled" || e.key.text == "device") && is_off(e.value);
          });
+}
+
+int64_t batch_sequences_max() {
+  return static_cast<int64_t>(find_field("training.global_batch_size")->max);
+}
+
+// The product of positive numbers; nullopt above `most`.
+std::optional<int64_t> product_within(int64_t most, std::initializer_list<int64_t> factors) {
+  int64_t product = 1;
+  for (const int64_t factor : factors) {
+    if (factor > most / product) return std::nullopt;
+    product *= factor;
+  }
+  return product;
 }
 
 class Importer {
@@ -202,6 +218,12 @@ void Importer::special(const std::string& path, const Node& node) {
     return error("WRONG_TYPE", node, path,
                  fmt::format("{} must be a positive integer, not {}", path, node.describe()), why);
   }
+  const int64_t most = batch_sequences_max();
+  if (*steps > most) {
+    return error("OUT_OF_RANGE", node, path,
+                 fmt::format("{} is {}; a batch has at most {} sequences", path, *steps, most),
+                 "leave it out: it follows from train_batch_size");
+  }
   batch_->accumulation = *steps;
   batch_->where = node.where;
 }
@@ -339,21 +361,32 @@ void check_accumulation(const DeepSpeedBatch& batch, Parsed& parsed) {
            "fix micro_batch_size, expert_parallel_size and data_parallel_size to make it certain");
     return;
   }
-  const int64_t width = p.expert_parallel_size * p.data_parallel_size;
-  const int64_t sequences = t.micro_batch_size * width * steps;
-  if (!batch.batch_given && parsed.origins.count("training.global_batch_size") == 0) {
-    t.global_batch_size = sequences;
+  const int64_t most = batch_sequences_max();
+  const int64_t width =
+      p.expert_parallel_size * p.data_parallel_size;  // at most 2^28: their ranges
+  const auto step = product_within(most, {t.micro_batch_size, width});
+  const auto sequences = step ? product_within(most, {*step, steps}) : std::nullopt;
+  const bool batch_known =
+      batch.batch_given || parsed.origins.count("training.global_batch_size") > 0;
+  if (!batch_known && sequences) {
+    t.global_batch_size = *sequences;
     parsed.origins["training.global_batch_size"] = batch.where;
-  } else if (t.global_batch_size != sequences) {
-    report(Severity::kError, "GRAD_ACCUMULATION_MISMATCH",
-           fmt::format("{}={} with micro_batch_size={} and EP*DP={} makes a batch of {}, but "
-                       "global_batch_size={}",
-                       kPath, steps, t.micro_batch_size, width, sequences, t.global_batch_size),
-           t.global_batch_size % (t.micro_batch_size * width) == 0
-               ? fmt::format("leave {} out ({}), or train_batch_size: {}", kPath,
-                             t.global_batch_size / (t.micro_batch_size * width), sequences)
-               : fmt::format("train_batch_size: {}", sequences));
+    return;
   }
+  if (batch_known && sequences == t.global_batch_size) return;
+  const std::string makes = fmt::format(
+      "{}={} with micro_batch_size={} and EP*DP={} makes a batch of {}", kPath, steps,
+      t.micro_batch_size, width,
+      sequences ? std::to_string(*sequences) : fmt::format("more than {} sequences", most));
+  if (!batch_known) {
+    return report(Severity::kError, "OUT_OF_RANGE", makes, fmt::format("a smaller {}", kPath));
+  }
+  const bool divides = step && t.global_batch_size % *step == 0;
+  std::string hint = divides ? fmt::format("leave {} out ({})", kPath, t.global_batch_size / *step)
+                             : fmt::format("leave {} out", kPath);
+  if (sequences) hint += fmt::format(", or train_batch_size: {}", *sequences);
+  report(Severity::kError, "GRAD_ACCUMULATION_MISMATCH",
+         fmt::format("{}, but global_batch_size={}", makes, t.global_batch_size), std::move(hint));
 }
 
 bool deepspeed_takes(std::string_view path) {

@@ -30,7 +30,8 @@ Node from_deepspeed(const Node& root, DeepSpeedBatch* batch, std::vector<Diagnos
 // Gradient accumulation follows from the batch here, so the json's must agree:
 // global_batch_size = micro_batch_size · accumulation · EP·DP (DeepSpeed's data-parallel width).
 // An error GRAD_ACCUMULATION_MISMATCH where all of them are known and differ; the global batch is
-// computed where it alone is missing; NO_EFFECT where the widths are the planner's choice.
+// computed where it alone is missing (OUT_OF_RANGE beyond its range); NO_EFFECT where the widths
+// are the planner's choice.
 void check_accumulation(const DeepSpeedBatch& batch, Parsed& parsed);
 
 // True when the importer takes the path over ("zero_optimization.stage").

@@ -1,7 +1,7 @@
 // Diagnostic: one thing that is wrong (error) or doubtful (warning) in a configuration.
 //
 // Law: a config's faults are reported all at once, each with a stable code, the place where the
-// user wrote it, and what would work. Codes are those of `validate --json` (CLI.md); none is ever
+// user wrote it, and what would work. Codes are those of `dsv3ctl validate --json`; none is ever
 // renamed.
 #pragma once
 
@@ -27,7 +27,16 @@ struct Diagnostic {
 
 // Canonical key → place where its value was given ("file:line:col" or "--set a.b=c"). Keys left to
 // their default are absent.
-using Origins = std::map<std::string, std::string>;
+struct Origins : std::map<std::string, std::string> {
+  // A file that to_yaml() wrote, "": none. It holds every key, so that one stands there says
+  // nothing of what anybody wished.
+  std::string written_file;
+  // Somebody gave the key a value.
+  bool wished(const std::string& key) const {
+    const auto it = find(key);
+    return it != end() && (written_file.empty() || !it->second.starts_with(written_file + ":"));
+  }
+};
 
 // "error" or "warning".
 const char* severity_name(Severity severity);

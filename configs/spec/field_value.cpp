@@ -176,7 +176,7 @@ std::vector<Node> words_of(const Node& scalar, std::string_view separators) {
   return words;
 }
 
-// The seeds' list of layer indices, "[4, 5, 6]" or "4,5,6": kept as a count when it is one run;
+// A list of layer indices, "[4, 5, 6]" or "4,5,6": kept as a count when it is one run;
 // that it ends at the last layer is validate's business (MOE_LAYERS_MISMATCH).
 bool Assigner::layer_list(std::optional<int64_t>* slot) {
   const std::vector<Node> items = node_.is_scalar() ? words_of(node_, ", ") : node_.items;

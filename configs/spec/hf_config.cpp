@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 
 namespace dsv3::spec {
 namespace {
@@ -47,6 +48,41 @@ constexpr std::array kV2Defaults = {
     TypeDefault{"model.moe.topk_group", "1"},
 };
 
+// Keys that only other families' files have.
+struct Foreign {
+  std::string_view name;
+  std::string_view whose;
+};
+constexpr std::array kForeign = {
+    Foreign{"num_local_experts", "Mixtral's and gpt-oss' experts"},
+    Foreign{"sliding_window", "attention over a window (Mistral, Gemma)"},
+    Foreign{"layer_types", "models whose layers differ in kind (Gemma, gpt-oss)"},
+    Foreign{"use_qk_norm", "models that norm queries and keys (GLM)"},
+    Foreign{"ssm_cfg", "state-space models (Mamba)"},
+    Foreign{"n_embd", "GPT-2's family"},
+};
+
+// The value of a key, null when absent; the last of two (DUPLICATE_KEY is told of later).
+const Node* value_of(const Node& root, std::string_view name) {
+  const Node* found = nullptr;
+  for (const auto& [key, value] : root.entries) {
+    if (key.text == name) found = &value;
+  }
+  return found;
+}
+
+bool is_empty(const Node& list) {
+  return list.is_scalar() ? list.is_null() || list.text.empty()
+                          : list.items.empty() && list.entries.empty();
+}
+
+// "DeepseekV3ForCausalLM" is one of DeepseekV3, "DeepseekV32ForCausalLM" (another attention) isn't.
+bool is_class_of(std::string_view name, std::string_view family) {
+  return name.starts_with(family) &&
+         (name.size() == family.size() ||
+          std::isdigit(static_cast<unsigned char>(name[family.size()])) == 0);
+}
+
 }  // namespace
 
 bool check_hf_key(std::string_view name, const Node& value, std::vector<Diagnostic>& out) {
@@ -74,14 +110,40 @@ bool check_hf_key(std::string_view name, const Node& value, std::vector<Diagnost
 }
 
 std::string hf_model_type(const Node& root, std::vector<Diagnostic>& out) {
-  for (const auto& [key, value] : root.entries) {
-    if (key.text != "model_type" || !value.is_scalar()) continue;
+  const auto refuse = [&](const Node& at, std::string_view key, std::string message,
+                          std::string hint) {
+    out.push_back({Severity::kError, "UNSUPPORTED_MODEL", at.where, std::string(key),
+                   std::move(message), std::move(hint)});
+    return std::string();
+  };
+  if (const Node* type = value_of(root, "model_type"); type != nullptr && !type->is_null()) {
     // Kimi-K2 and Moonlight are this architecture under their own names.
-    if (value.text == "deepseek_v3" || value.text == "deepseek_v2" || value.text == "kimi_k2")
-      return value.text;
-    out.push_back({Severity::kError, "UNSUPPORTED_MODEL", value.where, "model_type",
-                   fmt::format("model_type is {}", value.describe()),
-                   "supported: deepseek_v3, deepseek_v2, kimi_k2"});
+    for (const char* known : {"deepseek_v3", "deepseek_v2", "kimi_k2"}) {
+      if (type->is_scalar() && type->text == known) return known;
+    }
+    return refuse(*type, "model_type", fmt::format("model_type is {}", type->describe()),
+                  "supported: deepseek_v3, deepseek_v2, kimi_k2");
+  }
+  if (const Node* names = value_of(root, "architectures"); names != nullptr && !is_empty(*names)) {
+    const Node& first = names->kind == Node::Kind::kSequence ? names->items[0] : *names;
+    if (first.is_scalar() && is_class_of(first.text, "DeepseekV3")) return "deepseek_v3";
+    if (first.is_scalar() && is_class_of(first.text, "DeepseekV2")) return "deepseek_v2";
+    return refuse(*names, "architectures", fmt::format("architectures names {}", first.describe()),
+                  "supported: DeepseekV3ForCausalLM, DeepseekV2ForCausalLM");
+  }
+  constexpr const char* kSayIt =
+      "if it is DeepSeek's architecture, add \"model_type\": \"deepseek_v3\"";
+  for (const Foreign& f : kForeign) {
+    const Node* value = value_of(root, f.name);
+    const bool set = value != nullptr && !value->is_null() && value->text != "false";
+    if (set)
+      return refuse(*value, f.name, fmt::format("{} is a key of {}", f.name, f.whose), kSayIt);
+  }
+  if (value_of(root, "kv_lora_rank") == nullptr) {
+    return refuse(root, "",
+                  "the file names neither model_type nor architectures, and has no kv_lora_rank: "
+                  "nothing says that it is DeepSeek's architecture",
+                  kSayIt);
   }
   return "deepseek_v3";
 }

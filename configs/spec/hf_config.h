@@ -17,7 +17,10 @@ namespace dsv3::spec {
 // has (a diagnostic otherwise).
 bool check_hf_key(std::string_view name, const Node& value, std::vector<Diagnostic>& out);
 
-// The model_type of a config.json ("deepseek_v3" when absent); an unsupported one is a diagnostic.
+// Whose architecture a config.json holds: "deepseek_v3", "deepseek_v2" or "kimi_k2", by model_type,
+// else by architectures, else "deepseek_v3" for a file that has a kv_lora_rank and no key of
+// another family. "" for any other, with an UNSUPPORTED_MODEL that says what it is: its absent keys
+// must not become DeepSeek-V3's.
 std::string hf_model_type(const Node& root, std::vector<Diagnostic>& out);
 
 // The value that an absent key takes in a config.json of that type; "" when the type has no default

@@ -1,6 +1,6 @@
 // JobSpec: what a user asked for, after parsing, defaults and aliases. Plain data; no behaviour.
 //
-// Law: a member here carries the canonical YAML key as its name (CLI.md, "Config keys"), and its
+// Law: a member here carries the canonical YAML key as its name (configs/README.md), and its
 // type, range, default, unit and documentation stand once, in the field table (field_table.h).
 // std::optional means "null is a value".
 #pragma once

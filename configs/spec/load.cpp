@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <filesystem>
 
@@ -28,6 +29,11 @@ std::vector<std::string> names_in(const std::string& dir) {
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+std::string lower(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
 }
 
 bool is_file(const std::string& path) {
@@ -56,9 +62,10 @@ Result<std::string> locate(const std::string& file_or_preset) {
   // A preset's own name wins over a file of that name; its other spellings don't.
   if (bare && (preset == file_or_preset || !exists)) {
     if (const Result<std::string> dir = configs_dir(); dir.ok()) {
-      const std::string path = *dir + "/" + preset + ".yaml";
-      if (is_file(path)) return path;
       names = names_in(*dir);
+      for (const std::string& n : names) {
+        if (lower(n) == preset) return *dir + "/" + n + ".yaml";
+      }
     }
   }
   if (exists) return file_or_preset;
@@ -115,6 +122,13 @@ Result<Layers> layers_of(const LoadRequest& request) {
     layers.texts.push_back({"--deepspeed", path, std::move(text), Format::kDeepSpeed});
   }
   for (const std::string& overlay : request.overlays) {
+    if (overlay.empty()) {
+      std::string hint = "give a YAML file or one of the overlays:";
+      if (const Result<std::string> dir = configs_dir(); dir.ok()) {
+        for (const std::string& name : names_in(*dir + "/overlays")) hint += " " + name;
+      }
+      return Status(Code::kInvalid, "the name of an overlay is empty", hint);
+    }
     DSV3_ASSIGN_OR_RETURN(const std::string path,
                           locate_beside("overlay", overlay, "/overlays/", ".yaml"));
     DSV3_ASSIGN_OR_RETURN(std::string text, text_of(path));
@@ -145,7 +159,7 @@ Result<std::string> configs_dir() {
 }
 
 std::string preset_name(const std::string& name) {
-  std::string stem = name;
+  std::string stem = lower(name);
   const bool given_file = stem.ends_with(".yaml");
   if (given_file) stem = fs::path(stem).stem().string();
   const std::string_view prefixes[] = {"deepseek_v3_", "deepseek-v3-"};

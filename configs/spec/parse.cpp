@@ -7,9 +7,11 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "configs/spec/counts.h"
 #include "configs/spec/deepspeed.h"
 #include "configs/spec/document.h"
 #include "configs/spec/reader.h"
+#include "configs/spec/render.h"
 
 namespace dsv3::spec {
 namespace {
@@ -30,18 +32,39 @@ void read_into(Parsed& parsed, const Source& file, const std::vector<Node>& laye
   if (is_map) reader.finish();
 }
 
+// An overlay made for another model: its sizes are larger than those below it. max-quality's wider
+// latent is no such size.
+void check_enlarges(const LayerText& layer, const JobSpec& below, const JobSpec& above,
+                    Parsed& parsed) {
+  const ModelSpec &small = below.model, &large = above.model;
+  const bool grows = large.d_model > small.d_model || large.num_layers > small.num_layers ||
+                     large.moe.num_experts > small.moe.num_experts;
+  const int64_t from = count_params(small).total, to = count_params(large).total;
+  const std::vector<std::string> accepted = split(parsed.job.preset.accepts, ' ');
+  constexpr const char* kCode = "OVERLAY_ENLARGES";
+  if (!grows || to <= from || std::count(accepted.begin(), accepted.end(), kCode) > 0) return;
+  parsed.diagnostics.push_back({Severity::kWarning, kCode, layer.file, "model",
+                                fmt::format("{} makes the model larger: {} parameters become {}",
+                                            layer.name, human_count(from), human_count(to)),
+                                "it is made for a larger configuration: leave its model keys out, "
+                                "or write preset.accepts: OVERLAY_ENLARGES"});
+}
+
 // What each layer changed of what lay below it, --set left out.
-std::vector<Applied> changes(const Source& file, const std::vector<Node>& layers,
-                             const Layers& over) {
-  std::vector<Applied> applied;
+void note_changes(const Source& file, const std::vector<Node>& layers, const Layers& over,
+                  Parsed& parsed) {
   JobSpec below;
+  bool whole = false;  // `below` is a configuration without faults
   for (size_t i = 0; i <= layers.size(); ++i) {
     Parsed scratch;
     read_into(scratch, file, layers, i, {});
-    if (i > 0) applied.push_back({over.texts[i - 1].name, diff(below, scratch.job)});
+    if (i > 0) {
+      parsed.applied.push_back({over.texts[i - 1].name, diff(below, scratch.job)});
+      if (whole && scratch.ok()) check_enlarges(over.texts[i - 1], below, scratch.job, parsed);
+    }
+    whole = scratch.ok();
     below = std::move(scratch.job);
   }
-  return applied;
 }
 
 // What no reader should see: a text beyond the limit, or bytes that are no text. yaml-cpp would
@@ -125,7 +148,8 @@ Parsed parse(std::string_view text, const std::string& file_name, Format format,
   const bool readable = !has_errors(parsed.diagnostics);
   read_into(parsed, file, layers, layers.size(), over.set);
   check_accumulation(batch, parsed);
-  if (readable && !layers.empty()) parsed.applied = changes(file, layers, over);
+  if (readable && !layers.empty()) note_changes(file, layers, over, parsed);
+  if (text.find(kWrittenMark) != std::string_view::npos) parsed.origins.written_file = file_name;
   return parsed;
 }
 

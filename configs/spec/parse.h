@@ -76,9 +76,9 @@ struct LoadRequest {
 };
 
 // Reads FILE as every command takes it: a YAML file, a config.json (by its .json suffix), or the
-// name of a preset ("15b", also "deepseek_v3_15b" and "deepseek_v3_15b.yaml"). kNotFound when there
-// is no such file, preset or overlay (the hint lists them); kFailed when it can't be read. A file
-// with faults is a value: look at ok().
+// name of a preset ("15b", also "15B", "deepseek_v3_15b" and "deepseek_v3_15b.yaml"). kNotFound
+// when there is no such file, preset or overlay (the hint lists them); kFailed when it can't be
+// read. A file with faults is a value: look at ok().
 Result<Parsed> load(const LoadRequest& request);
 Result<Parsed> load(const std::string& file_or_preset,
                     const std::vector<std::string>& overrides = {});

@@ -26,7 +26,8 @@ Result<std::string> configs_dir();
 
 // The preset that a name means: "15b" for itself, "deepseek_v3_15b" and
 // "configs/deepseek_v3_15b.yaml"
-// ("deepseek_v3_base" is 671b); "" for what looks like a path. Doesn't ask whether there is one.
+// ("deepseek_v3_base" is 671b), in any case of letters, in small ones; "" for what looks like a
+// path. Doesn't ask whether there is one.
 std::string preset_name(const std::string& name);
 
 // Names of the overlays that ship (configs/overlays/*.yaml), in alphabetic order.

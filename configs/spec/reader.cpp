@@ -64,6 +64,7 @@ bool Reader::document(const Node& root) {
     return false;
   }
   if (hf_) model_type_ = hf_model_type(root, p_.diagnostics);
+  if (model_type_.empty()) return false;  // of another family: its other keys would say nothing
   walk(root, "");
   return true;
 }
@@ -71,8 +72,10 @@ bool Reader::document(const Node& root) {
 void Reader::layer(const Node& root) {
   ++layer_;
   if (root.kind == Node::Kind::kMap) return walk(root, "");
-  if (root.is_null()) return;  // an overlay that changes nothing
-  error("NOT_A_MAPPING", root.where, "", "the overlay is " + root.describe() + ", not a mapping",
+  const bool empty = root.is_null();
+  if (empty && has_errors(p_.diagnostics)) return;  // what could not be read reads as empty
+  error(empty ? "EMPTY_FILE" : "NOT_A_MAPPING", root.where, "",
+        empty ? "the overlay is empty" : "the overlay is " + root.describe() + ", not a mapping",
         "it holds the keys to change, in sections as in a configuration");
 }
 
@@ -154,7 +157,8 @@ void Reader::moe_layers(const Node& node) {
   if (ec == std::errc{} && !last.empty()) last_moe_layer_ = index;
 }
 
-// The same key by two spellings: fine when they say the same (seeds give d_model in two sections).
+// The same key by two spellings: fine when they say the same (some guides give d_model in two
+// sections).
 void Reader::conflict(const Field& field, const std::string& path, const Node& node) {
   JobSpec other = p_.job;
   const AliasKind kind = resolve_key(path).kind;

@@ -21,7 +21,8 @@ class Reader {
   // `parsed` must outlive the reader. `hf`: the first document is a config.json.
   Reader(Parsed& parsed, bool hf) : p_(parsed), hf_(hf) {}
 
-  // FILE itself. False when it is no mapping: nothing can be laid over it.
+  // FILE itself. False when it is no mapping, or another family's config.json: nothing can be laid
+  // over it.
   bool document(const Node& root);
   // A mapping that wins over what was read so far; its keys are ours, not a config.json's.
   void layer(const Node& root);

@@ -120,7 +120,7 @@ void Reader::require_parts() {
 }
 
 void Reader::finish() {
-  const bool readable = !p_.diagnostics.empty() ? !given_.empty() : true;
+  const bool readable = !has_errors(p_.diagnostics) || !given_.empty();
   if (!readable) return;  // nothing was read: "not given" thirty times would hide why
   fill_absent();
   derive();

@@ -102,11 +102,14 @@ or change a preset in passing: `dsv3ctl submit small --set training.max_steps=10
   is 8192).
 - Other spellings (`hidden_size`, `d_latent`, `--moe-router-topk` as `moe_router_topk`) are accepted where their programs put them:
   at the top level, in the key's section, and for model keys directly under `model`. In a `config.json` absent keys take the
-  defaults of transformers' DeepseekV3Config. A name with a remark behind it means something else there: it is
+  defaults of transformers' DeepseekV3Config, where `model_type`, `architectures` or a `kv_lora_rank` says that it is DeepSeek's
+  architecture; any other family's file is refused (UNSUPPORTED_MODEL). A name with a remark behind it means something else there: it is
   accepted only where the last column has it, with our meaning.
 - `micro_batch_size`, `context_parallel_size` and `expert_tensor_parallel_size` are 1 when left out and the planner's choice at -1,
   `pipeline_schedule` at `auto`. `zero_stage` and `recompute` are the least the planner takes.
-- Presets go by other names too: `deepseek_v3_15b`, `deepseek_v3_15b.yaml`, `deepseek_v3_base` (671b), `deepseek_v3_small`.
+- Presets go by other names too: `deepseek_v3_15b`, `deepseek_v3_15b.yaml`, `deepseek_v3_base` (671b), `deepseek_v3_small`;
+  capital letters don't matter.
+- A file that dsv3ctl wrote holds every key and opens with a comment that says so: no warning is given of those that change nothing.
 
 Three things can be laid over a configuration, in this order, and each prints what it changes:
 
@@ -114,18 +117,20 @@ Three things can be laid over a configuration, in this order, and each prints wh
     dsv3ctl plan 671b --overlay reduce-memory                 overlays/*.yaml here, or a YAML file of yours; repeatable
     dsv3ctl submit small --set training.max_steps=100         single keys; repeatable
 
+An overlay that raises `d_model`, `num_layers` or `num_experts` is told of (OVERLAY_ENLARGES): it was made for a larger model.
 In a DeepSpeed json "auto" leaves what the configuration says; what has no effect here is named with the reason, what would train
 something else is refused. Gradient accumulation follows from the batch: one that contradicts it is an error.
 `dsv3ctl configs diff A B` shows what sets two configurations apart, `dsv3ctl configs export NAME --format hf` writes a config.json.
 
 The sizes of the presets were chosen so that what the counter computes is near the size in the name; each file says where its
-numbers come from.
+numbers come from. Its line "Fits" counts the GPUs (N x GB) that `dsv3ctl plan` needs at least, with optimizer moments and gradients in
+fp32 or, where that takes fewer, in bf16; beyond 32 GPUs in whole nodes of 8.
 )";
 
 }  // namespace
 
 std::string to_yaml(const JobSpec& job) {
-  std::string out;
+  std::string out(kWrittenMark);
   for (const Section& section : section_table()) section_yaml(section, job, out);
   return out;
 }

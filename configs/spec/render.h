@@ -5,13 +5,20 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "base/status.h"
 #include "configs/spec/job_spec.h"
 
 namespace dsv3::spec {
 
-// All keys, canonical names, in the table's order; numbers are the shortest that read back exactly.
+// The comment that to_yaml() opens with. A file that has it gives no NO_EFFECT for its keys: nobody
+// chose to write them (Origins::written_file).
+inline constexpr std::string_view kWrittenMark =
+    "# Every key, written by dsv3ctl; without this line, keys that change nothing are told of.\n";
+
+// All keys, canonical names, in the table's order, under kWrittenMark; numbers are the shortest
+// that read back exactly.
 std::string to_yaml(const JobSpec& job);
 
 // What `dsv3ctl explain KEY` prints: name, type, range, default, unit, sentence, aliases; for a

@@ -16,9 +16,9 @@ class Findings {
  public:
   explicit Findings(const Origins* origins) : origins_(origins) {}
 
-  // The key stands in the file or after --set; with no origins nothing does.
+  // Someone gave the key, in the file or after --set; with no origins nobody did.
   bool given(std::string_view key) const {
-    return origins_ != nullptr && origins_->count(std::string(key)) > 0;
+    return origins_ != nullptr && origins_->wished(std::string(key));
   }
   // `key` is canonical and names the value to change first.
   void error(const char* code, const char* key, std::string message, std::string hint) {

@@ -186,7 +186,7 @@ void check_product(const JobSpec& job, const ValidateOptions& o, Findings& out) 
 void check_ranks_per_node(const JobSpec& job, const ValidateOptions& o, Findings& out) {
   constexpr const char* kKey = "cluster.ranks_per_node";
   const ParallelSpec& p = job.parallel;
-  const bool given = o.origins != nullptr && o.origins->count(kKey) > 0;
+  const bool given = o.origins != nullptr && o.origins->wished(kKey);
   const bool all_fixed = is_fixed(p.tensor_parallel_size) && is_fixed(p.pipeline_parallel_size) &&
                          is_fixed(p.context_parallel_size) && is_fixed(p.expert_parallel_size) &&
                          is_fixed(p.data_parallel_size);
@@ -203,7 +203,8 @@ void check_ranks_per_node(const JobSpec& job, const ValidateOptions& o, Findings
               "leave ranks_per_node out, or data_parallel_size: -1 to fill the places");
 }
 
-// Ranks that see different data, EP·DP, as far as it is fixed.
+// Ranks that see different data, EP·DP, as far as it is fixed; 0 where the sizes leave a fraction
+// of the GPUs (LAYOUT_PRODUCT_MISMATCH).
 int64_t data_width(const ParallelSpec& p, int64_t gpus) {
   const int64_t fixed_part = or_one(p.expert_parallel_size) * or_one(p.data_parallel_size);
   if (is_fixed(p.expert_parallel_size) && is_fixed(p.data_parallel_size)) return fixed_part;
@@ -212,7 +213,7 @@ int64_t data_width(const ParallelSpec& p, int64_t gpus) {
     return fixed_part;
   const int64_t others =
       p.tensor_parallel_size * p.pipeline_parallel_size * p.context_parallel_size;
-  return gpus % others == 0 ? gpus / others : fixed_part;
+  return gpus % (others * fixed_part) == 0 ? gpus / others : 0;
 }
 
 void check_batch(const JobSpec& job, const ValidateOptions& o, Findings& out) {

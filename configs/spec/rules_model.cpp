@@ -1,5 +1,4 @@
-// Rules of the architecture: attention's ranks and heads, routing groups, layer counts. Codes:
-// reference/planner.md §5.
+// Rules of the architecture: attention's ranks and heads, routing groups, layer counts.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -48,7 +47,7 @@ void check_attention(const ModelSpec& m, Findings& out) {
                           *m.num_key_value_heads, m.num_heads),
               fmt::format("leave it out, or write {}", m.num_heads));
   }
-  // The seeds call q_lora_rank a latent: with it as kv_lora_rank the size barely changes, but a
+  // Some guides call q_lora_rank a latent: with it as kv_lora_rank the size barely changes, but a
   // cache would be 2.8 times V3's.
   if (a.kv_lora_rank == 1536 && m.d_model == 7168 && m.num_heads == 128) {
     out.warning("MLA_LATENT_IS_Q_RANK", "model.mla.kv_lora_rank",
@@ -126,8 +125,8 @@ void check_groups(const MoeSpec& e, Findings& out) {
       report([&](auto&&... a) { out.error(a...); });
     }
   }
-  // k / topk_group > E / n_group, without the division.
-  if (e.topk_group <= e.n_group && k <= e.num_experts &&
+  // k / topk_group > E / n_group, without the division; groups of unequal size have no capacity.
+  if (divides && e.topk_group <= e.n_group && k <= e.num_experts &&
       k * e.n_group > e.num_experts * e.topk_group) {
     out.error(
         "MOE_TOPK_EXCEEDS_GROUP_CAPACITY", "model.moe.topk_group",

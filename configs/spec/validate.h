@@ -1,5 +1,5 @@
-// What a configuration means: mathematics (errors) and advice (warnings), with the codes of
-// reference/planner.md §5.
+// What a configuration means: mathematics (errors) and advice (warnings), each with a code that is
+// never renamed.
 //
 // Law: a rule looks at a JobSpec and the machine it is asked about, at nothing else (no file, clock
 // or device); every message names both values, every hint what would work. Form (types, ranges,

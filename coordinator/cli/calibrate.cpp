@@ -51,8 +51,9 @@ Verb make_calibrate() {
   verb.summary = "Measure this machine, so that step times can be predicted";
   verb.help =
       "Times the ops of training by their sizes (products, attention, rows, the optimizer) in both "
-      "dtypes, and sums between ranks; about a minute. 'dsv3ctl plan' then predicts the step time "
-      "of jobs on this machine's CPUs. Nothing else should run meanwhile.\n"
+      "dtypes, and sums between ranks; up to a minute for each number of ranks. 'dsv3ctl plan' "
+      "then predicts the step time of jobs on this machine's CPUs. Nothing else should run "
+      "meanwhile.\n"
       "Jobs are never measured for it. Measure again after a change of machine or version.\n"
       "Examples:\n"
       "  dsv3ctl calibrate\n"

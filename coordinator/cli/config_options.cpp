@@ -27,19 +27,25 @@ std::vector<Option> config_options(ConfigOptions* target, bool machine) {
        "Lay an overlay over FILE: reduce-memory, max-throughput, …, or a YAML file (repeatable)",
        false,
        Completes::kOverlay,
-       {}},
+       {},
+       {},
+       "NAME"},
       {"--deepspeed",
        &target->deepspeed,
        "Lay a DeepSpeed json over FILE, below the overlays",
        false,
        Completes::kNothing,
-       {}},
+       {},
+       {},
+       "FILE"},
       {"--set",
        &target->set,
        "Override one key: --set training.max_steps=50 (repeatable)",
        false,
        Completes::kKey,
-       {}},
+       {},
+       {},
+       "KEY=VALUE"},
   };
   if (machine) {
     options.push_back({"--gpus",
@@ -102,6 +108,16 @@ int label_gb_of(const std::string& gpu) {
   return 0;
 }
 
+Status check_gpu_memory(const std::string& gpu, double label_gb) {
+  const int known = label_gb_of(gpu);
+  if (known == 0 || label_gb == 0 || label_gb == known) return {};
+  const bool vowel = std::string_view("aAhHlLnNrR").find(gpu[0]) != std::string_view::npos;
+  return Status(Code::kInvalid,
+                fmt::format("{} {} has {} GB, --gpu-memory says {:g}", vowel ? "an" : "a", gpu,
+                            known, label_gb),
+                "leave --gpu-memory out; for a card of another size leave --gpu out");
+}
+
 nlohmann::ordered_json to_json(const spec::Diagnostic& diagnostic) {
   return {{"code", diagnostic.code},
           {"where", diagnostic.where},
@@ -142,8 +158,9 @@ nlohmann::ordered_json to_json(const std::vector<spec::Applied>& applied) {
 LoadedConfig load_config(const Globals& globals, const ConfigOptions& options, bool for_submit) {
   LoadedConfig loaded;
   const auto gpu = one_text("--gpu", options.gpu);
-  if (!gpu.ok()) {
-    loaded.exit_code = fail(globals, gpu.status());
+  const Status machine = gpu.ok() ? check_gpu_memory(*gpu, options.gpu_memory_gb) : gpu.status();
+  if (!machine.ok()) {
+    loaded.exit_code = fail(globals, machine);
     return loaded;
   }
   auto parsed = load_layers(options);

@@ -38,6 +38,9 @@ Result<std::string> known_gpu(const std::vector<std::string>& given);
 // Memory of a GPU of that name in GB: the table's, else what the name says itself ("a100-80"); 0
 // where neither does.
 int label_gb_of(const std::string& gpu);
+// --gpu and --gpu-memory together: kInvalid where a card of that name has another size. Ok where
+// either says nothing ("" and 0).
+Status check_gpu_memory(const std::string& gpu, double label_gb);
 
 // The configuration that the options name, with its layers. kInvalid where --deepspeed is given
 // twice; else as spec::load().

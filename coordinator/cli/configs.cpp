@@ -27,6 +27,10 @@ struct Words {
   std::string format = "yaml";
 };
 
+bool has_layers(const ConfigOptions& config) {
+  return !config.overlays.empty() || !config.deepspeed.empty() || !config.set.empty();
+}
+
 int list(const Globals& globals) {
   auto presets = spec::list_presets();
   if (!presets.ok()) return fail(globals, presets.status());
@@ -70,7 +74,7 @@ int show(const Globals& globals, const std::string& asked) {
   std::vector<std::string_view> names;
   for (const spec::Preset& preset : *presets) {
     names.push_back(preset.name);
-    if (preset.name != name) continue;
+    if (spec::preset_name(preset.name) != name) continue;
     auto text = read_file(preset.file);
     if (!text.ok()) return fail(globals, text.status());
     if (globals.json) {
@@ -86,41 +90,43 @@ int show(const Globals& globals, const std::string& asked) {
                                            : fmt::format("did you mean '{}'?", near)));
 }
 
+// A configuration with its layers. Unlike load_config() it doesn't print what the layers changed: a
+// diff says that itself.
+Result<spec::Parsed> load_to_compare(const ConfigOptions& config) {
+  DSV3_ASSIGN_OR_RETURN(spec::Parsed parsed, load_layers(config));
+  DSV3_RETURN_IF_ERROR(spec::to_status(parsed.diagnostics));
+  return parsed;
+}
+
 // NAME with its layers against OTHER, or against NAME itself without them.
 int diff(const Globals& globals, const Words& words) {
   const ConfigOptions& config = words.config;
-  const bool layered = !config.overlays.empty() || !config.deepspeed.empty() || !config.set.empty();
-  if (words.other.empty() && !layered) {
+  if (words.other.empty() && !has_layers(config)) {
     return fail(globals, Status(Code::kInvalid, "configs diff needs two configurations",
                                 "for example 'dsv3ctl configs diff 10b 15b', or 'configs diff 10b "
                                 "--overlay max-throughput'"));
   }
-  ConfigOptions from = config, to = config;
-  if (words.other.empty()) {
-    from = {};
-    from.file = config.file;
-  } else {
-    to.file = words.other;
-    from.overlays.clear();
-    from.deepspeed.clear();
-    from.set.clear();
-  }
-  const LoadedConfig a = load_config(globals, from, false);
-  if (!a.ok()) return a.exit_code;
-  const LoadedConfig b = load_config(globals, to, false);
-  if (!b.ok()) return b.exit_code;
-  const auto differences = spec::diff(a.parsed.job, b.parsed.job);
+  ConfigOptions from, to = config;
+  from.file = config.file;
+  if (!words.other.empty()) to.file = words.other;
+  const auto a = load_to_compare(from);
+  if (!a.ok()) return fail(globals, a.status());
+  const auto b = load_to_compare(to);
+  if (!b.ok()) return fail(globals, b.status());
+  const auto differences = spec::diff(a->job, b->job);
   if (globals.json) {
     Json rows = Json::array();
     for (const spec::Difference& d : differences)
       rows.push_back({{"key", d.key}, {"from", d.from}, {"to", d.to}});
-    print_json({{"from", a.parsed.file},
-                {"to", b.parsed.file},
+    print_json({{"from", a->file},
+                {"to", b->file},
                 {"differences", rows},
-                {"overlays", to_json(b.parsed.applied)}});
-  } else {
-    print(spec::diff_text(differences));
+                {"overlays", to_json(b->applied)}});
+    return 0;
   }
+  print_diagnostics(b->diagnostics);
+  print(spec::diff_text(differences));
+  if (differences.empty()) note("no difference");
   return 0;
 }
 
@@ -147,13 +153,30 @@ int write_as(const Globals& globals, const Words& words) {
 
 int run_configs(const Globals& globals, const Words& words) {
   const std::string& name = words.config.file;
-  if (words.action == "list") return list(globals);
+  const auto too_many = [&](const std::string& word) {
+    return fail(globals,
+                Status(Code::kInvalid,
+                       fmt::format("configs {} takes no '{}'", words.action, one_line(word)),
+                       words.action == "list" ? "'dsv3ctl configs show NAME' shows one"
+                                              : "'dsv3ctl configs diff A B' compares two"));
+  };
+  const bool is_list = words.action == "list", is_diff = words.action == "diff";
+  if (is_list && !name.empty()) return too_many(name);
+  if (!is_diff && !words.other.empty()) return too_many(words.other);
+  if ((is_list || words.action == "show") && has_layers(words.config)) {
+    return fail(globals, Status(Code::kInvalid,
+                                fmt::format("configs {} takes files as they stand: no --overlay, "
+                                            "--deepspeed or --set",
+                                            words.action),
+                                "'dsv3ctl configs export NAME' writes what they make of it"));
+  }
+  if (is_list) return list(globals);
   if (name.empty())
     return fail(globals, Status(Code::kInvalid,
                                 fmt::format("configs {} needs a preset's name", words.action),
                                 "see 'dsv3ctl configs list'"));
   if (words.action == "show") return show(globals, name);
-  if (words.action == "diff") return diff(globals, words);
+  if (is_diff) return diff(globals, words);
   return write_as(globals, words);
 }
 

@@ -29,6 +29,18 @@ plan::Node node_of(const wire::NodeStatus& status) {
 
 }  // namespace
 
+void take_cores(const plan::Node& local, plan::ClusterSpec* cluster) {
+  for (plan::Node& node : cluster->nodes) {
+    if (node.name != local.name || local.devices.empty()) continue;
+    const plan::Device& here = local.devices[0];
+    for (plan::Device& device : node.devices) {
+      if (device.kind != plan::DeviceKind::kCpu || device.name != here.name) continue;
+      device.cores = here.cores;
+      device.multiplies_in_bf16 = here.multiplies_in_bf16;
+    }
+  }
+}
+
 Fleet find_fleet(const Globals& globals) {
   Fleet fleet;
   wire::Envelope request, reply;
@@ -41,6 +53,7 @@ Fleet find_fleet(const Globals& globals) {
   }
   const size_t nodes = fleet.cluster.nodes.size();
   if (nodes == 0) return {inventory::local_cluster(), "this machine"};
+  take_cores(inventory::local_cluster().nodes[0], &fleet.cluster);
   fleet.from = nodes == 1 ? "the coordinator's node " + fleet.cluster.nodes[0].name
                           : fmt::format("the coordinator's {} nodes", nodes);
   return fleet;

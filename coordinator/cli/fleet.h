@@ -17,4 +17,8 @@ struct Fleet {
 // doesn't answer, this machine is looked at.
 Fleet find_fleet(const Globals& globals);
 
+// Coordinators tell no cores of a node: those of `local`'s CPU (its first device) go to the node of
+// its name. Elsewhere 0 stays.
+void take_cores(const plan::Node& local, plan::ClusterSpec* cluster);
+
 }  // namespace dsv3::cli

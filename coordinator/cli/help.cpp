@@ -129,8 +129,8 @@ std::string option_words(const Option& option) {
       [&](auto* target) -> std::string {
         using T = std::remove_pointer_t<decltype(target)>;
         if constexpr (std::is_same_v<T, bool>) return name;
-        if constexpr (std::is_same_v<T, std::string>) return name + " TEXT";
-        if constexpr (std::is_same_v<T, std::vector<std::string>>) return name + " KEY=VALUE";
+        if constexpr (std::is_same_v<T, std::string> || std::is_same_v<T, std::vector<std::string>>)
+          return name + " TEXT";
         return name + " N";
       },
       option.target);

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -45,6 +46,7 @@ struct Machines {
 // Those of --gpus or --hostfile, else the machines at hand.
 Result<Machines> machines_of(const Globals& globals, const Words& words) {
   DSV3_ASSIGN_OR_RETURN(const std::string gpu, known_gpu(words.to.gpu));
+  DSV3_RETURN_IF_ERROR(check_gpu_memory(gpu, words.to.gpu_memory_gb));
   const int named = label_gb_of(gpu);
   const double gb = words.to.gpu_memory_gb > 0 ? words.to.gpu_memory_gb
                     : named > 0                ? named
@@ -97,6 +99,14 @@ Status check_reads_back(const std::string& text, const plan::Migration& migratio
 }
 
 Status write_out(const std::string& path, const std::string& text, bool force) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error))
+    return Status(Code::kInvalid, fmt::format("--out {} is a folder", path),
+                  "give the name of a file in it");
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  if (!folder.empty() && !path_exists(folder))
+    return Status(Code::kNotFound, fmt::format("--out {}: there is no folder {}", path, folder),
+                  "make it first");
   if (path_exists(path) && !force)
     return Status(Code::kConflict, fmt::format("{} is there already", path),
                   "choose another --out, or replace it with --force");
@@ -116,6 +126,7 @@ Json to_json(const plan::Migration& migration, const Words& words, const Machine
           {"cluster", machines.name},
           {"feasible", migration.plan.feasible},
           {"reason", migration.plan.reason},
+          {"same", migration.same},
           {"changes", changes},
           {"advice", advice},
           {"checkpoints_carry_over", migration.checkpoints_carry_over},
@@ -128,11 +139,14 @@ Json to_json(const plan::Migration& migration, const Words& words, const Machine
 void print_text(const plan::Migration& migration, const Words& words, const Machines& machines,
                 const std::string& path) {
   print(fmt::format("{} -> {}, for {}\n", words.from, words.to.file, machines.name));
+  if (migration.same) {
+    print(std::string("nothing changes: both are the same configuration") +
+          (migration.changes.empty() ? "\n" : "; settled for these machines:\n"));
+  }
   for (const plan::Change& c : migration.changes) {
     print(wrap(one_line(fmt::format("{}: {} -> {}", c.key, c.from, c.to)), 4) + "\n    " +
           wrap(c.why, 4, help_columns() - 4) + "\n");
   }
-  if (migration.changes.empty()) print("no key changes\n");
   for (const plan::Advice& a : migration.advice)
     print(fmt::format("{:<{}}{}\n", a.topic, kColumn,
                       wrap(a.text, kColumn, help_columns() - kColumn)));

@@ -49,9 +49,17 @@ Json counts_json(const spec::ModelSpec& model, const spec::ParamCounts& counts,
             {"megatron_convention", flops.megatron_convention}}}};
 }
 
+std::string without_trailing_blanks(const std::string& text) {
+  std::string out;
+  for (const std::string& line : split(text, '\n'))
+    out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  out.pop_back();
+  return out;
+}
+
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string out;
-  for (const int64_t n : shape) out += (out.empty() ? "" : " x ") + std::to_string(n);
+  for (const int64_t n : shape) out += (out.empty() ? "" : "x") + std::to_string(n);
   return out;
 }
 
@@ -63,9 +71,8 @@ std::vector<spec::TensorFamily> all_families(const spec::ModelSpec& model) {
   return families;
 }
 
-const char* part_of(const spec::TensorInfo& tensor) {
-  return tensor.init == spec::InitRule::kZeros ? "router bias (buffer)"
-                                               : spec::part_name(tensor.part);
+bool is_buffer(const spec::TensorInfo& tensor) {
+  return tensor.init == spec::InitRule::kZeros;
 }
 
 Json tensors_json(const spec::ModelSpec& model) {
@@ -77,19 +84,22 @@ Json tensors_json(const spec::ModelSpec& model) {
                     {"copies", copies},
                     {"part", spec::part_name(tensor.part)},
                     {"mtp", tensor.in_mtp},
-                    {"buffer", tensor.init == spec::InitRule::kZeros}});
+                    {"buffer", is_buffer(tensor)}});
   }
   return rows;
 }
 
+// Names are whole, so that they can be searched for: the part of each is only in the JSON.
 std::string tensors_text(const Globals& globals, const spec::ModelSpec& model) {
-  Table table({"TENSOR", "SHAPE", "ELEMENTS", "COPIES", "PART"});
+  Table table({"TENSOR", "SHAPE", "ELEMENTS"});
   for (const auto& [tensor, copies] : all_families(model)) {
-    table.add({tensor.name, shape_text(tensor.shape), with_commas(tensor.num_elements()),
-               fmt::format("x{}", copies),
-               fmt::format("{}{}", part_of(tensor), tensor.in_mtp ? " (MTP)" : "")});
+    const std::string each = human_count(tensor.num_elements());
+    table.add({tensor.name, shape_text(tensor.shape),
+               is_buffer(tensor) ? each + " (buffer)"
+               : copies == 1     ? each
+                                 : fmt::format("{} x {}", copies, each)});
   }
-  return table.render(globals.color) + "\n";
+  return without_trailing_blanks(table.render(globals.color)) + "\n";
 }
 
 double percent(int64_t part, int64_t whole) {
@@ -204,8 +214,8 @@ Verb make_params() {
   verb.options = config_options(&options->config, false);
   verb.options.push_back({"--sequence", &options->sequence,
                           "Tokens of a sequence for the FLOPs: 8192, 64K (default 4096)"});
-  verb.options.push_back(
-      {"--tensors", &options->tensors, "Every tensor: name, shape, elements, copies, part"});
+  verb.options.push_back({"--tensors", &options->tensors,
+                          "Every tensor: name, shape, elements; equal experts in one line"});
   verb.run = [options](const Globals& globals) {
     const LoadedConfig loaded = load_config(globals, options->config, false);
     if (!loaded.ok()) return loaded.exit_code;
@@ -220,7 +230,7 @@ Verb make_params() {
       print_json(object);
     } else {
       if (options->tensors) print(tensors_text(globals, model));
-      print(counts_text(model, counts, flops));
+      print(without_trailing_blanks(counts_text(model, counts, flops)));
     }
     return 0;
   };

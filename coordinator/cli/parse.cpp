@@ -109,6 +109,11 @@ std::string said(const CLI::ParseError& error) {
                        text.substr(kConvert.size(), equals - kConvert.size()),
                        text.substr(equals + 3));
   }
+  // "--gpus: At Most 1 required but received 2".
+  const size_t most = text.find(": At Most 1 required but received ");
+  if (most != std::string::npos)
+    return fmt::format("{} is given {} times, and takes one value", text.substr(0, most),
+                       text.substr(text.rfind(' ') + 1));
   if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr)
     return "unexpected" + text.substr(std::min(text.size(), text.find(':')));
   return text;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "base/file.h"
 #include "cluster/inventory/calibration_file.h"
@@ -33,10 +34,10 @@ struct PlanWords {
   std::vector<std::string> tokens;
   std::optional<double> price;
   std::vector<std::string> calibration;
-  double mtbf_hours = 0;
-  double restart_s = 0;
-  double checkpoint_s = 0;
-  double storage_gbps = 0;
+  std::optional<double> mtbf_hours;
+  std::optional<double> restart_s;
+  std::optional<double> checkpoint_s;
+  std::optional<double> storage_gbps;
 };
 
 // ---- --gpus
@@ -102,6 +103,25 @@ Status check_machine(const ConfigOptions& options, const std::string& gpu, bool 
       "say how many there are, or leave all out to plan for this machine");
 }
 
+// What failures cost is asked by a sweep only.
+Status check_failures(const PlanWords& words) {
+  const std::pair<const char*, const std::optional<double>*> given[] = {
+      {"--mtbf", &words.mtbf_hours},
+      {"--restart", &words.restart_s},
+      {"--checkpoint", &words.checkpoint_s},
+      {"--storage", &words.storage_gbps}};
+  for (const auto& [option, value] : given) {
+    if (!value->has_value()) continue;
+    if (!words.sweep)
+      return Status(Code::kInvalid, fmt::format("{} needs --sweep", option),
+                    "failures are told of by a sweep: add --sweep, or leave it out");
+    if (!(**value > 0))
+      return Status(Code::kInvalid, fmt::format("{} takes a number above 0", option),
+                    "leave it out for the usual one");
+  }
+  return {};
+}
+
 // Which words go together.
 Status check_words(const PlanWords& words, bool json) {
   const bool compares = !words.compare.empty();
@@ -124,25 +144,31 @@ Status check_words(const PlanWords& words, bool json) {
     return Status(Code::kInvalid, "--csv and --json are two formats", "give one of them");
   if (words.price && !(*words.price >= 0))
     return Status(Code::kInvalid, "--price takes dollars per GPU hour, from 0");
-  return {};
+  return check_failures(words);
 }
 
 // ---- the device that times are predicted for
 
-// --calibration, else what `dsv3ctl calibrate` left in the state directory for this machine; absent
-// where there is neither.
+// --calibration, else what `dsv3ctl calibrate` left in the state directory for the CPUs of this
+// machine; absent where there is neither. A calibration of CPUs says nothing of GPUs.
 Result<std::optional<plan::DeviceModel>> calibrated_device(const Globals& globals,
                                                            const PlanWords& words,
-                                                           const spec::JobSpec& job,
-                                                           bool this_machine) {
+                                                           const PlanQuestion& question) {
+  const std::string& dtype = question.job.training.dtype;
+  const bool on_gpus = device_kind_of(question) == plan::DeviceKind::kCuda;
+  const bool this_machine = words.config.gpus == 0 && !on_gpus;
   DSV3_ASSIGN_OR_RETURN(std::string path, one_text("--calibration", words.calibration));
   const bool asked = !path.empty();
   if (!asked && !this_machine) return std::optional<plan::DeviceModel>();
   if (!asked)
-    return inventory::calibrated_device(inventory::calibration_path(globals.state_dir),
-                                        job.training.dtype);
-  DSV3_ASSIGN_OR_RETURN(auto device, inventory::calibrated_device(path, job.training.dtype));
+    return inventory::calibrated_device(inventory::calibration_path(globals.state_dir), dtype);
+  DSV3_ASSIGN_OR_RETURN(auto device, inventory::calibrated_device(path, dtype));
   if (!device) return Status(Code::kNotFound, "there is no " + path, "see 'dsv3ctl calibrate'");
+  if (on_gpus && device->cores > 0)
+    return Status(Code::kInvalid,
+                  fmt::format("--calibration: {} is of CPUs ({}), the job is planned on GPUs", path,
+                              device->name),
+                  "leave it out: what is known of GPUs is in a table");
   return device;
 }
 
@@ -176,7 +202,12 @@ int answer(const Globals& globals, const PlanWords& words, const Settled& settle
   if (words.explain) return show_explain(globals, question);
   if (!words.compare.empty()) return show_compare(globals, question, words.compare);
   const plan::Plan plan = plan::plan(question.job, question.cluster, question.options);
-  print(globals.json ? plan::plan_json(plan) + "\n" : plan_text(plan, false));
+  const PlanNotes notes = notes_of(question, plan);
+  if (globals.json) {
+    print(noted_json(plan, notes).dump() + "\n");  // one line, however many ranks
+  } else {
+    print(plan_text(plan, false, notes));
+  }
   return static_cast<int>(plan.feasible ? Code::kOk : Code::kDoesNotFit);
 }
 
@@ -187,6 +218,7 @@ Status settle_machine(PlanWords* words, bool json, Settled* settled) {
   ConfigOptions& options = words->config;
   options.gpus = settled->gpus.from;
   DSV3_ASSIGN_OR_RETURN(settled->gpu, known_gpu(options.gpu));
+  DSV3_RETURN_IF_ERROR(check_gpu_memory(settled->gpu, options.gpu_memory_gb));
   settled->label_gb = memory_gb(options, settled->gpu);
   DSV3_ASSIGN_OR_RETURN(const auto hosts, read_cluster(words->hostfile, options.gpus,
                                                        settled->label_gb, settled->gpu));
@@ -217,8 +249,7 @@ int run_plan(const Globals& globals, PlanWords* words) {
   if (!globals.json) print_diagnostics(loaded.warnings);
   PlanQuestion& question = settled.question;
   question.job = std::move(loaded.parsed.job);
-  const bool this_machine = words->config.gpus == 0;
-  auto device = calibrated_device(globals, *words, question.job, this_machine);
+  auto device = calibrated_device(globals, *words, question);
   if (!device.ok()) return fail(globals, device.status());
   settled.device = std::move(device).value();
   if (settled.device) question.options.device = &*settled.device;
@@ -234,33 +265,36 @@ std::vector<Option> plan_options(PlanWords* words) {
     option.target = &words->gpus;  // text: a number, or a range
     option.range.reset();
     option.help += "; with --sweep also a range: 256..2048";
+    option.value = "N|A..B";
   }
   for (Option& option : hostfile_options(&words->hostfile)) options.push_back(std::move(option));
-  const auto add = [&options](const char* name, Target target, const char* help,
+  const auto add = [&options](const char* name, Target target, const char* value, const char* help,
                               std::optional<Range> range = std::nullopt) {
-    options.push_back({name, target, help, false, Completes::kNothing, {}, range});
+    options.push_back({name, target, help, false, Completes::kNothing, {}, range, value});
   };
   constexpr Range kAnything{0, kAnyCount};
-  add("--explain", &words->explain,
+  add("--explain", &words->explain, "",
       "What the figures are made of: memory by stage, part and tensor, time by term, and why each "
       "other layout was not taken");
-  add("--compare", &words->compare,
+  add("--compare", &words->compare, "LAYOUT",
       "A layout, given twice: both side by side (like 'TP2 PP4 EP8' or 'tp=2 pp=4')");
-  add("--tokens", &words->tokens,
+  add("--tokens", &words->tokens, "N",
       "Tokens to train on, for days and cost: 14.8T, 300B (default: the configuration's steps)");
-  add("--price", &words->price, "Dollars per GPU hour (default: a usual price of the card)",
+  add("--price", &words->price, "USD", "Dollars per GPU hour (default: a usual price of the card)",
       kAnything);
-  add("--calibration", &words->calibration,
+  add("--calibration", &words->calibration, "FILE",
       "What 'dsv3ctl calibrate' measured (default for this machine: calibration.json in the state "
       "directory)");
-  add("--sweep", &words->sweep, "One line for each number of GPUs");
-  add("--csv", &words->csv, "With --sweep: comma-separated values");
-  add("--mtbf", &words->mtbf_hours, "With --sweep: hours between failures of one node", kAnything);
-  add("--restart", &words->restart_s, "With --sweep: seconds from a failure to the next step",
+  add("--sweep", &words->sweep, "", "One line for each number of GPUs");
+  add("--csv", &words->csv, "", "With --sweep: comma-separated values");
+  add("--mtbf", &words->mtbf_hours, "HOURS", "With --sweep: hours between failures of one node",
       kAnything);
-  add("--checkpoint", &words->checkpoint_s,
+  add("--restart", &words->restart_s, "SECONDS",
+      "With --sweep: seconds from a failure to the next step", kAnything);
+  add("--checkpoint", &words->checkpoint_s, "SECONDS",
       "With --sweep: seconds that a checkpoint stops training", kAnything);
-  add("--storage", &words->storage_gbps, "With --sweep: GB a second that storage takes", kAnything);
+  add("--storage", &words->storage_gbps, "GB/S", "With --sweep: GB a second that storage takes",
+      kAnything);
   return options;
 }
 

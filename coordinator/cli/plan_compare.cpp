@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
+#include "cluster/plan/plan_choice.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/plan_views.h"
 
@@ -30,6 +31,7 @@ Json side_json(const plan::ComparedLayout& side) {
           {"valid", side.fault.empty()},
           {"reason", side.fault},
           {"ranks", side.layout.world_size()},
+          {"sequences_per_step", plan::sequences_per_step(side.layout)},
           {"fits", side.fits},
           {"peak_memory_bytes", side.fault.empty() ? Json(side.peak_bytes) : Json(nullptr)},
           {"worst_stage", side.worst_stage},
@@ -39,14 +41,21 @@ Json side_json(const plan::ComparedLayout& side) {
           {"time", time}};
 }
 
-Json to_json(const plan::Comparison& comparison) {
+Json to_json(const plan::Comparison& comparison, const std::optional<plan::TimedBy>& timed_by) {
   Json differences = Json::array();
   for (const plan::LayoutDifference& d : comparison.differences)
     differences.push_back({{"name", d.name}, {"left", d.left}, {"right", d.right}});
+  Json device = nullptr;
+  if (timed_by)
+    device = {{"name", timed_by->name},
+              {"source", timed_by->source},
+              {"measured", timed_by->measured},
+              {"assumed", timed_by->assumed}};
   return {{"left", side_json(comparison.left)},
           {"right", side_json(comparison.right)},
           {"differences", differences},
-          {"verdict", comparison.verdict}};
+          {"verdict", comparison.verdict},
+          {"timed_by", device}};
 }
 
 std::string seconds_text(double seconds) {
@@ -105,69 +114,43 @@ std::string table_text(const Globals& globals, const plan::Comparison& compariso
   return table.render(globals.color);
 }
 
-// What the ranks run on, how many there are, and what one may use.
-struct Place {
-  plan::DeviceKind kind = plan::DeviceKind::kCpu;
-  int64_t devices = 0;  // 0: as many ranks as are asked for
-  int64_t ranks_per_device = 1;
-  std::string gpu;
-};
-
-Place place_of(const PlanQuestion& question) {
-  Place place;
-  place.devices = plan::count_devices(question.cluster, plan::DeviceKind::kCuda);
-  const bool has_cpu = plan::count_devices(question.cluster, plan::DeviceKind::kCpu) > 0;
-  if (!has_cpu || question.job.cluster.devices == "cuda") {
-    place.kind = plan::DeviceKind::kCuda;
-    for (const plan::Node& node : question.cluster.nodes)
-      for (const plan::Device& device : node.devices)
-        if (device.kind == plan::DeviceKind::kCuda && place.gpu.empty()) place.gpu = device.name;
-  } else {
-    place.devices = 0;
-  }
-  return place;
-}
-
-// What times are predicted by; absent where nothing is known.
-std::optional<plan::DeviceModel> device_of(const PlanQuestion& question, const Place& place) {
-  const plan::DeviceModel* given = question.options.device;
-  if (place.kind == plan::DeviceKind::kCuda)
-    return given ? std::optional(*given)
-                 : plan::gpu_device_model(place.gpu, question.job.training.dtype);
-  return given ? std::optional(given->shared_by(place.ranks_per_device)) : std::nullopt;
-}
-
 }  // namespace
 
 int show_compare(const Globals& globals, const PlanQuestion& asked,
                  const std::vector<std::string>& layouts) {
-  Place place = place_of(asked);
+  const plan::DeviceKind kind = device_kind_of(asked);
+  const bool cuda = kind == plan::DeviceKind::kCuda;
   PlanQuestion question = asked;
   // As plan() does: a cluster of GPUs only decides for it.
-  question.job.cluster.devices = plan::device_kind_name(place.kind);
+  question.job.cluster.devices = plan::device_kind_name(kind);
+  // On CPUs as many ranks as are asked for.
+  const int64_t world = cuda ? plan::count_devices(question.cluster, kind) : 0;
   std::vector<plan::Layout> parsed;
   for (const std::string& text : layouts) {
-    auto layout = plan::parse_layout(text, question.job, place.devices);
+    auto layout = plan::parse_layout(text, question.job, world);
     if (!layout.ok())
       return fail(globals, Status(layout.status().code(), "--compare: " + layout.status().message(),
                                   layout.status().hint()));
     parsed.push_back(std::move(layout).value());
   }
-  if (place.kind == plan::DeviceKind::kCpu)
-    place.ranks_per_device = std::max(parsed[0].world_size(), parsed[1].world_size());
-  const plan::MemoryModel model = memory_model_of(question, place.kind, place.ranks_per_device);
-  const int64_t memory =
-      plan::smallest_memory_bytes(question.cluster, place.kind) / place.ranks_per_device;
-  const std::optional<plan::DeviceModel> device = device_of(question, place);
+  const int64_t sharing = cuda ? 1 : std::max(parsed[0].world_size(), parsed[1].world_size());
+  const plan::MemoryModel model = memory_model_of(question, kind, sharing);
+  const int64_t memory = plan::smallest_memory_bytes(question.cluster, kind) / sharing;
+  const plan::ChosenDevice device =
+      plan::choose_device(question.job, question.cluster, kind, sharing, question.options);
   const plan::Comparison comparison =
-      plan::compare(model, device ? &*device : nullptr, memory, parsed[0], parsed[1]);
+      plan::compare(model, device.known ? &device.model : nullptr, memory, parsed[0], parsed[1]);
+  std::optional<plan::TimedBy> timed_by;
+  if (comparison.left.step_s || comparison.right.step_s)
+    timed_by = {device.model.name, device.model.source, device.model.measured, device.assumed};
   if (globals.json) {
-    print_json(to_json(comparison));
+    print_json(to_json(comparison, timed_by));
   } else {
     print(plan_line("first", plan::to_string(comparison.left.layout)) +
           plan_line("second", plan::to_string(comparison.right.layout)) + "\n");
     print(table_text(globals, comparison) + "\n");
     print(plan_line("verdict", comparison.verdict));
+    if (timed_by) print(plan_line("timed as", timed_as_text(*timed_by)));
   }
   const bool any = comparison.left.fits || comparison.right.fits;
   return static_cast<int>(any ? Code::kOk : Code::kDoesNotFit);

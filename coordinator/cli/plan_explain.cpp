@@ -101,27 +101,54 @@ std::string tensors_text(const plan::Explanation& explanation, const Globals& gl
   return table.render(globals.color);
 }
 
+// The words that a stranger stops at, a line each.
+std::string legend_text() {
+  constexpr std::pair<const char*, const char*> kWords[] = {
+      {"transient", "gradients of the layer at work and what it recomputes, or logits"},
+      {"exchange", "buffers in which tokens travel to their experts and back"},
+      {"communication", "what NCCL keeps for each group of ranks"},
+      {"fragmentation", "memory that the allocator holds and nobody can use"},
+      {"in flight", "micro-batches whose activations a stage holds at once"},
+      {"MBS", "micro-batch size: sequences that a rank computes at a time"},
+      {"one rank", "every axis (TP, CP, PP, EP, DP) is 1: nothing is cut"},
+      {"ZeRO-1", "optimizer state cut over data ranks; 2: gradients too; 3: all"},
+      {"pipeline_bubble", "waiting of the busiest stage for the others"},
+  };
+  constexpr int kIndent = 18;
+  std::string out;
+  for (const auto& [word, meaning] : kWords)
+    out += fmt::format("  {:<{}}{}\n", word, kIndent - 2,
+                       wrap(meaning, kIndent, help_columns() - kIndent));
+  return out;
+}
+
 }  // namespace
 
 int show_explain(const Globals& globals, const PlanQuestion& question) {
   const plan::Plan plan = plan::plan(question.job, question.cluster, question.options);
+  const PlanNotes notes = notes_of(question, plan);
+  const Code code = plan.feasible ? Code::kOk : Code::kDoesNotFit;
+  if (plan.ledger.empty()) {  // no legal layout: there is no memory to take apart
+    globals.json ? print_json(noted_json(plan, notes)) : print(plan_text(plan, true, notes));
+    return static_cast<int>(code);
+  }
   const plan::MemoryModel model = memory_model_of(question, plan.device, plan.ranks_per_device);
   const plan::Explanation explanation = plan::explain(model, plan.layout);
-  const Code code = plan.feasible ? Code::kOk : Code::kDoesNotFit;
   if (globals.json) {
-    Json json = Json::parse(plan::plan_json(plan));
+    Json json = noted_json(plan, notes);
     json["explain"] = to_json(explanation);
     json.erase("schema_version");  // print_json puts it in front
     print_json(json);
     return static_cast<int>(code);
   }
-  print(plan_text(plan, true));
+  print(plan_text(plan, true, notes));
   print("\nmemory of a rank, by stage\n" + stages_text(explanation, globals));
   print(fmt::format("stage {}, by part of the model\n", explanation.worst_stage) +
         parts_text(explanation, globals));
   print(fmt::format("\nstage {}, by tensor (a layer is of one micro-batch)\n",
                     explanation.worst_stage) +
         tensors_text(explanation, globals));
+  print("\nwords\n" + legend_text());
   return static_cast<int>(code);
 }
 

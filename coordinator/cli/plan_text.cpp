@@ -3,8 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "base/text.h"
+#include "cluster/plan/time_model.h"
+#include "configs/spec/counts.h"
+#include "configs/spec/presets.h"
 #include "coordinator/cli/help.h"
 #include "coordinator/cli/plan_views.h"
 
@@ -24,19 +28,40 @@ std::string memory_text(const plan::Plan& plan) {
   return fmt::format("{} of {} on rank {}", peak, there, plan.worst_rank);
 }
 
-// "12,345 tokens/s (1,543 a GPU), MFU 41.2 %".
-std::string speed_text(const plan::Plan& plan) {
+// "12,345 tokens/s (1,543 a GPU), MFU 41.2 % of the bf16 peak, attention counted causally".
+std::string speed_text(const plan::Plan& plan, const PlanNotes& notes) {
   const plan::Predicted& p = plan.predicted;
   std::string text;
   if (p.tokens_per_s) text = with_commas(static_cast<int64_t>(*p.tokens_per_s)) + " tokens/s";
   if (p.tokens_per_s_per_gpu && plan.gpus > 1)
     text += fmt::format(" ({} a GPU)", with_commas(static_cast<int64_t>(*p.tokens_per_s_per_gpu)));
-  if (p.mfu) text += fmt::format("{}MFU {:.1f} %", text.empty() ? "" : ", ", 100 * *p.mfu);
+  if (p.mfu)
+    text += fmt::format("{}MFU {:.1f} % of the {}peak, attention counted causally",
+                        text.empty() ? "" : ", ", 100 * *p.mfu,
+                        notes.peak.empty() ? "" : notes.peak + " ");
   return text;
 }
 
-// "52.1 days, 2,560,000 GPU hours, $5,120,000".
-std::string whole_run_text(const plan::Plan& plan) {
+// "14.8T", "41.9B".
+std::string tokens_text(int64_t tokens) {
+  const auto n = static_cast<double>(tokens);
+  return n < 1e12 ? human_count(tokens) : fmt::format("{:.4g}T", n / 1e12);
+}
+
+// "for 14.8T tokens", "for 2.10B tokens, the job's own 500 steps".
+std::string budget_text(const PlanNotes& notes) {
+  std::string text = fmt::format("for {} tokens", tokens_text(notes.tokens));
+  if (notes.steps == 0) return text;
+  text += fmt::format(", the job's own {} steps", with_commas(notes.steps));
+  // Ten times the rule of thumb: a preset's steps, hardly somebody's plan.
+  if (notes.per_active > 10 * spec::kTokensPerActive)
+    text += fmt::format(" ({:.0f} for each active parameter: give --tokens for another budget)",
+                        notes.per_active);
+  return text;
+}
+
+// "52.1 days, 2,560,000 GPU hours, $5,120,000, for 14.8T tokens".
+std::string whole_run_text(const plan::Plan& plan, const PlanNotes& notes) {
   const plan::Predicted& p = plan.predicted;
   if (!p.days) return {};
   constexpr double kSecondsPerDay = 86'400;
@@ -51,6 +76,7 @@ std::string whole_run_text(const plan::Plan& plan) {
     text += *p.cost_usd < 100
                 ? fmt::format(", ${:.2f}", *p.cost_usd)
                 : fmt::format(", ${}", with_commas(static_cast<int64_t>(*p.cost_usd)));
+  if (notes.tokens > 0) text += ", " + budget_text(notes);
   return text;
 }
 
@@ -70,26 +96,70 @@ std::string runners_up(const plan::Plan& plan, size_t most) {
   return out;
 }
 
+// The largest preset with fewer parameters than the job that fits the GPUs; "" when none does.
+std::string smaller_preset(const PlanQuestion& question) {
+  const auto presets = spec::list_presets();  // smallest first
+  if (!presets.ok()) return {};
+  const int64_t params = spec::count_params(question.job.model).total;
+  for (auto preset = presets->rbegin(); preset != presets->rend(); ++preset) {
+    if (spec::count_params(preset->job.model).total >= params) continue;
+    const plan::Plan tried = plan::plan(preset->job, question.cluster);
+    if (tried.feasible && tried.device == plan::DeviceKind::kCuda) return preset->name;
+  }
+  return {};
+}
+
+}  // namespace
+
 std::string timed_as_text(const plan::TimedBy& by) {
   return by.assumed ? fmt::format("{}, assumed from the memory: --gpu names another", by.name)
                     : fmt::format("{} ({})", by.name, by.source);
 }
 
-}  // namespace
+PlanNotes notes_of(const PlanQuestion& question, const plan::Plan& plan) {
+  constexpr double kMost = 9e18;  // a configuration may ask for more tokens than int64 holds
+  PlanNotes notes;
+  const spec::TrainingSpec& training = question.job.training;
+  notes.peak = training.dtype == "fp32" ? "fp32" : "bf16";  // as others tell it for fp8, too
+  if (plan.predicted.days) {
+    notes.tokens = question.options.tokens;
+    if (notes.tokens == 0) {
+      notes.steps = training.max_steps;
+      notes.tokens = static_cast<int64_t>(
+          std::min(kMost, static_cast<double>(training.max_steps) *
+                              static_cast<double>(plan::sequences_per_step(plan.layout)) *
+                              static_cast<double>(training.seq_length)));
+    }
+    const int64_t active = spec::count_params(question.job.model).active;
+    notes.per_active = static_cast<double>(notes.tokens) / static_cast<double>(active);
+  }
+  if (!plan.feasible && plan.device == plan::DeviceKind::kCuda)
+    notes.smaller = smaller_preset(question);
+  return notes;
+}
+
+nlohmann::ordered_json noted_json(const plan::Plan& plan, const PlanNotes& notes) {
+  using Json = nlohmann::ordered_json;
+  Json json = Json::parse(plan::plan_json(plan));
+  json["smaller"] = notes.smaller.empty() ? Json(nullptr) : Json(notes.smaller);
+  json["tokens"] = notes.tokens > 0 ? Json(notes.tokens) : Json(nullptr);
+  return json;
+}
 
 std::string plan_line(std::string_view name, const std::string& text) {
   return fmt::format("{:<{}}{}\n", name, kColumn, wrap(text, kColumn, help_columns() - kColumn));
 }
 
-std::string plan_text(const plan::Plan& plan, bool all) {
+std::string plan_text(const plan::Plan& plan, bool all, const PlanNotes& notes) {
   std::string out = plan_line("layout", plan::to_string(plan.layout));
   if (!plan.why.empty()) out += plan_line("why", plan.why);
   out += plan_line("fits", plan.feasible ? "yes" : "no: " + plan.reason);
   if (const std::string holder = plan::would_hold(plan); !holder.empty())
     out += plan_line("would need", holder);
+  if (!notes.smaller.empty()) out += plan_line("smaller", notes.smaller + " fits here");
   out += plan_line("runs today", plan.runnable ? "yes" : "no");
   for (const std::string& reason : plan.not_runnable) out += plan_line("", "- " + reason);
-  out += plan_line("memory", memory_text(plan));
+  if (!plan.ledger.empty()) out += plan_line("memory", memory_text(plan));
   for (const plan::LedgerLine& entry : plan.ledger) {
     if (entry.bytes > 0)
       out += fmt::format("  {:<34}{:>12}\n", entry.name, human_bytes(entry.bytes));
@@ -100,11 +170,19 @@ std::string plan_text(const plan::Plan& plan, bool all) {
       out += fmt::format("  {:<34}{:>12}{:>7.1f} %\n", entry.name, step_seconds_text(entry.seconds),
                          100 * entry.seconds / std::max(*plan.predicted.step_s, 1e-12));
   }
-  if (const std::string text = speed_text(plan); !text.empty()) out += plan_line("speed", text);
-  if (const std::string text = whole_run_text(plan); !text.empty())
+  if (const std::string text = speed_text(plan, notes); !text.empty())
+    out += plan_line("speed", text);
+  if (const std::string text = whole_run_text(plan, notes); !text.empty())
     out += plan_line("whole run", text);
   if (plan.timed_by) out += plan_line("timed as", timed_as_text(*plan.timed_by));
   return out + runners_up(plan, all ? plan.rejected.size() : kRunnersUp);
+}
+
+plan::DeviceKind device_kind_of(const PlanQuestion& question) {
+  const bool has_cpu = plan::count_devices(question.cluster, plan::DeviceKind::kCpu) > 0;
+  const bool has_gpu = plan::count_devices(question.cluster, plan::DeviceKind::kCuda) > 0;
+  return (has_gpu && !has_cpu) || question.job.cluster.devices == "cuda" ? plan::DeviceKind::kCuda
+                                                                         : plan::DeviceKind::kCpu;
 }
 
 plan::MemoryModel memory_model_of(const PlanQuestion& question, plan::DeviceKind device,

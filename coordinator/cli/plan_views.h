@@ -6,6 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,10 +29,11 @@ struct SweepQuestion {
   double label_gb = 80;       // of one card, as sold
   std::string gpu;            // "" when not named
   plan::PlanOptions options;  // device (null: the table's of `gpu`), tokens, price
-  double mtbf_hours = 0;      // between failures of one node; 0: the usual one
-  double restart_s = 0;       // from a failure to the first new step; 0: the usual one
-  double checkpoint_s = 0;    // that training waits for one; 0: its bytes / storage_gbps
-  double storage_gbps = 0;    // 1e9 bytes a second of all nodes together; 0: 1 a node
+  // Above 0 each; absent: the usual one.
+  std::optional<double> mtbf_hours;    // between failures of one node
+  std::optional<double> restart_s;     // from a failure to the first new step
+  std::optional<double> checkpoint_s;  // that training waits for one; absent: by what it writes
+  std::optional<double> storage_gbps;  // 1e9 bytes a second of all nodes together; absent: 1 a node
   bool csv = false;
 };
 int show_sweep(const Globals& globals, const SweepQuestion& question);
@@ -49,13 +52,30 @@ int show_explain(const Globals& globals, const PlanQuestion& question);
 int show_compare(const Globals& globals, const PlanQuestion& question,
                  const std::vector<std::string>& layouts);
 
+// What is told of a plan beside what it holds; "": nothing.
+struct PlanNotes {
+  std::string peak;       // that MFU is a share of: "bf16"
+  int64_t tokens = 0;     // that days and cost are of; 0: not told
+  int64_t steps = 0;      // the job's own, where `tokens` are theirs
+  double per_active = 0;  // `tokens` for each active parameter
+  std::string smaller;    // the largest smaller preset that fits where the job does not
+};
+// Of a plan for this question. Reads the presets where a job does not fit GPUs.
+PlanNotes notes_of(const PlanQuestion& question, const plan::Plan& plan);
+
 // The lines of a plan for people, at most help_columns() wide; `all`: every runner-up, not five.
-std::string plan_text(const plan::Plan& plan, bool all);
+std::string plan_text(const plan::Plan& plan, bool all, const PlanNotes& notes = {});
+// The plan object of CLI.md with "smaller" and "tokens".
+nlohmann::ordered_json noted_json(const plan::Plan& plan, const PlanNotes& notes);
 
 // ---- what the views share
 
 // "name         text", wrapped under itself.
 std::string plan_line(std::string_view name, const std::string& text);
+// Whose speed times are predicted by: "h100 (data sheet …)".
+std::string timed_as_text(const plan::TimedBy& by);
+// What plan() will plan on: as the job says, GPUs where there is nothing else.
+plan::DeviceKind device_kind_of(const PlanQuestion& question);
 // The memory model that plan() judges layouts of this device by.
 plan::MemoryModel memory_model_of(const PlanQuestion& question, plan::DeviceKind device,
                                   int64_t ranks_per_device);

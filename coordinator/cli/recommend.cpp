@@ -81,6 +81,7 @@ Result<plan::Wishes> wishes_of(const Words& words) {
 Result<plan::Hardware> given_hardware(const Words& words) {
   plan::Hardware hardware = words.hardware;
   DSV3_ASSIGN_OR_RETURN(hardware.gpu_name, known_gpu(words.gpu));
+  DSV3_RETURN_IF_ERROR(check_gpu_memory(hardware.gpu_name, hardware.gpu_memory_gb));
   if (hardware.gpus == 0 && !has_hosts(words))
     return Status(
         Code::kInvalid,
@@ -148,8 +149,9 @@ std::string next_command(const Words& words, const Question& question,
   if (said.config.empty()) return {};
   if (question.hardware.gpus == 0) return "dsv3ctl submit " + said.config + " --wait";
   std::string out = "dsv3ctl plan " + said.config;
-  if (words.hostfile.file.empty()) {
-    out += fmt::format(" --gpus {}", said.plan ? said.plan->gpus : question.hardware.gpus);
+  const int64_t used = said.plan ? said.plan->gpus : question.hardware.gpus;
+  if (words.hostfile.file.empty() || used < question.hardware.gpus) {
+    out += fmt::format(" --gpus {}", used);
   } else {
     out += " " + hostfile_words(words.hostfile);
   }
@@ -191,7 +193,9 @@ Json to_json(const plan::Recommendation& said) {
               {"layout", nullptr},
               {"predicted", nullptr},
               {"tokens", said.tokens > 0 ? Json(said.tokens) : Json(nullptr)},
+              {"gpus_used", said.plan ? Json(said.plan->gpus) : Json(nullptr)},
               {"larger", text_or_null(said.larger)},
+              {"larger_reason", text_or_null(said.larger_reason)},
               {"gpus_needed_for_larger",
                said.gpus_needed_for_larger ? Json(*said.gpus_needed_for_larger) : Json(nullptr)},
               {"alternatives", alternatives},
@@ -223,13 +227,6 @@ std::string prediction_text(const plan::Recommendation& said) {
   return out;
 }
 
-std::string larger_text(const plan::Recommendation& said, const Question& question) {
-  if (said.larger.empty() || !said.gpus_needed_for_larger) return {};
-  const int64_t needed = *said.gpus_needed_for_larger;
-  if (needed <= question.hardware.gpus) return {};
-  return fmt::format("{} needs {} x {:g} GB", said.larger, needed, question.hardware.gpu_memory_gb);
-}
-
 void print_text(const Globals& globals, const Question& question, const plan::Recommendation& said,
                 const std::string& next) {
   const auto line = [](std::string_view name, const std::string& text) {
@@ -246,10 +243,10 @@ void print_text(const Globals& globals, const Question& question, const plan::Re
   if (said.plan && question.hardware.gpus > 0 && !said.plan->why.empty())
     line("layout", said.plan->why);
   for (const plan::Choice& choice : said.rejected) {
-    if (said.reason.find(choice.reason) == std::string::npos) line("not", choice.reason);
+    const bool told = said.reason.find(choice.reason) != std::string::npos;
+    if (!told && choice.reason != said.larger_reason) line("not", choice.reason);
   }
-  const std::string larger = larger_text(said, question);
-  if (said.reason.find("it needs") == std::string::npos) line("larger", larger);
+  line("larger", said.larger_reason);
   for (const plan::Choice& choice : said.alternatives) line("smaller", choice.reason);
   // Unbroken: a command that is copied stays one line.
   if (!next.empty()) print(fmt::format("{:<{}}{}\n", "next", kColumn, next));

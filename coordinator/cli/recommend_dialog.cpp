@@ -70,11 +70,15 @@ Status take_use_case(const std::string& text, plan::Wishes* wishes) {
 bool ask_for_card(const AskLine& ask, const Tell& tell, const plan::Hardware& at_hand,
                   plan::Hardware* hardware) {
   const bool named = ask_until(
-      ask, tell, "Which GPU (h100, h200, a100-80, rtx4090, ...; - for another)",
+      ask, tell, "Which GPU (h100, a100-80, ...; - for another)",
       at_hand.gpu_name.empty() ? "h100" : at_hand.gpu_name, [&](const std::string& text) -> Status {
         if (text == "-") return {};
-        DSV3_ASSIGN_OR_RETURN(hardware->gpu_name, known_gpu({text}));
-        return {};
+        auto name = known_gpu({text});
+        if (name.ok()) hardware->gpu_name = std::move(name).value();
+        if (name.ok()) return {};
+        const std::string& hint = name.status().hint();
+        return Status(Code::kInvalid, fmt::format("the GPU '{}' is not known", text),
+                      hint + (hint.empty() ? "" : "; ") + "type - for a card by its memory");
       });
   if (!named) return false;
   const bool same = hardware->gpu_name == at_hand.gpu_name && at_hand.gpu_memory_gb > 0;
@@ -125,7 +129,7 @@ std::optional<DialogAnswers> ask_for_hardware(const AskLine& ask, const Tell& te
   plan::Wishes* wishes = &answers.wishes;
   const bool rest =
       ask_until(ask, tell,
-                fmt::format("What for ({}; empty: the largest that fits)",
+                fmt::format("What for: {}\n(empty: the largest that fits)",
                             fmt::join(plan::use_cases(), ", ")),
                 "", [&](const std::string& text) { return take_use_case(text, wishes); }) &&
       ask_until(

@@ -8,10 +8,8 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -19,12 +17,14 @@
 #include "cluster/inventory/calibration_file.h"
 #include "cluster/inventory/inventory.h"
 #include "cluster/launch/launcher.h"
+#include "cluster/plan/placement.h"
 #include "configs/spec/presets.h"
 #include "configs/spec/render.h"
 #include "coordinator/cli/amounts.h"
 #include "coordinator/cli/config_options.h"
 #include "coordinator/cli/interrupt.h"
 #include "coordinator/cli/output.h"
+#include "coordinator/cli/plan_views.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/cli/submit_auto.h"
 #include "coordinator/cli/verbs.h"
@@ -34,6 +34,8 @@
 namespace dsv3::cli {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 struct Options {
   ConfigOptions config;
   std::vector<std::string> tokens;
@@ -42,17 +44,10 @@ struct Options {
   bool wait = false;
 };
 
-std::string absolute(const std::string& path) {
-  std::error_code error;
-  return std::filesystem::absolute(path, error).lexically_normal().string();
-}
-
 // The command that the launcher would run on each node; the job's id is given at submission.
 std::string launch_script(const Globals& globals, const plan::Plan& plan) {
-  std::set<std::string> nodes;
-  for (const plan::RankPlacement& rank : plan.ranks) nodes.insert(rank.node);
   std::string script;
-  for (const std::string& node : nodes) {
+  for (const auto& [node, ranks] : plan::ranks_by_node(plan)) {
     launch::AgentSpec agent;
     agent.key = {"JOB", 1, node};
     agent.state_dir = globals.state_dir;
@@ -63,17 +58,6 @@ std::string launch_script(const Globals& globals, const plan::Plan& plan) {
     script += line + "\n";
   }
   return script;
-}
-
-int dry_run(const Globals& globals, const plan::Plan& plan) {
-  const std::string script = launch_script(globals, plan);
-  const auto plan_object = nlohmann::ordered_json::parse(plan::plan_json(plan));
-  if (globals.json) {
-    print_json({{"plan", plan_object}, {"launch_script", script}});
-  } else {
-    print(plan_object.dump(2) + "\n" + script);
-  }
-  return 0;
 }
 
 int hand_over(const Globals& globals, const spec::JobSpec& job, const plan::Plan& plan,
@@ -136,17 +120,15 @@ int submit(const Globals& globals, Options options) {
     return fail(globals, no_launcher(options.launcher));
   }
   const plan::ClusterSpec cluster = inventory::local_cluster();
-  auto device = inventory::calibrated_device(inventory::calibration_path(globals.state_dir),
-                                             job.training.dtype);
-  if (!device.ok()) note("no step time is predicted: " + device.status().message());
-  const bool measured = device.ok() && *device && job.cluster.devices == "cpu";
+  const auto measured = measured_device(globals, job.training.dtype);
+  const bool on_cpus = measured && job.cluster.devices == "cpu";
   const plan::Plan plan =
-      plan::plan(job, cluster, {.device = measured ? &**device : nullptr, .must_run = true});
+      plan::plan(job, cluster, {.device = on_cpus ? &*measured : nullptr, .must_run = true});
   if (Status status = check_fits(job, plan, cluster); !status.ok()) return fail(globals, status);
   const bool wants_demo = !job.data.path.empty() && job.data.path[0].first == kDemoData;
   job = plan::settled(std::move(job), plan);
   settle_paths(globals, &job);
-  if (options.dry_run) return dry_run(globals, plan);
+  if (options.dry_run) return show_dry_run(globals, plan, "", Json::object());
   if (wants_demo) {
     if (Status status = prepare_demo_data(globals, job); !status.ok()) return fail(globals, status);
   }
@@ -202,10 +184,28 @@ Status check_data(const spec::JobSpec& job) {
 }
 
 void settle_paths(const Globals& globals, spec::JobSpec* job) {
-  for (auto& [path, weight] : job->data.path)
-    path = path == kDemoData ? demo_prefix(globals) : absolute(path);
-  if (!job->checkpoint.path.empty()) job->checkpoint.path = absolute(job->checkpoint.path);
-  if (!job->checkpoint.load.empty()) job->checkpoint.load = absolute(job->checkpoint.load);
+  std::error_code error;
+  spec::settle_paths(std::filesystem::current_path(error).string(), demo_prefix(globals), job);
+}
+
+std::optional<plan::DeviceModel> measured_device(const Globals& globals, const std::string& dtype) {
+  auto device = inventory::calibrated_device(inventory::calibration_path(globals.state_dir), dtype);
+  if (device.ok()) return std::move(device).value();
+  note("no step time is predicted: " + device.status().message());
+  return std::nullopt;
+}
+
+int show_dry_run(const Globals& globals, const plan::Plan& plan, const std::string& head,
+                 Json fields) {
+  const std::string script = launch_script(globals, plan);
+  if (globals.json) {
+    fields["plan"] = Json::parse(plan::plan_json(plan));
+    fields["launch_script"] = script;
+    print_json(fields);
+  } else {
+    print(head + plan_text(plan, false) + "launch\n" + script);
+  }
+  return 0;
 }
 
 Status prepare_demo_data(const Globals& globals, const spec::JobSpec& job) {
@@ -256,10 +256,7 @@ wire::Envelope submit_request(const spec::JobSpec& job, const plan::Plan& plan,
   request.set_why(plan.why);
   std::error_code error;
   request.set_working_dir(std::filesystem::current_path(error).string());
-  std::map<std::string, std::vector<uint32_t>> ranks_of_node;
-  for (const plan::RankPlacement& rank : plan.ranks)
-    ranks_of_node[rank.node].push_back(static_cast<uint32_t>(rank.global_rank));
-  for (const auto& [node, ranks] : ranks_of_node) {
+  for (const auto& [node, ranks] : plan::ranks_by_node(plan)) {
     wire::NodePlacement& placement = *request.add_nodes();
     placement.set_node(node);
     for (const uint32_t rank : ranks) placement.add_ranks(rank);

@@ -7,7 +7,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "cluster/inventory/inventory.h"
+#include "cluster/plan/auto_plan.h"
 #include "configs/spec/parse.h"
+#include "configs/spec/presets.h"
 #include "coordinator/cli/help.h"
 #include "coordinator/cli/interrupt.h"
 #include "coordinator/cli/output.h"
@@ -54,14 +57,54 @@ Status make_data(const Globals& globals, const std::string& spec_yaml) {
   return check_data(job);
 }
 
-int show(const Globals& globals, const wire::SubmitAutoReply& reply) {
-  const auto plan = nlohmann::ordered_json::parse(reply.plan_json());
-  if (globals.json) {
-    print_json({{"config", reply.config()}, {"why", reply.why()}, {"plan", plan}});
-  } else {
-    print(reply.config() + "\n" + wrap(reply.why(), 0) + "\n" + plan.dump(2) + "\n");
+int show(const Globals& globals, const std::string& config, const std::string& why,
+         const plan::Plan& plan) {
+  // The plan's text says its own reason: here the preset's alone.
+  std::string of_preset = why;
+  if (!plan.why.empty() && why.ends_with(" " + plan.why))
+    of_preset.resize(why.size() - plan.why.size() - 1);
+  return show_dry_run(globals, plan, config + "\n" + wrap(of_preset, 0) + "\n",
+                      {{"config", config}, {"why", why}});
+}
+
+// What a coordinator here would take, without one.
+Result<plan::AutoChoice> choose_here(const Globals& globals, const AutoQuestion& question) {
+  DSV3_ASSIGN_OR_RETURN(const auto list, spec::list_presets());
+  std::vector<plan::NamedJob> presets;
+  for (const spec::Preset& preset : list) presets.push_back({preset.name, preset.job});
+  plan::AutoRequest request;
+  request.tokens = question.tokens;
+  request.load = [&](const std::string& config) {
+    ConfigOptions options = question.config;
+    options.file = config;
+    return load_layers(options);
+  };
+  request.measured = [&](const spec::JobSpec& job) {
+    return measured_device(globals, job.training.dtype);
+  };
+  return plan::choose_job(inventory::local_cluster(), presets, request);
+}
+
+int dry_run(const Globals& globals, const AutoQuestion& question, const wire::Envelope& request) {
+  auto client = connect(globals);
+  if (!client.ok() && client.status().code() != Code::kNoCoordinator)
+    return fail(globals, client.status());
+  if (!client.ok()) {
+    const auto choice = choose_here(globals, question);
+    if (!choice.ok()) return fail(globals, choice.status());
+    return show(globals, choice->config, choice->why, choice->plan);
   }
-  return 0;
+  wire::Envelope reply;
+  if (Status status = ask(*client, request, &reply, kPatienceMs); !status.ok())
+    return fail(globals, status);
+  const wire::SubmitAutoReply& said = reply.submit_auto_reply();
+  const auto plan = plan::parse_plan(said.plan_json());
+  if (!plan.ok()) {
+    return fail(globals, Status(Code::kFailed,
+                                "the coordinator's plan can't be read: " + plan.status().message(),
+                                "it may be of another version: 'dsv3ctl down', then 'up'"));
+  }
+  return show(globals, said.config(), said.why(), *plan);
 }
 
 }  // namespace
@@ -69,18 +112,16 @@ int show(const Globals& globals, const wire::SubmitAutoReply& reply) {
 int submit_auto(const Globals& globals, const AutoQuestion& question) {
   auto request = request_of(question);
   if (!request.ok()) return fail(globals, request.status());
-  if (!question.dry_run) {
-    say_when_interrupted(
-        "dsv3ctl: interrupted before the coordinator answered; 'dsv3ctl status' shows whether the "
-        "job was taken\n");
-  }
-  auto client = question.dry_run ? connect(globals) : connect_or_start_and_say(globals);
+  request->mutable_submit_auto()->set_dry(true);
+  if (question.dry_run) return dry_run(globals, question, *request);
+  say_when_interrupted(
+      "dsv3ctl: interrupted before the coordinator answered; 'dsv3ctl status' shows whether the "
+      "job was taken\n");
+  auto client = connect_or_start_and_say(globals);
   if (!client.ok()) return fail(globals, client.status());
   wire::Envelope reply;
-  request->mutable_submit_auto()->set_dry(true);
   if (Status status = ask(*client, *request, &reply, kPatienceMs); !status.ok())
     return fail(globals, status);
-  if (question.dry_run) return show(globals, reply.submit_auto_reply());
   if (Status status = make_data(globals, reply.submit_auto_reply().spec_yaml()); !status.ok())
     return fail(globals, status);
   request->mutable_submit_auto()->set_dry(false);

@@ -20,9 +20,10 @@ struct AutoQuestion {
   bool wait = false;
 };
 
-// Asks the coordinator what it would take (starting one where there is none, but for a dry run),
-// prepares data that are absent, and has it submitted. The job id alone on stdout; what was chosen
-// and why on stderr. Returns the exit code; 6 when nothing can be started there.
+// Asks the coordinator what it would take (starting one where there is none; a dry run then looks
+// at this machine itself), prepares data that are absent, and has it submitted. The job id alone on
+// stdout; what was chosen and why on stderr. Returns the exit code; 6 when nothing can be started
+// there.
 int submit_auto(const Globals& globals, const AutoQuestion& question);
 
 }  // namespace dsv3::cli

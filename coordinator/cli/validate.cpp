@@ -15,6 +15,8 @@ namespace {
 int validate(const Globals& globals, const ConfigOptions& options) {
   const auto gpu = one_text("--gpu", options.gpu);
   if (!gpu.ok()) return fail(globals, gpu.status());
+  const Status machine = check_gpu_memory(*gpu, options.gpu_memory_gb);
+  if (!machine.ok()) return fail(globals, machine);
   auto parsed = load_layers(options);
   if (!parsed.ok()) return fail(globals, parsed.status());
   std::vector<spec::Diagnostic> all = parsed->diagnostics;

@@ -6,9 +6,9 @@
 // Operands are where a step has them: what was written just before (activations of the op before,
 // gradients on their way) is as the caches have it, what was written long ago (weights, their
 // gradients, what the forward left for the backward) comes from memory. A time is the lower
-// quartile of several calls after one that builds what is built once, and the shorter of two such
-// some seconds apart: other programs only make calls slower, in bursts, and a quarter of the calls
-// is not luck. Values are random: zeros would flatter.
+// quartile of several calls (of one where it is long) after one that builds what is built once, and
+// the shorter of two such some seconds apart: other programs only make calls slower, in bursts, and
+// a quarter of the calls is not luck. Values are random: zeros would flatter.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +25,16 @@ namespace dsv3::train {
 struct CalibrateOptions {
   bool quick = false;  // fewer sizes: for trying out
   int64_t threads = 1;
+  // How often everything is measured. Ranks that take turns on too few cores need no second pass:
+  // their calls wait for one another longer than for other programs.
+  int passes = 2;
   // The other ranks that share the machine, which measure the same at the same time; null: alone.
   comm::Communicator* group = nullptr;
-  // Called now and then with what is measured; may be empty.
+  // Called before each phase; done of total are shares of the time it all takes. May be empty.
   std::function<void(std::string_view phase, int64_t done, int64_t total)> progress;
 };
 
-// Takes half a minute (quick: some seconds) and some 600 MiB. Throws Failure as ops and
+// Takes up to a minute (quick: some seconds) and some 600 MiB. Throws Failure as ops and
 // communicators do.
 plan::CalibrationSet calibrate(device::Device& device, const CalibrateOptions& options);
 

@@ -87,8 +87,8 @@ void measure_attention(Bench& bench, DType dtype, bool quick);
 void measure_rows(Bench& bench, DType dtype, bool quick);
 void measure_routing(Bench& bench, DType dtype, bool quick);
 void measure_optimizer(Bench& bench, bool quick);
-// What a reference model's steps add to the sum of their ops by `set`.
+// What a reference model's steps add to the sum of their ops by `set`; the shortest of some rounds.
 plan::InStep measure_in_step(device::Device& device, comm::Communicator* group, DType dtype,
-                             bool quick, const plan::CalibrationSet& set);
+                             int rounds, const plan::CalibrationSet& set);
 
 }  // namespace dsv3::train

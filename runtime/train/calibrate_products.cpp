@@ -13,11 +13,18 @@ using plan::OpClass;
 constexpr int64_t kExpertsMax = 128;
 constexpr int64_t kAttentionTokensMax = 4096;
 constexpr double kFlopsMax = 5e9;  // of a call; larger ones go at the rate of the nearest
+constexpr double kFlopsMaxQuick = 3e8;
 
-// The rates bend where a side passes a tile and where a cache is full.
-std::vector<int64_t> sides(bool quick) {
+// The rates bend where a side passes a tile and where a cache is full. Only the router, which is
+// f32 in any model, has a side as short as 8.
+std::vector<int64_t> sides(DType dtype, bool quick) {
   if (quick) return {32, 256, 2048};
-  return {8, 32, 128, 512, 2048, 8192};
+  if (dtype == DType::kF32) return {8, 32, 128, 512, 2048, 8192};
+  return {32, 128, 512, 2048, 8192};
+}
+
+double flops_max(bool quick) {
+  return quick ? kFlopsMaxQuick : kFlopsMax;
 }
 
 plan::StepOp like(OpClass cls, int64_t groups = 1) {
@@ -187,12 +194,13 @@ void measure_heads(Bench& bench, DType dtype, const ops::MlaShape& shape) {
 }  // namespace
 
 void measure_products(Bench& bench, DType dtype, bool quick) {
-  for (const int64_t m : sides(quick)) {
-    for (const int64_t n : sides(quick)) {
-      for (const int64_t k : sides(quick)) {
+  const std::vector<int64_t> lines = sides(dtype, quick);
+  for (const int64_t m : lines) {
+    for (const int64_t n : lines) {
+      for (const int64_t k : lines) {
         const double flops = 2.0 * static_cast<double>(m * n) * static_cast<double>(k);
         const auto largest = static_cast<double>(std::max({m * n, n * k, m * k}));
-        if (flops > kFlopsMax || !bench.fits(largest * 2 * sizeof(float))) continue;
+        if (flops > flops_max(quick) || !bench.fits(largest * 2 * sizeof(float))) continue;
         measure_linear(bench, dtype, m, n, k, false);
         // Only outputs of blocks are added: as wide as the model.
         measure_linear(bench, dtype, m, n, k, true);
@@ -207,8 +215,8 @@ void measure_products(Bench& bench, DType dtype, bool quick) {
 }
 
 void measure_grouped_products(Bench& bench, DType dtype, bool quick) {
-  const std::vector<int64_t> few = {16, 256}, many = {8, 32, 128, 512, 1024};
-  const std::vector<int64_t> narrow = {64, 512}, wide = {32, 128, 512, 2048};
+  const std::vector<int64_t> few = {16, 256}, many = {8, 32, 128, 512};
+  const std::vector<int64_t> narrow = {64, 512}, wide = {64, 256, 1024};
   for (const int64_t groups : {4, 16}) {
     for (const int64_t rows : quick ? few : many) {
       for (const int64_t n : quick ? narrow : wide) {
@@ -217,7 +225,7 @@ void measure_grouped_products(Bench& bench, DType dtype, bool quick) {
           const double slots = static_cast<double>(groups * rows);
           const double operands = slots * static_cast<double>(n + k) * sizeof(float);
           const double flops = 2 * slots * static_cast<double>(n * k);
-          if (!bench.fits(std::max(stack, operands)) || flops > kFlopsMax) continue;
+          if (!bench.fits(std::max(stack, operands)) || flops > flops_max(quick)) continue;
           measure_experts(bench, dtype, groups, rows, n, k);
         }
       }
@@ -226,15 +234,19 @@ void measure_grouped_products(Bench& bench, DType dtype, bool quick) {
 }
 
 void measure_attention(Bench& bench, DType dtype, bool quick) {
-  const std::vector<int64_t> few = {64, 512}, many = {16, 64, 128, 256, 512, 1024, 2048};
+  constexpr int64_t kHeads = 4;
+  const std::vector<int64_t> few = {64, 512}, many = {16, 64, 128, 256, 512, 1024};
   for (const int64_t sequence : quick ? few : many) {
     for (const int64_t unit : {16, 32, 64}) {  // rope's width; nope and v twice it, as in V3
       for (const int64_t batch : {2, 8}) {
-        if (batch * sequence > kAttentionTokensMax) continue;
+        // Backward: three products of 3 units a pair and two of 2, of half the pairs.
+        const double flops = 13.0 * static_cast<double>(unit * batch * kHeads) *
+                             static_cast<double>(sequence * sequence);
+        if (batch * sequence > kAttentionTokensMax || flops > flops_max(quick)) continue;
         measure_heads(bench, dtype,
                       {.batch = batch,
                        .sequence = sequence,
-                       .heads = 4,
+                       .heads = kHeads,
                        .nope_dim = 2 * unit,
                        .rope_dim = unit,
                        .v_dim = 2 * unit,

@@ -17,13 +17,13 @@
 namespace dsv3::train {
 namespace {
 
-constexpr int kWarmup = 2, kSteps = 9, kStepsQuick = 3;
+constexpr int kWarmup = 2, kSteps = 3;
 
 spec::JobSpec reference_job(DType dtype, int64_t sequences, int64_t sequence) {
   spec::JobSpec job;
   spec::ModelSpec& model = job.model;
   model.vocab_size = 4096;
-  model.num_layers = 5;
+  model.num_layers = 4;
   model.d_model = 320;
   model.num_heads = 5;
   model.dense_intermediate_size = 960;
@@ -84,11 +84,12 @@ class Reference {
   plan::ReferenceStep measure(comm::Communicator* group, int steps,
                               const plan::CalibrationSet& set) {
     std::vector<double> times;
-    for (int i = 0; i < kWarmup + steps; ++i) {
+    const int warmup = number_ == 0 ? kWarmup : 1;
+    for (int i = 0; i < warmup + steps; ++i) {
       if (group != nullptr) group->barrier("calibrate");
       const int64_t begin_ns = system_clock().steady_ns();
       step();
-      if (i >= kWarmup)
+      if (i >= warmup)
         times.push_back(static_cast<double>(system_clock().steady_ns() - begin_ns) * 1e-9);
     }
     std::nth_element(times.begin(), times.begin() + steps / 4, times.end());
@@ -117,15 +118,16 @@ class Reference {
 }  // namespace
 
 plan::InStep measure_in_step(device::Device& device, comm::Communicator* group, DType dtype,
-                             bool quick, const plan::CalibrationSet& set) {
-  const int steps = quick ? kStepsQuick : kSteps;
-  // Few tokens make small calls, so that what each costs can be told from what it takes. Twice, as
-  // ops are: a burst of other work would go into every prediction.
+                             int rounds, const plan::CalibrationSet& set) {
+  // Few tokens make small calls, so that what each costs can be told from what it takes. In rounds,
+  // as ops are: a burst of other work would go into every prediction.
   Reference many(device, dtype, 2, 384), few(device, dtype, 1, 96);
-  plan::ReferenceStep large = many.measure(group, steps, set);
-  plan::ReferenceStep small = few.measure(group, steps, set);
-  large.measured_s = std::min(large.measured_s, many.measure(group, steps, set).measured_s);
-  small.measured_s = std::min(small.measured_s, few.measure(group, steps, set).measured_s);
+  plan::ReferenceStep large = many.measure(group, kSteps, set);
+  plan::ReferenceStep small = few.measure(group, kSteps, set);
+  for (int round = 1; round < rounds; ++round) {
+    large.measured_s = std::min(large.measured_s, many.measure(group, kSteps, set).measured_s);
+    small.measured_s = std::min(small.measured_s, few.measure(group, kSteps, set).measured_s);
+  }
   return plan::fit_in_step(large, small);
 }
 

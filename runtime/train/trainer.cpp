@@ -1,6 +1,8 @@
 // The loop around the steps: restore, train, validate, save, report; see trainer.h.
 #include "runtime/train/trainer.h"
 
+#include <malloc.h>
+
 #include <fmt/core.h>
 
 #include "base/log.h"
@@ -154,6 +156,7 @@ Result<TrainSummary> train(const TrainOptions& given, TrainObserver& observer) {
     DSV3_RETURN_IF_ERROR(restore_from(*session, path));
     log::info("resumed from {} at step {}", path, session->steps_done);
   }
+  ::malloc_trim(0);  // what weights were drawn or read through: as much as the largest of them
   wait_for_rank_0(*session, "reading a checkpoint");  // each reads at its disk's pace
   const std::string& own = options.checkpoint_dir;
   const bool is_own = !path.empty() && !own.empty() && path.starts_with(own + "/");

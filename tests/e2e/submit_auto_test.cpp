@@ -83,8 +83,9 @@ TEST(SubmitAuto, OnlyWhatRunsHereIsTaken) {
 
 TEST(SubmitAuto, BadWordsAreRefusedByTheirCode) {
   const Home home;
-  EXPECT_EQ(home.ctl({"submit", "auto", "--dry-run"}).code, 3) << "a dry run starts nothing";
-  EXPECT_TRUE(home.processes("dsv3d").empty());
+  const Outcome here = home.ctl({"submit", "auto", "--dry-run"});
+  EXPECT_TRUE(here.code == 0 || here.code == 6) << here.err;  // 6: with GPUs nothing is taken yet
+  EXPECT_TRUE(home.processes("dsv3d").empty()) << "a dry run starts nothing";
   ASSERT_EQ(home.ctl({"up"}).code, 0);
   const std::vector<std::pair<std::vector<std::string>, int>> cases = {
       {{"submit", "auto", "--set", "training.nosuch=1"}, 2},

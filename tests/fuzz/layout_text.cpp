@@ -1,6 +1,7 @@
 // Fuzzes a layout as people write it after --compare.
 //
-// Law (compare.h): what is accepted has sizes from 1, and its text is the same layout.
+// Law (compare.h): what is accepted has sizes that multiply to the ranks, and its text is the
+// same layout.
 #include "base/check.h"
 #include "cluster/plan/compare.h"
 #include "tests/fuzz/targets.h"
@@ -12,7 +13,7 @@ Verdict try_layout_text(std::string_view bytes) {
   job.training.global_batch_size = 64;
   const auto layout = plan::parse_layout(std::string(bytes), job, 64);
   if (!layout.ok()) return Verdict::kRefused;
-  DSV3_CHECK(layout->world_size() >= 1);
+  DSV3_CHECK(layout->world_size() == 64);
   const std::string text = plan::to_string(*layout);
   const auto again = plan::parse_layout(text, job, 64);
   DSV3_CHECK(again.ok(), again.status().to_string());

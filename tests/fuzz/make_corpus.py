@@ -370,7 +370,7 @@ def deepspeed():
 
 def calibration():
     def point(op="gemm", role="forward", sizes=(64, 64, 64, 1), seconds=1e-5, **more):
-        return {"op": op, "role": role, "dtype": "float32", "sizes": list(sizes), "work": 524288.0, "seconds": seconds, **more}
+        return {"op": op, "role": role, "dtype": "f32", "sizes": list(sizes), "work": 524288.0, "seconds": seconds, **more}
 
     def machine(points=None, **more):
         one = {"ranks": 1, "threads": 2, "peak_bf16_flops_per_s": 8e11, "peak_f32_flops_per_s": 4e11, "copy_bytes_per_s": 2e10, "in_step_f32": 1.1, "call_f32_s": 1e-6,
@@ -414,9 +414,9 @@ def plan_file():
 
 def layout_text():
     for name, text in {"axes": "TP2 PP4 EP8", "planned": "TP4 EP8 DP2 ZeRO-2 recompute selective MBS2 moments bf16", "keys": "tp=8 pp=2 zero_stage=1,recompute=full",
-                       "mixed": "dp=64 interleaved offload", "other_ranks": "TP3", "vpp": "PP4 DP16 interleaved VPP2"}.items():
+                       "mixed": "dp=64 interleaved offload", "vpp": "PP4 DP16 interleaved VPP2"}.items():
         put("layout_text", "accept-" + name, text)
-    for name, text in {"word": "TP2 turbo", "number": "TPx", "zero": "TP0", "huge": "TP9999999999999999999", "negative": "tp=-2", "stage": "ZeRO-7",
+    for name, text in {"word": "TP2 turbo", "product": "TP3", "too_many": "DP128", "number": "TPx", "zero": "TP0", "huge": "TP9999999999999999999", "negative": "tp=-2", "stage": "ZeRO-7",
                        "key": "tensor=2", "nul": b"TP2\0PP4"}.items():
         put("layout_text", "refuse-" + name, text)
 

@@ -33,7 +33,7 @@ struct Words {
   bool json = false;
   // Of the processes that measure.
   int64_t rank = -1, world = 0;
-  std::string meeting;
+  std::string meeting, way;
 };
 
 std::string today() {
@@ -41,6 +41,19 @@ std::string today() {
   std::tm parts{};
   ::gmtime_r(&now, &parts);
   return fmt::format("{:04}-{:02}-{:02}", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday);
+}
+
+// "2 of 3: 2 ranks: measuring attention, about 20 s left of this"; the time from what has passed.
+std::string progress_text(const Words& words, std::string_view phase, double passed_s, int64_t done,
+                          int64_t total) {
+  std::string text = words.way.empty() ? "" : words.way + ": ";
+  if (words.world > 1) text += fmt::format("{} ranks: ", words.world);
+  text += fmt::format("measuring {}", phase);
+  if (done > 0) {
+    const double left_s = passed_s * static_cast<double>(total - done) / static_cast<double>(done);
+    text += fmt::format(", about {:.0f} s left{}", left_s, words.way.empty() ? "" : " of this");
+  }
+  return text;
 }
 
 // One of `world` processes; rank 0 writes a calibration of one set to words.out.
@@ -59,12 +72,15 @@ Status measure(const Words& words) {
   }
   train::CalibrateOptions options{.quick = words.quick,
                                   .threads = std::max<int64_t>(1, words.cores / words.world),
+                                  .passes = words.world > words.cores ? 1 : 2,
                                   .group = group.get()};
   ProgressLine line;
+  const int64_t began_ns = system_clock().steady_ns();
   if (words.rank == 0) {
     options.progress = [&](std::string_view phase, int64_t done, int64_t total) {
-      line.show(words.world == 1 ? fmt::format("measuring {}", phase)
-                                 : fmt::format("{} ranks: measuring {}", words.world, phase),
+      line.show(progress_text(words, phase,
+                              static_cast<double>(system_clock().steady_ns() - began_ns) * 1e-9,
+                              done, total),
                 done, total);
     };
   }
@@ -94,7 +110,9 @@ Status wait_for(std::vector<pid_t> children) {
   return fault;
 }
 
-Result<plan::CalibrationSet> measure_shared(const Words& words, int64_t world) {
+// `way`: "2 of 3", or "" of the only one.
+Result<plan::CalibrationSet> measure_shared(const Words& words, int64_t world,
+                                            const std::string& way) {
   const std::string part = fmt::format("{}.{}.part", words.out, ::getpid());
   const std::string meeting = fmt::format("calibrate-{}-{}", ::getpid(), world);
   const int64_t threads = std::max<int64_t>(1, words.cores / world);
@@ -105,11 +123,13 @@ Result<plan::CalibrationSet> measure_shared(const Words& words, int64_t world) {
     std::vector<std::string> argv = {executable_dir() + "/dsv3-worker",
                                      "calibrate",
                                      "--out=" + part,
-                                     "--machine=" + words.machine,
                                      fmt::format("--cores={}", words.cores),
                                      fmt::format("--rank={}", rank),
                                      fmt::format("--world={}", world),
                                      "--meeting=" + meeting};
+    // An empty value would take the next word for its own.
+    if (!words.machine.empty()) argv.push_back("--machine=" + words.machine);
+    if (!way.empty()) argv.push_back("--way=" + way);
     if (words.quick) argv.emplace_back("--quick");
     DSV3_ASSIGN_OR_RETURN(const pid_t pid,
                           spawn({.argv = argv,
@@ -145,8 +165,10 @@ void print_summary(const plan::Calibration& calibration, const std::string& path
 
 Status calibrate_all(const Words& words) {
   plan::Calibration calibration{.machine = words.machine, .date = today(), .cores = words.cores};
-  for (const int64_t world : words.ranks) {
-    DSV3_ASSIGN_OR_RETURN(plan::CalibrationSet set, measure_shared(words, world));
+  for (size_t i = 0; i < words.ranks.size(); ++i) {
+    const std::string way =
+        words.ranks.size() == 1 ? "" : fmt::format("{} of {}", i + 1, words.ranks.size());
+    DSV3_ASSIGN_OR_RETURN(plan::CalibrationSet set, measure_shared(words, words.ranks[i], way));
     calibration.sets.push_back(std::move(set));
   }
   DSV3_RETURN_IF_ERROR(write_file(words.out, plan::calibration_json(calibration)));
@@ -192,6 +214,7 @@ int calibrate_verb(const std::vector<std::string>& arguments) {
   app.add_option("--rank", words.rank)->group("");
   app.add_option("--world", words.world)->group("")->check(CLI::Range(1, 1024));
   app.add_option("--meeting", words.meeting)->group("");
+  app.add_option("--way", words.way)->group("");
   return run_verb(app, arguments, words.json,
                   [&] { return words.rank >= 0 ? measure(words) : calibrate_all(words); });
 }

@@ -31,6 +31,7 @@ TEST(Numbers, ArePrintedForPeople) {
   EXPECT_EQ(human_bytes(int64_t{5} << 30), "5.00 GiB");
   EXPECT_EQ(human_count(15290601984), "15.29B");
   EXPECT_EQ(human_count(8192), "8,192");
+  EXPECT_EQ(human_count(14'784'920'000'000), "14.78T");
   EXPECT_EQ(with_commas(-1234567), "-1,234,567");
   EXPECT_EQ(with_commas(INT64_MIN), "-9,223,372,036,854,775,808");
   EXPECT_EQ(human_duration(75), "1m 15s");

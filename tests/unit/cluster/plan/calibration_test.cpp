@@ -111,6 +111,29 @@ TEST(CalibratedModel, TakesTheSetOfItsRanksOrTheNearestByThreads) {
   EXPECT_DOUBLE_EQ(four.node_link.bytes_per_s, two.node_link.bytes_per_s / 2);
 }
 
+// Four ranks on two cores were measured while they took turns: that is in their times once.
+TEST(CalibratedModel, RanksThatTakeTurnsAreNotSlowedAgain) {
+  Calibration calibration = made_up();
+  CalibrationSet& crowd = calibration.sets.emplace_back(made_up_set());
+  crowd.ranks = 4;
+  for (CalibrationPoint& point : crowd.points) point.seconds *= 7;
+  crowd.threads = 1;
+  crowd.all_reduce = {{1024, 4e-5}, {1 << 24, 8e-3}};
+  const auto with = std::make_shared<const Calibration>(calibration);
+  const StepOp op = product(100, 100, 100);
+  const double alone = made_up_seconds(100, 100, 100);
+  EXPECT_NEAR(calibrated_device_model(with, "fp32", 4).seconds(op), 7 * alone, 1e-12);
+  // A ring of four: 2 · 3 / 4 of 16 MiB in 8 ms.
+  EXPECT_DOUBLE_EQ(calibrated_device_model(with, "fp32", 4).node_link.bytes_per_s,
+                   1.5 * (1 << 24) / 8e-3);
+  EXPECT_NEAR(calibrated_device_model(with, "fp32", 8).seconds(op), 14 * alone, 1e-12)
+      << "a quarter of a core where a half was measured";
+  EXPECT_NEAR(calibrated_device_model(with, "fp32", 3).seconds(op), 0.75 * 7 * alone, 1e-12);
+  // Without a set of their own: two ranks' times, twice.
+  const auto without = std::make_shared<const Calibration>(made_up());
+  EXPECT_NEAR(calibrated_device_model(without, "fp32", 4).seconds(op), 2 * 3 * alone, 1e-12);
+}
+
 TEST(CalibratedModel, CountsWhatAStepAddsToItsOps) {
   const auto calibration = std::make_shared<const Calibration>(made_up());
   const StepOp op = product(100, 100, 100);

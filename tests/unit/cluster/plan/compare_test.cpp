@@ -78,6 +78,42 @@ TEST(ParseLayout, NamesWhatItDoesNotKnow) {
   EXPECT_NE(refused("recompute").find("can't be ''"), std::string::npos);
 }
 
+TEST(ParseLayout, BoundsEachSizeAndTheirProduct) {
+  EXPECT_NE(refused("tp=16777216 cp=16777216 pp=16777216").find("more than 16777216 ranks"),
+            std::string::npos);
+  EXPECT_NE(refused("tp=16777216 cp=16777216 pp=16777216 ep=16777216", 8).find("more than"),
+            std::string::npos);
+  EXPECT_EQ(parsed("tp=4096 dp=4096", table_job("10b"), 0).world_size(), kRanksMax);
+  EXPECT_NE(refused("tp=4096 dp=4097").find("TP4096 DP4097 makes more"), std::string::npos);
+  EXPECT_NE(refused("mbs65537").find("from 1 to 65536"), std::string::npos);
+  EXPECT_NE(refused("mbs65536 dp=256 accumulate=2").find("sequences"), std::string::npos);
+}
+
+TEST(ParseLayout, RefusesAFieldThatIsGivenTwice) {
+  for (const char* text : {"TP2 TP4", "tp=2 tensor_parallel_size=2", "ZeRO-1 zero_stage=3",
+                           "none full", "recompute selective full", "micro-batch 2 MBS4",
+                           "bf16 moments moments=fp32", "offload offload_optimizer=false"})
+    EXPECT_NE(refused(text).find("given two"), std::string::npos) << text;
+}
+
+TEST(ParseLayout, RanksAndBatchAgreeWithTheRest) {
+  EXPECT_NE(refused("EP8 DP4", 8).find("EP8 DP4 makes 32 ranks, there are 8"), std::string::npos);
+  EXPECT_NE(refused("TP2 DP1", 8).find("TP2 makes 2 ranks, there are 8"), std::string::npos);
+  EXPECT_EQ(parsed("EP8 DP1", table_job("10b"), 8).dp, 1);
+  spec::JobSpec job = table_job("10b");
+  job.training.global_batch_size = 512;
+  EXPECT_EQ(parsed("EP8 mbs2", job, 8).grad_accumulation, 32);
+  EXPECT_EQ(parsed("EP8 mbs2 accumulate=32", job, 8).grad_accumulation, 32);
+  for (const char* text :
+       {"EP8 mbs2 accumulate=31", "EP8 mbs3 accumulate=21", "EP8 mbs65536 accumulate=16777216"}) {
+    const auto layout = parse_layout(text, job, 8);
+    ASSERT_FALSE(layout.ok()) << text;
+    const std::string said = layout.status().message();
+    EXPECT_NE(said.find("accumulation"), std::string::npos) << said;
+    EXPECT_NE(said.find("is not global_batch_size 512"), std::string::npos) << said;
+  }
+}
+
 TEST(Compare, SaysWhatDiffersAndWhichFits) {
   const spec::JobSpec job = table_job("10b");
   const MemoryModel model(job, DeviceKind::kCuda);
@@ -114,6 +150,42 @@ TEST(Compare, TimesAreTheTimeModels) {
   EXPECT_EQ(both.right.step_s, times.step_seconds(right));
   EXPECT_EQ(both.left.tokens_per_s, 8 * 4096 / *both.left.step_s);
   EXPECT_NE(both.verdict.find("% faster"), std::string::npos) << both.verdict;
+}
+
+// A step of four micro-batches takes longer than one of a single one, and less a sequence.
+TEST(Compare, SpeedIsPerSequenceAndPerGpuWhereRanksDiffer) {
+  const spec::JobSpec job = table_job("10b");
+  const MemoryModel model(job, DeviceKind::kCuda);
+  const auto device = gpu_device_model("h100", "bf16");
+  ASSERT_TRUE(device.has_value());
+  const Layout one{.ep = 8}, four{.ep = 8, .grad_accumulation = 4},
+      wide{.ep = 8, .dp = 4, .zero_stage = 3};
+  const Comparison batches = compare(model, &*device, usable_gpu_bytes(80), one, four);
+  EXPECT_LT(*batches.left.step_s, *batches.right.step_s);
+  EXPECT_NE(batches.verdict.find("% slower"), std::string::npos) << batches.verdict;
+
+  const Comparison ranks = compare(model, &*device, usable_gpu_bytes(80), one, wide);
+  const TimeModel times(job, *device, 8);
+  const double of_one = times.step_seconds(one) * 8 / 8;  // GPU seconds a sequence
+  const double of_wide = times.step_seconds(wide) * 32 / 32;
+  EXPECT_GT(*ranks.right.tokens_per_s, 2 * *ranks.left.tokens_per_s);
+  EXPECT_LT(of_one, of_wide) << "DP crosses nodes";
+  EXPECT_EQ(ranks.verdict.find("with 8 and 32 ranks, compared per GPU, the first is "), 0)
+      << ranks.verdict;
+  EXPECT_NE(ranks.verdict.find("% faster"), std::string::npos) << ranks.verdict;
+}
+
+TEST(Compare, AbsurdLayoutsAddUpAndDoNotFit) {
+  spec::JobSpec job = table_job("671b");
+  job.training.seq_length = int64_t{1} << 24;
+  const MemoryModel model(job, DeviceKind::kCuda);
+  const Layout most{.schedule = "afab", .micro_batch = 65536, .grad_accumulation = 256};
+  Layout piped = most;
+  piped.pp = 4;
+  const Comparison both = compare(model, nullptr, usable_gpu_bytes(80), most, piped);
+  EXPECT_GT(both.left.peak_bytes, int64_t{1} << 50);
+  EXPECT_GT(both.right.peak_bytes, int64_t{1} << 50);
+  EXPECT_FALSE(both.left.fits || both.right.fits);
 }
 
 }  // namespace

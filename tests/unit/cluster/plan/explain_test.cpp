@@ -78,6 +78,39 @@ TEST(Explain, PartsTensorsAndStagesSumToTheLedger) {
   }
 }
 
+TEST(Explain, SumsToTheLedgerForEveryLayoutOfAGrid) {
+  int tried = 0;
+  for (const char* name : {"small", "10b"}) {
+    const spec::JobSpec job = table_job(name);
+    for (const DeviceKind device : {DeviceKind::kCpu, DeviceKind::kCuda}) {
+      const MemoryModel model(job, device);
+      for (int64_t code = 0; code < 3 * 3 * 2 * 2 * 2 * 4; ++code) {
+        int64_t rest = code;
+        const auto digit = [&rest](int64_t base) {
+          const int64_t value = rest % base;
+          rest /= base;
+          return value;
+        };
+        Layout layout{.grad_accumulation = 8};
+        layout.tp = int64_t{1} << digit(3);
+        layout.pp = int64_t{1} << digit(3);
+        layout.ep = 1 + digit(2);
+        layout.dp = 1 + 2 * digit(2);
+        layout.cp = 1 + digit(2);
+        layout.zero_stage = digit(4);
+        layout.etp = code % 5 == 0 ? layout.tp : 1;
+        layout.schedule = code % 3 == 0 ? "zero_bubble" : "1f1b";
+        layout.recompute = code % 7 == 0 ? "full" : "none";
+        if (!check_layout(job, layout, 8).empty()) continue;
+        SCOPED_TRACE(to_string(layout));
+        expect_sums(model, layout);
+        ++tried;
+      }
+    }
+  }
+  EXPECT_GE(tried, 800);
+}
+
 TEST(Explain, PartsOfOneRankAreTheModelsOwn) {
   const spec::JobSpec job = table_job("10b");
   const spec::ParamCounts counts = spec::count_params(job.model);

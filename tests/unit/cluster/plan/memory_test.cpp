@@ -1,5 +1,5 @@
-// Shard sizes, static bytes and activations against the exact reference cases (planner_cases.json
-// L03, L05, L07, F23) and the table of planner.md 3.3.
+// Shard sizes, static bytes and activations against the exact reference cases (L03, L05,
+// L07, F23) and their table of terms.
 #include "cluster/plan/memory.h"
 
 #include <gtest/gtest.h>
@@ -224,6 +224,40 @@ TEST(Activations, ZeroBubbleEvensOutWhatStagesHold) {
   EXPECT_EQ(deferred_micro_batches(layout, 2), 0);
 }
 
+// A rank that has all experts, or a slice of each, gets every routed token: no more and no fewer.
+TEST(Activations, NothingIsUnbalancedWhereARankHasAllExperts) {
+  const spec::JobSpec job = table_job("10b");
+  const auto more = [&](const Layout& layout) {
+    return saved_layer_bytes(job, layout, true, {.imbalance = 1.25}) -
+           saved_layer_bytes(job, layout, true, {.imbalance = 1.0});
+  };
+  EXPECT_EQ(more({}), 0);
+  EXPECT_EQ(more({.tp = 4, .etp = 4}), 0);
+  EXPECT_EQ(exchange_buffer_bytes(job, {.tp = 4, .etp = 4}), 0);
+  // A quarter of 4096·4 slots of 3072 + 3·896 bf16 values and an f32 weight.
+  const double quarter = 4096 * (2 * (3072 + 3 * 896) + 4);
+  EXPECT_DOUBLE_EQ(more({.ep = 2}), quarter);
+  EXPECT_DOUBLE_EQ(more({.tp = 4}), quarter / 4);
+  EXPECT_GT(more({.tp = 4, .ep = 2, .etp = 4}), 0);
+}
+
+TEST(StageSplit, LayersByKindAreThoseOfEachLayer) {
+  for (const char* name : {"10b", "671b"}) {
+    spec::ModelSpec model = table_job(name).model;
+    for (const int64_t experts : {model.moe.num_experts, int64_t{0}}) {
+      model.moe.num_experts = experts;
+      for (const StageLayers layers : {StageLayers{0, 1}, {0, 8}, {2, 5}, {3, 3}, {7, 31}}) {
+        LayerMix want;
+        for (int64_t i = layers.first; i < layers.end; ++i)
+          ++(experts > 0 && i >= model.moe.first_k_dense ? want.routed : want.dense);
+        const LayerMix got = layers_by_kind(model, layers);
+        EXPECT_EQ(got.dense, want.dense) << name << " " << layers.first;
+        EXPECT_EQ(got.routed, want.routed) << name << " " << layers.first;
+      }
+    }
+  }
+}
+
 // Brute force: the layers of every chunk, counted one by one.
 TEST(StageSplit, ChunksHoldEveryLayerOnce) {
   for (const int64_t layers : {8, 13, 32, 61}) {
@@ -364,7 +398,7 @@ TEST(MemoryLedger, LinesAreNonZeroAndSumToThePeak) {
     sum += line.bytes;
   }
   EXPECT_EQ(sum_bytes(ledger), sum);
-  // planner.md 3.6: the seed's TP2 PP2 EP2 takes 36.7 GiB.
+  // the reference tables: the seed's TP2 PP2 EP2 takes 36.7 GiB.
   const int64_t worst = worst_stage(model, layout);
   const double gib =
       static_cast<double>(sum_bytes(memory_ledger(model, layout, worst))) / 1073741824.0;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/text.h"
 #include "configs/spec/diff.h"
 #include "configs/spec/parse.h"
 #include "configs/spec/render.h"
@@ -118,8 +119,42 @@ TEST(Migrate, WhatDoesNotFitSaysHowMuchItNeeds) {
   EXPECT_TRUE(has(advice(m, "memory"), "GiB")) << advice(m, "memory");
 }
 
+// What one GPU would hold as the file stands, and what would do with which settings, are two
+// sentences, and the second's figure is of its settings.
+TEST(Migrate, WithoutGpusTheNeedComesWithItsSettings) {
+  ClusterSpec cluster;
+  cluster.nodes.push_back({"here", {{.memory_bytes = int64_t{16} << 30, .cores = 4}}});
+  const spec::JobSpec to = preset("5b");
+  const Migration m = migrate(preset("1b"), to, cluster);
+  ASSERT_FALSE(m.plan.feasible);
+  ASSERT_TRUE(m.plan.gpus_needed.has_value());
+  const Plan there = plan(to, cluster_of_gpus(*m.plan.gpus_needed, 80, ""));
+  ASSERT_TRUE(there.feasible);
+  EXPECT_TRUE(has(advice(m, "gpus"), human_bytes(there.predicted.peak_memory_bytes)))
+      << advice(m, "gpus");
+  EXPECT_TRUE(has(advice(m, "gpus"), to_string(there.layout))) << advice(m, "gpus");
+  EXPECT_TRUE(has(advice(m, "gpus"), "there are none")) << advice(m, "gpus");
+  EXPECT_FALSE(has(advice(m, "gpus"), " 1 GPUs")) << advice(m, "gpus");
+  EXPECT_TRUE(has(advice(m, "memory"), "as the configuration stands")) << advice(m, "memory");
+}
+
+TEST(Migrate, SmallNumbersAreWrittenAlike) {
+  spec::JobSpec from = preset("1b"), to = from;
+  from.training.learning_rate = 3e-4;
+  to.training.learning_rate = 2.2e-4;
+  const Migration m = migrate(from, to, cluster_of_gpus(2, 80, ""));
+  EXPECT_FALSE(m.same);
+  const auto rate = std::find_if(m.changes.begin(), m.changes.end(),
+                                 [](const Change& c) { return c.key == "training.learning_rate"; });
+  ASSERT_NE(rate, m.changes.end());
+  EXPECT_EQ(rate->from, "3e-04");
+  EXPECT_EQ(rate->to, "2.2e-04");
+}
+
 TEST(Migrate, ToItselfSettlesAndChangesNoModel) {
   const Migration m = migrate(preset("5b"), preset("5b"), cluster_of_gpus(8, 80, ""));
+  EXPECT_TRUE(m.same);
+  EXPECT_EQ(advice(m, "learning_rate"), "") << "nothing to scale";
   for (const Change& c : m.changes) EXPECT_FALSE(c.key.starts_with("model.")) << c.key;
   EXPECT_TRUE(m.checkpoints_carry_over);
 }

@@ -108,7 +108,7 @@ TEST(PlanTimes, Fp8IsFasterAndMfuIsOfBf16) {
 TEST(PlanWhy, SaysHowManyWereComparedTheMarginAndTheNext) {
   const Plan made = plan(free_job("10b"), cluster_of_gpus(16, 80, "h100"));
   for (const char* part :
-       {"fastest of ", " legal layouts", "94 %", "GiB", "; next is ", "slower"}) {
+       {"fastest of ", " legal layouts", "94 %", "GiB", "; next of those tried is ", "slower"}) {
     EXPECT_NE(made.why.find(part), std::string::npos) << part << ": " << made.why;
   }
   EXPECT_FALSE(made.rejected.empty());

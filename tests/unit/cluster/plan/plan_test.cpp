@@ -1,4 +1,4 @@
-// plan(): feasibility against the reference cases (planner_cases.json F13 to F21), placement,
+// plan(): feasibility against reference cases, placement,
 // refusals and the JSON object.
 #include "cluster/plan/plan.h"
 
@@ -33,12 +33,12 @@ spec::JobSpec cpu_job(const std::string& name) {
   return job;
 }
 
-TEST(Plan, FiveBillionDoNotFitOneSmallCard) {  // F13
+TEST(Plan, FiveBillionDoNotFitOneSmallCard) {
   const Plan result = plan(table_job("5b"), cluster_of_gpus(1, 24, ""));
   EXPECT_FALSE(result.feasible);
   EXPECT_GE(peak_gib(result), 50);
   ASSERT_TRUE(result.gpus_needed.has_value());
-  EXPECT_GE(*result.gpus_needed, 4);  // planner.md 3.6: 24 GB cards, 5b from 4 (ZeRO-2) or 6
+  EXPECT_GE(*result.gpus_needed, 4);  // reference: 24 GB cards, 5b from 4 (ZeRO-2) or 6
   EXPECT_LE(*result.gpus_needed, 6);
 }
 
@@ -49,7 +49,7 @@ TEST(Plan, FeasibilityOfTheReferenceCases) {
     double label_gb;
     bool fits;
   };
-  // F15, F17, F19, F21 and clear cells of the matrix in planner.md 3.6 (80 GB: 5b from 2, 20b from
+  // Reference cases and clear cells of the reference matrix (80 GB: 5b from 2, 20b from
   // 6; 40 GB: 10b from 8).
   for (const Case& c :
        {Case{"10b", 8, 80, true}, Case{"20b", 8, 80, true}, Case{"671b", 32, 80, false},
@@ -64,16 +64,16 @@ TEST(Plan, FeasibilityOfTheReferenceCases) {
 
 TEST(Plan, DeepSeekV3NeedsHundredsOfCards) {
   const Plan result = plan(table_job("671b"), cluster_of_gpus(32, 80, ""));
-  EXPECT_GE(peak_gib(result), 200);  // F19
+  EXPECT_GE(peak_gib(result), 200);
   ASSERT_TRUE(result.gpus_needed.has_value());
-  // planner.md 3.6: 224 with fp32 states, 128 with bf16 moments and gradients, which the planner
+  // reference: 224 with fp32 states, 128 with bf16 moments and gradients, which the planner
   // takes where nothing else fits.
   EXPECT_GE(*result.gpus_needed, 112);
   EXPECT_LE(*result.gpus_needed, 160);
 }
 
 TEST(Plan, PredictsTheReferencePeaks) {
-  // Layouts and peaks of F15, F17 and F21 and of the table in planner.md 3.6, S = 4096.
+  // Layouts and peaks of the reference table, S = 4096.
   struct Case {
     const char* preset;
     Layout layout;

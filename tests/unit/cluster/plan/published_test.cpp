@@ -1,5 +1,6 @@
 // The memory model against figures that others published: measured peaks of Megatron runs, NVIDIA's
-// estimator, a paper's sums (planner.md 3.5 lists them), and the peaks of planner.md 3.6.
+// estimator, a paper's sums (the reference tables lists them), and the peaks of the reference
+// tables.
 //
 // Oracle: the publications. Inputs that they leave open are said at each case. Peaks are of the
 // allocator: without the CUDA context, NCCL's buffers and fragmentation. GB is 1e9 bytes, GiB 2^30.
@@ -114,7 +115,7 @@ TEST(Published, ZhangAndSusStageOfFourLayers) {
   expect_within(four_layers_gib({.tp = 2, .ep = 4}), 11.64, 0.03, "TP 2, EP 8");
 }
 
-// planner.md 3.5, from DeepSeek-V3's report (arXiv 2412.19437): PP 16, EP 64 on 2,048 cards,
+// the reference tables, from DeepSeek-V3's report (arXiv 2412.19437): PP 16, EP 64 on 2,048 cards,
 // ZeRO-1, bf16 moments, under 1F1B: why norms and up-projections are recomputed and inputs kept in
 // FP8.
 TEST(Published, DeepSeekV3sOwnLayoutAndItsSavings) {
@@ -134,8 +135,9 @@ TEST(Published, DeepSeekV3sOwnLayoutAndItsSavings) {
   expect_within(peak_gib(), 69.6, 0.10, "selective, inputs in fp8");
 }
 
-// NVIDIA's recipe for 256 H100 (planner.md 3.5): TP 2, PP 8, expert-parallel 32 (our EP 16), full
-// recomputation, bf16 gradients and moments: 39.8 GiB static, 47.4 GiB, and it runs on 80 GB cards.
+// NVIDIA's recipe for 256 H100 (the reference tables): TP 2, PP 8, expert-parallel 32 (our EP 16),
+// full recomputation, bf16 gradients and moments: 39.8 GiB static, 47.4 GiB, and it runs on 80 GB
+// cards.
 TEST(Published, TheRecipeFor256Cards) {
   const spec::JobSpec job = table_job("671b");
   MemoryModel model(job, DeviceKind::kCuda);
@@ -153,7 +155,7 @@ TEST(Published, TheRecipeFor256Cards) {
   expect_within(static_cast<double>(peak_bytes(model, layout, worst)), 47.4 * kGib, 0.05, "peak");
 }
 
-// planner.md 3.6 and the F cases of planner_cases.json: one row of its table each, S = 4096.
+// the reference tables and the F cases: one row of its table each, S = 4096.
 TEST(Published, PeaksOfTheSelectorsTable) {
   struct Row {
     const char* preset;

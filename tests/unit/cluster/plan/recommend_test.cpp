@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+#include <string>
+
 #include "configs/spec/presets.h"
 
 namespace dsv3::plan {
@@ -64,12 +67,108 @@ TEST(Recommend, TheLargerOnesNumberOfGpusIsSaid) {
   const Recommendation small = ask(32, 80);
   EXPECT_EQ(small.larger, "671b");
   ASSERT_TRUE(small.gpus_needed_for_larger.has_value());
-  EXPECT_GE(*small.gpus_needed_for_larger, 96);  // planner.md 3.6: 128 at the least by bf16 states
+  EXPECT_GE(*small.gpus_needed_for_larger,
+            96);  // the reference tables: 128 at the least by bf16 states
   EXPECT_LE(*small.gpus_needed_for_larger, 256);
   const Recommendation eight = ask(8, 80);  // by the table's own row
   EXPECT_EQ(eight.larger, "15b");
   EXPECT_EQ(eight.gpus_needed_for_larger, 16);
   EXPECT_EQ(ask(256, 80).larger, "");
+}
+
+// By memory 671b takes far more than the 32 GPUs of its row; both are said.
+TEST(Recommend, TheLargerOnesGpusAreTheMemorysWhereTheTableSaysFewer) {
+  const Recommendation said = ask(24, 80);
+  EXPECT_EQ(said.config, "20b");
+  EXPECT_EQ(said.larger, "671b");
+  spec::JobSpec job;
+  for (const NamedJob& preset : presets())
+    if (preset.name == "671b") job = preset.job;
+  const std::optional<int64_t> needed = plan(job, cluster_of_gpus(24, 80, "")).gpus_needed;
+  ASSERT_TRUE(needed.has_value());
+  EXPECT_EQ(said.gpus_needed_for_larger, needed);
+  EXPECT_NE(said.larger_reason.find("32 x 80 GB"), std::string::npos) << said.larger_reason;
+  EXPECT_NE(said.larger_reason.find(std::to_string(*needed) + " x 80 GB"), std::string::npos)
+      << said.larger_reason;
+}
+
+TEST(Recommend, TheLargerOnesGpusAreMoreThanThereAreOrAbsent) {
+  for (const int64_t gpus : {1, 4, 7, 16, 33}) {
+    for (const double gb : {16.0, 40.0, 80.0}) {
+      const Recommendation said = ask(gpus, gb);
+      if (said.gpus_needed_for_larger) {
+        EXPECT_GT(*said.gpus_needed_for_larger, gpus) << gb << " GB";
+      }
+      EXPECT_EQ(said.larger.empty(), said.larger_reason.empty()) << gpus << " x " << gb;
+    }
+  }
+  // Enough of them, and too small a card for the table: said instead of a number.
+  const Recommendation many = ask(16, 40);
+  EXPECT_EQ(many.larger, "10b");
+  EXPECT_FALSE(many.gpus_needed_for_larger.has_value());
+  EXPECT_NE(many.larger_reason.find("cards of 80 GB"), std::string::npos) << many.larger_reason;
+}
+
+// Below the table's 24 GB: 1b as it is, with shorter sequences, or not at all (reference case F11).
+TEST(Recommend, BelowTheTableTheReasonSaysWhatMemorySays) {
+  spec::JobSpec job;
+  for (const NamedJob& preset : presets())
+    if (preset.name == "1b") job = preset.job;
+  const int64_t own = job.training.seq_length;
+  const auto fits = [&](int64_t length, double gb) {
+    job.training.seq_length = length;
+    return plan(job, cluster_of_gpus(1, gb, "")).feasible;
+  };
+  int shorter = 0;
+  for (const double gb : {12.0, 13.0, 14.0, 15.0, 16.0, 20.0}) {
+    const Recommendation said = ask(1, gb);
+    EXPECT_EQ(said.config, "");
+    EXPECT_EQ(said.table_choice, "");
+    EXPECT_EQ(said.larger, "1b");
+    EXPECT_FALSE(said.gpus_needed_for_larger == 1) << "there is one";
+    const bool alone = said.reason.find("by memory alone it fits") != std::string::npos;
+    EXPECT_EQ(alone, fits(own, gb)) << said.reason;
+    const std::string key = "training.seq_length=";
+    const size_t at = said.reason.find(key);
+    if (at == std::string::npos) {
+      EXPECT_TRUE(alone || !fits(1024, gb)) << said.reason;
+      continue;
+    }
+    ++shorter;
+    const int64_t length = std::stoll(said.reason.substr(at + key.size()));
+    EXPECT_TRUE(fits(length, gb)) << said.reason;
+    EXPECT_FALSE(fits(2 * length, gb)) << said.reason;
+  }
+  EXPECT_GE(shorter, 1);
+  const Recommendation tiny = ask(1, 12);
+  EXPECT_EQ(tiny.config, "");
+  ASSERT_FALSE(tiny.alternatives.empty());
+  EXPECT_EQ(tiny.alternatives[0].config, "small");
+}
+
+// 11 is prime: a pipeline of 11 stages is slower than 8 GPUs cut well.
+TEST(Recommend, FewerGpusAreUsedWhereTheyAreFaster) {
+  const Recommendation said = ask(11, 80);
+  ASSERT_TRUE(said.plan && said.plan->predicted.tokens_per_s);
+  spec::JobSpec job;
+  for (const NamedJob& preset : presets())
+    if (preset.name == said.config) job = preset.job;
+  const Plan all = plan(job, cluster_of_gpus(11, 80, ""));
+  ASSERT_LT(said.plan->gpus, 11);
+  EXPECT_GE(said.plan->gpus, 8);
+  EXPECT_GT(*said.plan->predicted.tokens_per_s, all.predicted.tokens_per_s.value_or(0));
+  EXPECT_NE(said.reason.find("of 11: "), std::string::npos) << said.reason;
+  EXPECT_EQ(ask(24, 80).plan->gpus, 24);
+}
+
+TEST(Recommend, TokensOfAJobSaturate) {
+  spec::JobSpec job;
+  job.training.max_steps = 1'000'000'000;
+  job.training.global_batch_size = int64_t{1} << 24;
+  job.training.seq_length = int64_t{1} << 20;
+  EXPECT_EQ(tokens_of(job), std::numeric_limits<int64_t>::max());
+  job.training.max_steps = 3;
+  EXPECT_EQ(tokens_of(job), 3 * (int64_t{1} << 44));
 }
 
 // The table of the selector, word by word, on hardware that holds everything but 671b.

@@ -76,6 +76,61 @@ TEST(Reliability, ASimulationGivesTheSameRatio) {
   }
 }
 
+// The same with writing in the background: a failure before the copy is on the disk falls back to
+// the checkpoint before it.
+double simulated_background_ratio(const FailureModel& model, int64_t nodes, double interval_s,
+                                  double work_s) {
+  std::mt19937_64 random(20061);
+  std::exponential_distribution<double> gap(static_cast<double>(nodes) / model.node_mtbf_s);
+  double wall = 0, written = 0, copied = 0, next_failure = gap(random);
+  while (written < work_s) {
+    const double segment = interval_s + model.checkpoint_s;
+    if (next_failure >= segment) {
+      next_failure -= segment;
+      wall += segment;
+      written = copied;  // write_s is no longer than the interval
+      copied += interval_s;
+      continue;
+    }
+    if (next_failure >= model.write_s) written = copied;
+    copied = written;
+    wall += next_failure;
+    for (next_failure = gap(random); next_failure < model.restart_s; next_failure = gap(random))
+      wall += next_failure;
+    wall += model.restart_s;
+    next_failure -= model.restart_s;
+  }
+  return written / wall;
+}
+
+TEST(Reliability, ASimulationOfBackgroundWritesGivesTheSameRatio) {
+  struct Case {
+    FailureModel model;
+    int64_t nodes;
+    double interval_s;
+  };
+  for (const Case& c :
+       {Case{{6335 * kHour, 2, 300, 120}, 2048, 400}, Case{{6335 * kHour, 5, 900, 600}, 256, 2000},
+        Case{{100 * kHour, 1, 600, 300}, 32, 600}}) {
+    const double predicted = effective_time_ratio(c.model, c.nodes, c.interval_s);
+    const double work = 20'000 * job_mtbf_s(c.model, c.nodes);
+    const double simulated = simulated_background_ratio(c.model, c.nodes, c.interval_s, work);
+    EXPECT_NEAR(simulated / predicted, 1, 0.02) << c.nodes << " nodes";
+    FailureModel at_once = c.model;
+    at_once.write_s = 0;
+    EXPECT_LT(predicted, effective_time_ratio(at_once, c.nodes, c.interval_s));
+    at_once.checkpoint_s += c.model.write_s;  // training stands still meanwhile
+    EXPECT_GT(predicted, effective_time_ratio(at_once, c.nodes, c.interval_s));
+  }
+}
+
+TEST(Reliability, TheNextCopyWaitsForTheWrite) {
+  const FailureModel model{.node_mtbf_s = 1000 * kHour, .checkpoint_s = 0.01, .write_s = 600};
+  const CheckpointChoice best = best_checkpoint_interval(model, 1000, 7);
+  EXPECT_GE(best.interval_s, 600);
+  EXPECT_LT(best.interval_s, 620);
+}
+
 TEST(Reliability, DalysIntervalIsTheBestOrNearlySo) {
   for (const double checkpoint_s : {1.0, 30.0, 300.0}) {
     for (const double mtbf_h : {0.5, 3.0, 100.0}) {

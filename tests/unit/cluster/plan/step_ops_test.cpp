@@ -1,5 +1,6 @@
-// A step's ops as arithmetic: FLOPs beside the count of parameters (planner.md), and how layouts
-// share them. That the shapes are the runtime's is tests/unit/runtime/train/step_ops_test.cpp's.
+// A step's ops as arithmetic: FLOPs beside the count of parameters (the reference tables), and how
+// layouts share them. That the shapes are the runtime's is
+// tests/unit/runtime/train/step_ops_test.cpp's.
 #include "cluster/plan/step_ops.h"
 
 #include <gtest/gtest.h>
@@ -16,11 +17,17 @@ Layout alone() {
   return layout;
 }
 
+double sum_flops(const std::vector<StepOp>& ops) {
+  double sum = 0;
+  for (const StepOp& op : ops) sum += op.calls * op.flops;
+  return sum;
+}
 double step_flops(const spec::JobSpec& job, const Layout& layout) {
   return sum_flops(step_ops(job, layout));
 }
 
-// Backward attention computes the scores again: 5 products where the count of planner.md has 4.
+// Backward attention computes the scores again: 5 products where the count of the reference tables
+// has 4.
 TEST(StepOps, FlopsAreTheModelsPlusTheScoresAgain) {
   for (const char* name : {"small", "5b", "10b", "671b"}) {
     const spec::JobSpec job = testing::table_job(name);
@@ -102,6 +109,55 @@ TEST(StepOps, ZeroSharesTheUpdate) {
   EXPECT_NEAR(adamw_bytes(small), 22.0 * static_cast<double>(local.total()),
               1e-3 * adamw_bytes(small))
       << "22 bytes, as published for AdamW with bf16 moments";
+}
+
+TEST(StepOps, CountsOfTheUpdateAreTheModelsNorms) {
+  const spec::JobSpec job = testing::table_job("5b");
+  const spec::ModelSpec& model = job.model;
+  const spec::MlaSpec& mla = model.mla;
+  // Two norms a layer and those of the latents; the last norm; MTP's three more.
+  const int64_t layers = model.num_layers + model.mtp_layers;
+  const int64_t latents = mla.kv_lora_rank + mla.q_lora_rank.value_or(0);
+  const UpdateCounts counts = update_counts(model);
+  EXPECT_EQ(counts.gains, layers * (2 * model.d_model + latents) + model.d_model +
+                              3 * model.mtp_layers * model.d_model);
+  EXPECT_EQ(counts.moe_layers, layers - model.moe.first_k_dense);
+}
+
+TEST(StepOps, CountsMadeOnceGiveTheSameUpdate) {
+  const spec::JobSpec job = testing::table_job("10b");
+  const LocalParams local = ShardedCounts(job.model).stage(alone(), 0);
+  const UpdateCounts counts = update_counts(job.model);
+  const auto again = optimizer_ops(job, alone(), local),
+             kept = optimizer_ops(job, alone(), local, counts);
+  ASSERT_EQ(kept.size(), again.size());
+  for (size_t i = 0; i < kept.size(); ++i) {
+    EXPECT_EQ(kept[i].op, again[i].op);
+    EXPECT_EQ(kept[i].shape, again[i].shape);
+    EXPECT_EQ(kept[i].calls, again[i].calls);
+    EXPECT_EQ(kept[i].bytes, again[i].bytes);
+  }
+}
+
+// arXiv 2412.19437, 3.3.1: "embedding module, the output head, MoE gating modules, normalization
+// operators, and attention operators" keep their precision.
+TEST(StepOps, OnlyTheLayersProductsAreInEightBits) {
+  spec::JobSpec job = testing::table_job("671b");
+  job.training.dtype = "fp8";
+  for (const LayerKind kind : {LayerKind::kDense, LayerKind::kMoe, LayerKind::kMtp}) {
+    for (const auto& ops :
+         {layer_forward_ops(job, alone(), kind), layer_backward_ops(job, alone(), kind)}) {
+      for (const StepOp& op : ops) {
+        const bool product = op.cls == OpClass::kGemm || op.cls == OpClass::kGroupedGemm;
+        EXPECT_EQ(op.fp8, product && op.dtype != DType::kF32) << op.op << " " << op.role;
+      }
+    }
+  }
+  for (const bool backward : {false, true}) {
+    for (const StepOp& op : head_ops(job, alone(), backward)) EXPECT_FALSE(op.fp8) << op.role;
+  }
+  job.training.dtype = "bf16";
+  for (const StepOp& op : layer_forward_ops(job, alone(), LayerKind::kMoe)) EXPECT_FALSE(op.fp8);
 }
 
 TEST(StepOps, MicroBatchesRepeatAllButTheUpdate) {

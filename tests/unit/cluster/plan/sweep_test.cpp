@@ -58,7 +58,8 @@ TEST(Sweep, ARowThatDoesNotFitSaysSoAndHasNoInterval) {
 }
 
 TEST(Sweep, ACheckpointTakesItsBytesOverTheStorage) {
-  const spec::JobSpec job = preset("671b");
+  spec::JobSpec job = preset("671b");
+  job.checkpoint.async = false;
   SweepRequest r = request(256, 256);
   r.storage_bytes_per_s = 100e9;
   const auto rows = sweep(job, r);
@@ -66,8 +67,27 @@ TEST(Sweep, ACheckpointTakesItsBytesOverTheStorage) {
   const double bytes = 12.0 * static_cast<double>(counts.total + counts.mtp);
   const bool bf16 = rows[0].plan.layout.moments_dtype == "bf16";
   EXPECT_NEAR(rows[0].checkpoint_s, (bf16 ? bytes * 8 / 12 : bytes) / 100e9, 1e-6);
+  EXPECT_EQ(rows[0].checkpoint_write_s, 0);
   r.failures.checkpoint_s = 7;
   EXPECT_EQ(sweep(job, r)[0].checkpoint_s, 7);
+}
+
+// Written in the background: training waits for 256 copies of 20 GB/s at once, and the next
+// checkpoint for the write.
+TEST(Sweep, AnAsynchronousCheckpointStopsTrainingForItsCopy) {
+  spec::JobSpec job = preset("671b");
+  SweepRequest r = request(256, 256);
+  r.storage_bytes_per_s = 100e9;
+  job.checkpoint.async = false;
+  const SweepRow still = sweep(job, r)[0];
+  job.checkpoint.async = true;
+  const SweepRow behind = sweep(job, r)[0];
+  EXPECT_NEAR(behind.checkpoint_write_s, still.checkpoint_s, 1e-9);
+  EXPECT_NEAR(behind.checkpoint_s, still.checkpoint_s * 100e9 / (256 * 20e9), 1e-9);
+  EXPECT_GT(behind.effective_time_ratio, still.effective_time_ratio);
+  r.storage_bytes_per_s = 1e9;  // hours: they bound the interval
+  const SweepRow slow = sweep(job, r)[0];
+  EXPECT_GE(slow.interval_s.value_or(0), slow.checkpoint_write_s);
 }
 
 TEST(Sweep, FailuresMakeItLongerAndDearerByTheirRatio) {

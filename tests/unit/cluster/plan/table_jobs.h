@@ -1,5 +1,5 @@
-// The reference table of presets (planner.md 2) as jobs in code, so that the planner's tests don't
-// depend on the YAML files.
+// The reference table of presets (the reference tables 2) as jobs in code, so that the planner's
+// tests don't depend on the YAML files.
 #pragma once
 
 #include <string>

@@ -179,8 +179,7 @@ TEST(TimeModel, NothingHidesWhereLinksShareTheCores) {
   const auto hidden = lines_of(TimeModel(job, slow, 8).predict(layout));
   slow.links_share_cores = true;
   const auto shown = lines_of(TimeModel(job, slow, 8).predict(layout));
-  EXPECT_EQ(hidden.count("dp"), 0u);
-  EXPECT_EQ(shown.count("dp"), 1u);
+  EXPECT_LT(hidden.at("dp"), 0.2 * shown.at("dp"));
 }
 
 TEST(TimeModel, ExpertsAcrossNodesCostMoreThanInside) {
@@ -223,37 +222,48 @@ spec::JobSpec moonlight() {
   return job;
 }
 
-// Published: DeepSeek-V3 on 2,048 H800 with FP8 39 % MFU (arXiv 2505.09343), on 1,024 H100 in BF16
-// 276 TFLOP/s = 28 % (Megatron-Bridge), Moonlight on 8 H100 39 % (the same). What is not modelled,
-// stragglers and kernels that are not those of the table, is as large as the band.
-TEST(TimeModel, PublishedRunsAreBracketed) {
-  const auto mfu = [](const spec::JobSpec& job, const char* gpu, const Layout& layout) {
-    const DeviceModel model = device(gpu, job.training.dtype.c_str());
-    const double tokens = static_cast<double>(sequences_per_step(layout) * job.training.seq_length);
-    const double rate = tokens / TimeModel(job, model, 8).step_seconds(layout);
-    return rate * spec::flops_per_token(job.model, job.training.seq_length).total_with_mtp /
-           (static_cast<double>(layout.world_size()) * model.peak_flops_per_s);
-  };
-  const double moon = mfu(moonlight(), "h100", {.ep = 8, .grad_accumulation = 32});
-  EXPECT_GT(moon, 0.25);
-  EXPECT_LT(moon, 0.50);
+// Of the bf16 peak; `hidden_s` of the step's time are left out.
+double mfu(const spec::JobSpec& job, const char* gpu, const Layout& layout, double hidden_s = 0) {
+  const DeviceModel model = device(gpu, job.training.dtype.c_str());
+  const double tokens = static_cast<double>(sequences_per_step(layout) * job.training.seq_length);
+  const double rate = tokens / (TimeModel(job, model, 8).step_seconds(layout) - hidden_s);
+  return rate * spec::flops_per_token(job.model, job.training.seq_length).total_with_mtp /
+         (static_cast<double>(layout.world_size()) * model.peak_flops_per_s);
+}
+
+// Published by Megatron-Bridge: Moonlight on 8 H100 39.1 %, DeepSeek-V3 on 1,024 H100 276 TFLOP/s
+// in BF16 and 368 in FP8 (its layout taken to be BF16's). Its EP32 beside TP2 is our EP16
+// (layout.h).
+TEST(TimeModel, RunsThatMegatronPublishedAreMetWithinAFifth) {
+  EXPECT_NEAR(mfu(moonlight(), "h100", {.ep = 8, .grad_accumulation = 32}), 0.391, 0.2 * 0.391);
   spec::JobSpec v3 = table_job("671b");
-  const double bf16 = mfu(
-      v3, "h100",
-      {.tp = 2, .pp = 8, .ep = 32, .dp = 2, .recompute = "selective", .grad_accumulation = 128});
-  EXPECT_GT(bf16, 0.20);
-  EXPECT_LT(bf16, 0.40);
+  const Layout layout{
+      .tp = 2, .pp = 8, .ep = 16, .dp = 4, .recompute = "selective", .grad_accumulation = 128};
+  ASSERT_EQ(layout.world_size(), 1024);
+  const double bf16 = 276.0 / 989, fp8 = 368.0 / 989;
+  EXPECT_NEAR(mfu(v3, "h100", layout), bf16, 0.2 * bf16);
   v3.training.dtype = "fp8";
-  const double fp8 = mfu(v3, "h800",
-                         {.pp = 16,
-                          .ep = 64,
-                          .dp = 2,
-                          .schedule = "zero_bubble",
-                          .recompute = "selective",
-                          .grad_accumulation = 120});
-  EXPECT_GT(fp8, 0.25);
-  EXPECT_LT(fp8, 0.50);
-  EXPECT_GT(fp8, bf16);
+  EXPECT_NEAR(mfu(v3, "h100", layout), fp8, 0.2 * fp8);
+}
+
+// 38.9 % on 2,048 H800 (arXiv 2505.09343; layout of 2412.19437, 3.2). DeepSeek hides the experts'
+// exchange whole (DualPipe), where we show half of it: a gap that is known and stays. Without that
+// line the prediction is near.
+TEST(TimeModel, DeepSeeksRunIsMetButForTheExchangeThatItHides) {
+  spec::JobSpec v3 = table_job("671b");
+  v3.training.dtype = "fp8";
+  const Layout layout{.pp = 16,
+                      .ep = 64,
+                      .dp = 2,
+                      .schedule = "zero_bubble",
+                      .recompute = "selective",
+                      .grad_accumulation = 120};
+  ASSERT_EQ(layout.world_size(), 2048);
+  const DeviceModel h800 = device("h800", "fp8");
+  const double shown_s = lines_of(TimeModel(v3, h800, 8).predict(layout)).at("ep");
+  EXPECT_LT(mfu(v3, "h800", layout), 0.389);
+  EXPECT_GT(mfu(v3, "h800", layout), 0.7 * 0.389);
+  EXPECT_NEAR(mfu(v3, "h800", layout, shown_s), 0.389, 0.15 * 0.389);
 }
 
 }  // namespace

@@ -171,6 +171,33 @@ TEST(DeepSpeed, AccumulationMustAgreeWithTheBatch) {
   EXPECT_NE(find(with(R"({"gradient_accumulation_steps": 0})").diagnostics, "WRONG_TYPE"), nullptr);
 }
 
+// No product of what a user wrote may wrap around.
+TEST(DeepSpeed, AnAbsurdAccumulationIsRefused) {
+  for (const char* steps : {"16777217", "1000000000000", "9000000000000000000"}) {
+    const Parsed p = with(std::string(R"({"gradient_accumulation_steps": )") + steps + "}",
+                          {"parallel.expert_parallel_size=2", "parallel.data_parallel_size=4"});
+    ASSERT_EQ(p.diagnostics.size(), 1u) << steps << "\n" << text_of(p.diagnostics);
+    EXPECT_EQ(p.diagnostics[0].code, "OUT_OF_RANGE") << steps;
+    EXPECT_NE(p.diagnostics[0].message.find(steps), std::string::npos);
+  }
+  // Each factor is in its range, the batch isn't: 2^24 · 2 · 8.
+  const std::vector<std::string> widths = {"parallel.expert_parallel_size=2",
+                                           "parallel.data_parallel_size=4"};
+  const std::string most =
+      R"({"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 16777216})";
+  const Parsed given = with(most, widths);
+  EXPECT_NE(find(given.diagnostics, "GRAD_ACCUMULATION_MISMATCH"), nullptr)
+      << text_of(given.diagnostics);
+  std::string yaml = kSmallYaml;
+  yaml.erase(yaml.find("  global_batch_size: 8\n"), 23);
+  const Parsed computed = parse(yaml, "f.yaml", Format::kYaml,
+                                {{{"--deepspeed", "ds.json", most, Format::kDeepSpeed}}, widths});
+  const Diagnostic* d = find(computed.diagnostics, "OUT_OF_RANGE");
+  ASSERT_NE(d, nullptr) << text_of(computed.diagnostics);
+  EXPECT_EQ(d->where.substr(0, 8), "ds.json:");
+  EXPECT_LE(computed.job.training.global_batch_size, 16777216);
+}
+
 TEST(DeepSpeed, TheMissingGlobalBatchIsComputed) {
   std::string yaml = kSmallYaml;
   yaml.erase(yaml.find("  global_batch_size: 8\n"), 23);

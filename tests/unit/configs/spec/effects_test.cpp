@@ -2,6 +2,7 @@
 // otherwise.
 #include <gtest/gtest.h>
 
+#include "configs/spec/render.h"
 #include "configs/spec/validate.h"
 #include "tests/unit/configs/spec/helpers.h"
 
@@ -111,6 +112,30 @@ TEST(NoEffect, DefaultsAndWhatNobodyWroteAreSilent) {
   JobSpec job = parse_yaml(kSmallYaml, "f.yaml").job;
   job.model.mtp_loss_weight = 0.9;  // code's doing, not a user's
   EXPECT_TRUE(validate(job).empty());
+}
+
+// A job's spec.yaml holds every key, wished or not; what is laid over it was wished.
+TEST(NoEffect, AFileThatToYamlWroteIsSilent) {
+  const Parsed by_hand =
+      parse_yaml(kSmallYaml, "f.yaml",
+                 {"model.mtp_loss_weight=0.7", "cluster.ranks_per_node=4",
+                  "parallel.tensor_parallel_size=1", "parallel.pipeline_parallel_size=1",
+                  "parallel.expert_parallel_size=1", "parallel.data_parallel_size=2"});
+  const auto codes = [](const Parsed& p) {
+    ValidateOptions options;
+    options.origins = &p.origins;
+    std::string found;
+    for (const Diagnostic& d : validate(p.job, options)) found += d.code + " ";
+    return found;
+  };
+  EXPECT_EQ(codes(by_hand), "RANKS_PER_NODE_IGNORED NO_EFFECT ");
+  const std::string written = "# of a job\n" + to_yaml(by_hand.job);
+  EXPECT_EQ(codes(parse_yaml(written, "spec.yaml")), "");
+  EXPECT_EQ(codes(parse_yaml(written, "spec.yaml", {"model.mtp_loss_weight=0.8"})), "NO_EFFECT ");
+  const std::string taken_over = written.substr(written.find("model:"));
+  EXPECT_EQ(codes(parse_yaml(taken_over, "mine.yaml")), codes(by_hand));
+  // The places of its keys are still told.
+  EXPECT_EQ(parse_yaml(written, "spec.yaml").origins.at("model.name").substr(0, 10), "spec.yaml:");
 }
 
 }  // namespace

@@ -28,6 +28,11 @@ const char* const kReleased = R"({
   "transformers_version": "4.33.1", "use_cache": true, "v_head_dim": 128, "vocab_size": 129280
 })";
 
+// A file that says whose it is, with more keys.
+std::string of_v3(const std::string& keys) {
+  return R"({"model_type": "deepseek_v3")" + (keys.empty() ? "" : ", " + keys) + "}";
+}
+
 TEST(HfConfig, TheReleasedFileIsThePresetsModel) {
   const Parsed p = parse_json(kReleased, "models/DeepSeek-V3/config.json");
   ASSERT_TRUE(p.diagnostics.empty()) << text_of(p.diagnostics);
@@ -48,7 +53,7 @@ TEST(HfConfig, TheReleasedFileIsThePresetsModel) {
 }
 
 TEST(HfConfig, AbsentKeysTakeTransformersDefaults) {
-  const Parsed p = parse_json("{}", "config.json");
+  const Parsed p = parse_json(of_v3(""), "config.json");
   ASSERT_TRUE(p.ok()) << text_of(p.diagnostics);
   const ModelSpec& m = p.job.model;
   EXPECT_EQ(m.vocab_size, 129280);
@@ -65,8 +70,9 @@ TEST(HfConfig, AbsentKeysTakeTransformersDefaults) {
 
 TEST(HfConfig, NewStyleRopeParametersAndNullQRank) {
   const Parsed p =
-      parse_json(R"({"rope_parameters": {"rope_theta": 50000.0, "rope_type": "yarn", "factor": 32.0,
-      "original_max_position_embeddings": 4096}, "rope_interleave": true, "q_lora_rank": null})",
+      parse_json(of_v3(R"("rope_parameters": {"rope_theta": 50000.0, "rope_type": "yarn",
+      "factor": 32.0, "original_max_position_embeddings": 4096}, "rope_interleave": true,
+      "q_lora_rank": null)"),
                  "config.json");
   ASSERT_TRUE(p.ok()) << text_of(p.diagnostics);
   EXPECT_EQ(p.job.model.mla.rope_theta, 50000.0);
@@ -74,7 +80,8 @@ TEST(HfConfig, NewStyleRopeParametersAndNullQRank) {
   EXPECT_EQ(p.job.model.max_context_length, 131072);  // 4096 before YaRN × 32
   EXPECT_FALSE(p.job.model.mla.q_lora_rank.has_value());
   const Parsed plain = parse_json(
-      R"({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}, "rope_scaling": null})",
+      of_v3(
+          R"("rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}, "rope_scaling": null)"),
       "config.json");
   ASSERT_TRUE(plain.ok()) << text_of(plain.diagnostics);
   EXPECT_EQ(plain.job.model.mla.rope_scaling.type, "none");
@@ -94,47 +101,95 @@ TEST(HfConfig, DeepSeekV2RoutesWithSoftmaxAndWithoutBias) {
 }
 
 TEST(HfConfig, WhatWouldBeAnotherModelIsRefused) {
-  for (const char* text :
-       {R"({"model_type": "llama"})", R"({"attention_bias": true})", R"({"hidden_act": "gelu"})",
-        R"({"moe_layer_freq": 2})", R"({"rope_interleave": false})"}) {
-    const Parsed p = parse_json(text, "config.json");
+  for (const char* text : {R"("attention_bias": true)", R"("hidden_act": "gelu")",
+                           R"("moe_layer_freq": 2)", R"("rope_interleave": false)"}) {
+    const Parsed p = parse_json(of_v3(text), "config.json");
     EXPECT_NE(find(p.diagnostics, "UNSUPPORTED_MODEL"), nullptr) << text << text_of(p.diagnostics);
     EXPECT_FALSE(p.ok());
   }
 }
 
+// A file of another family says so in one sentence, and none of its absent keys becomes V3's.
+TEST(HfConfig, AnotherFamilysFileIsRefusedByWhatItIs) {
+  const std::pair<const char*, const char*> files[] = {
+      {R"({"model_type": "llama", "kv_lora_rank": 512})", "\"llama\""},
+      {R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "num_hidden_layers": 32})",
+       "LlamaForCausalLM"},
+      {R"({"architectures": ["LlamaForCausalLM"], "kv_lora_rank": 512})", "LlamaForCausalLM"},
+      {R"({"architectures": ["DeepseekV32ForCausalLM"], "kv_lora_rank": 512})", "V32"},
+      {R"({"architectures": "MixtralForCausalLM"})", "MixtralForCausalLM"},
+      {R"({"model_type": null, "num_local_experts": 8, "hidden_size": 4096})", "Mixtral"},
+      {R"({"sliding_window": 4096, "kv_lora_rank": 512})", "sliding_window"},
+      {R"({"hidden_size": 4096, "n_routed_experts": 64})", "kv_lora_rank"},
+      {R"({"architectures": [], "hidden_size": 4096})", "kv_lora_rank"},
+      {"{}", "kv_lora_rank"}};
+  for (const auto& [text, says] : files) {
+    const Parsed p = parse_json(text, "config.json");
+    ASSERT_EQ(p.diagnostics.size(), 1u) << text << "\n" << text_of(p.diagnostics);
+    EXPECT_EQ(p.diagnostics[0].code, "UNSUPPORTED_MODEL") << text;
+    EXPECT_EQ(p.diagnostics[0].severity, Severity::kError);
+    EXPECT_NE(p.diagnostics[0].message.find(says), std::string::npos) << p.diagnostics[0].message;
+    EXPECT_FALSE(p.diagnostics[0].hint.empty());
+    EXPECT_EQ(p.job.model.d_model, 0) << "not DeepSeek-V3's";
+  }
+}
+
+TEST(HfConfig, DeepSeeksFileIsKnownByTypeByClassOrByItsLatent) {
+  for (const char* text :
+       {R"({"model_type": "deepseek_v3"})", R"({"model_type": "kimi_k2", "sliding_window": null})",
+        R"({"architectures": ["DeepseekV3ForCausalLM"]})",
+        R"({"architectures": ["DeepseekV3Model"]})",
+        R"({"kv_lora_rank": 512, "sliding_window": null})"}) {
+    const Parsed p = parse_json(text, "config.json");
+    EXPECT_TRUE(p.ok()) << text << text_of(p.diagnostics);
+    EXPECT_EQ(p.job.model.mla.kv_lora_rank, 512) << text;
+    EXPECT_EQ(p.job.model.moe.score_function, "sigmoid") << text;
+  }
+  const Parsed v2 = parse_json(R"({"architectures": ["DeepseekV2ForCausalLM"], "vocab_size": 1000,
+      "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "kv_lora_rank": 16,
+      "intermediate_size": 128, "max_position_embeddings": 64, "first_k_dense_replace": 2,
+      "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32})",
+                               "config.json");
+  EXPECT_TRUE(v2.ok()) << text_of(v2.diagnostics);
+  EXPECT_EQ(v2.job.model.moe.score_function, "softmax");
+}
+
 TEST(HfConfig, ASlipIsRefusedAndAStrangersKeyOnlyMentioned) {
-  const Parsed slip = parse_json("{\n  \"hiden_size\": 1024\n}", "config.json");
+  const Parsed slip =
+      parse_json("{\n  \"hiden_size\": 1024, \"kv_lora_rank\": 64\n}", "config.json");
   ASSERT_FALSE(slip.ok());
   EXPECT_EQ(slip.diagnostics[0].where, "config.json:2:3");
   EXPECT_NE(slip.diagnostics[0].hint.find("hidden_size"), std::string::npos);
-  const Parsed stranger = parse_json(R"({"zz_training_cluster_of_the_makers": 1})", "config.json");
+  const Parsed stranger =
+      parse_json(of_v3(R"("zz_training_cluster_of_the_makers": 1)"), "config.json");
   EXPECT_TRUE(stranger.ok());
   EXPECT_NE(find(stranger.diagnostics, "UNKNOWN_KEY"), nullptr);
 }
 
 // A stranger's key in the file is its makers'; one of --set is the user's own slip.
 TEST(HfConfig, AnUnknownKeyOfSetIsAnError) {
-  EXPECT_FALSE(parse_json("{}", "config.json", {"zz_training_cluster_of_the_makers=1"}).ok());
+  EXPECT_FALSE(parse_json(of_v3(""), "config.json", {"zz_training_cluster_of_the_makers=1"}).ok());
 }
 
 // What would be refused in a file of ours is its makers' business in theirs.
 TEST(HfConfig, OtherMakersKeysAreNotRefused) {
-  const Parsed p = parse_json(R"({"dropout": 0.0, "head_dim": 64, "sequence_parallel": true,
-                                  "dtype": null})",
+  const Parsed p = parse_json(of_v3(R"("dropout": 0.0, "head_dim": 64, "sequence_parallel": true,
+                                        "dtype": null)"),
                               "config.json");
   EXPECT_TRUE(p.ok()) << text_of(p.diagnostics);
 }
 
 TEST(HfConfig, TheNewNameOfTorchDtypeIsRead) {
-  EXPECT_EQ(parse_json(R"({"dtype": "float32"})", "config.json").job.training.dtype, "fp32");
-  EXPECT_EQ(parse_json(R"({"torch_dtype": "float32"})", "config.json").job.training.dtype, "fp32");
-  EXPECT_EQ(parse_json(R"({"dtype": "bfloat16"})", "config.json").job.training.dtype, "bf16");
+  EXPECT_EQ(parse_json(of_v3(R"("dtype": "float32")"), "config.json").job.training.dtype, "fp32");
+  EXPECT_EQ(parse_json(of_v3(R"("torch_dtype": "float32")"), "config.json").job.training.dtype,
+            "fp32");
+  EXPECT_EQ(parse_json(of_v3(R"("dtype": "bfloat16")"), "config.json").job.training.dtype, "bf16");
 }
 
 TEST(HfConfig, FaultsCarryTheirPlace) {
   const Parsed p = parse_json(
-      "{\n  \"hidden_size\": \"wide\",\n  \"n_group\": 2, \"n_group\": 4,\n  \"vocab_size\": -1\n}",
+      "{\n  \"hidden_size\": \"wide\",\n  \"n_group\": 2, \"n_group\": 4,\n  \"vocab_size\": -1,\n"
+      "  \"kv_lora_rank\": 512\n}",
       "c.json");
   ASSERT_EQ(p.diagnostics.size(), 3u) << text_of(p.diagnostics);
   EXPECT_EQ(p.diagnostics[0].where, "c.json:2:3");

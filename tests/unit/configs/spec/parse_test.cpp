@@ -167,7 +167,7 @@ TEST(ParseYaml, ASyntaxErrorNamesItsLine) {
 }
 
 TEST(ParseYaml, TheSeedsSpellingsAreTheSameKeys) {
-  const std::string seeds = R"(
+  const std::string guide = R"(
 model:
   vocab_size: 128
   num_layers: 4
@@ -177,13 +177,13 @@ model:
   moe: {num_experts: 8, num_experts_per_token: 2, expert_intermediate_size: 128, first_k_dense: 1}
 training: {use_fp8: true, seq_length: 32, global_batch_size: 8}
 )";
-  const Parsed p = parse_yaml(seeds, "seeds.yaml");
+  const Parsed p = parse_yaml(guide, "guide.yaml");
   ASSERT_TRUE(p.ok()) << text_of(p.diagnostics);
   EXPECT_EQ(p.job.model.d_model, 64);
   EXPECT_EQ(p.job.model.mla.kv_lora_rank, 16);
   EXPECT_EQ(p.job.model.max_context_length, 64);
   EXPECT_EQ(p.job.training.dtype, "fp8");
-  EXPECT_EQ(p.job.model.name, "seeds");
+  EXPECT_EQ(p.job.model.name, "guide");
 }
 
 TEST(ParseYaml, ASecondSpellingMayAgreeButNotDiffer) {

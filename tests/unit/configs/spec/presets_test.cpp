@@ -135,6 +135,9 @@ TEST(Presets, GoByTheNamesOfTheGuide) {
                                                         {"deepseek_v3_base.yaml", "671b"},
                                                         {"deepseek_v3_small", "small"},
                                                         {"deepseek-v3-5b", "5b"},
+                                                        {"15B", "15b"},
+                                                        {"DeepSeek_V3_Base.YAML", "671b"},
+                                                        {"V2-Lite", "v2-lite"},
                                                         {"20b", "20b"}}) {
     const Result<Parsed> p = load(name);
     ASSERT_TRUE(p.ok()) << name << ": " << p.status().to_string();
@@ -178,7 +181,7 @@ TEST(Load, AJsonSuffixMeansAConfigJson) {
   const std::filesystem::path dir = std::filesystem::path(testing::TempDir()) / "spec_load";
   ASSERT_TRUE(make_dirs(dir.string()).ok());
   const std::string path = (dir / "config.json").string();
-  ASSERT_TRUE(write_file(path, "{\"num_hidden_layers\": 7}").ok());
+  ASSERT_TRUE(write_file(path, R"({"model_type": "deepseek_v3", "num_hidden_layers": 7})").ok());
   const Result<Parsed> p = load(path, {"training.seq_length=128"});
   ASSERT_TRUE(p.ok() && p->ok());
   EXPECT_EQ(p->job.model.num_layers, 7);

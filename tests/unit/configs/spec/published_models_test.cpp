@@ -11,7 +11,7 @@
 namespace dsv3::spec {
 namespace {
 
-// `total`, `active` …: planner.md §1, an independent counter checked against the labels and against
+// `total`, `active` …: by an independent counter, checked against the makers' labels and against
 // the tensors of the repositories.
 struct Published {
   const char* name;

@@ -191,6 +191,25 @@ TEST(Validate, TheUnbrokenModelHasNothingToSay) {
   }
 }
 
+// A fault that follows from another is not told of.
+TEST(Validate, OneFaultIsReportedOnce) {
+  // 8 fixed ranks of TP·PP leave 3 of 24 GPUs, which EP 2 doesn't divide: the batch is not at
+  // fault.
+  const std::vector<Diagnostic> layout =
+      found_with({"parallel.tensor_parallel_size=4", "parallel.pipeline_parallel_size=2",
+                  "parallel.expert_parallel_size=2", "training.global_batch_size=1000"},
+                 24);
+  EXPECT_NE(find(layout, "LAYOUT_PRODUCT_MISMATCH"), nullptr) << text_of(layout);
+  EXPECT_EQ(find(layout, "GBS_NOT_DIVISIBLE"), nullptr) << text_of(layout);
+  EXPECT_EQ(find(layout, "PIPELINE_UNDERFILLED"), nullptr) << text_of(layout);
+  // One expert makes no eight groups, so they have no capacity either.
+  const std::vector<Diagnostic> groups =
+      found_with({"model.moe.num_experts=1", "model.moe.num_experts_per_token=1",
+                  "model.moe.n_group=8", "model.moe.topk_group=1"});
+  EXPECT_NE(find(groups, "MOE_EXPERTS_NOT_DIVISIBLE_BY_GROUPS"), nullptr) << text_of(groups);
+  EXPECT_EQ(find(groups, "MOE_TOPK_EXCEEDS_GROUP_CAPACITY"), nullptr) << text_of(groups);
+}
+
 TEST(Validate, DiagnosticsStandWhereTheKeyWasGiven) {
   const std::vector<Diagnostic> all = found_with({"parallel.pipeline_parallel_size=9"});
   EXPECT_EQ(find(all, "PP_GT_LAYERS")->where, "--set parallel.pipeline_parallel_size=9");

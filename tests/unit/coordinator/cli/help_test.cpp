@@ -70,6 +70,19 @@ TEST(Help, ExamplesOfOfflineVerbsWork) {
   EXPECT_GE(tried, 12);
 }
 
+// The type of a value is not its meaning: only --set takes KEY=VALUE.
+TEST(Help, SaysWhatAValueIs) {
+  for (const Verb& verb : all_verbs())
+    for (const Option& option : verb.options)
+      EXPECT_EQ(option_words(option).ends_with("KEY=VALUE"), option.name == "--set")
+          << verb.name << " " << option.name;
+  const std::string out = command_line({"plan", "--help"}).out;
+  for (const char* words : {"--gpus N|A..B", "--tokens N ", "--checkpoint SECONDS",
+                            "--compare LAYOUT", "--calibration FILE", "--overlay NAME",
+                            "--deepspeed FILE", "--gpu-memory GB", "--mtbf HOURS"})
+    EXPECT_TRUE(contains(out, std::string("\n  ") + words)) << words;
+}
+
 TEST(Help, NamesTheExitCodesOfWhatAsksForAJobOrAConfiguration) {
   for (const Verb& verb : all_verbs()) {
     for (const Option& option : verb.options) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/text.h"
 #include "coordinator/cli/amounts.h"
 
 namespace dsv3::cli {
@@ -64,6 +65,17 @@ TEST(Dialog, AnUnnamedCardIsAskedForItsMemory) {
   EXPECT_EQ(answers->hardware.gpu_memory_gb, 48);
   EXPECT_EQ(answers->wishes.budget, "low");
   EXPECT_EQ(typist.told.size(), 1u);
+}
+
+TEST(Dialog, PromptsFitATerminalAndANumberForACardIsToldOfTheDash) {
+  Typist typist{{"8", "80", "-", "80", "", "", ""}};
+  ASSERT_TRUE(typist.answer({16, 80, "NVIDIA RTX 6000 Ada Generation", 8}).has_value());
+  ASSERT_EQ(typist.told.size(), 1u);
+  EXPECT_NE(typist.told[0].find("type - for a card by its memory"), std::string::npos)
+      << typist.told[0];
+  for (const std::string& prompt : typist.prompts) {
+    for (const std::string& line : split(prompt, '\n')) EXPECT_LE(line.size(), 80u) << line;
+  }
 }
 
 TEST(Dialog, NoGpusEndsTheQuestions) {

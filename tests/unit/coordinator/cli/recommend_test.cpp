@@ -74,6 +74,8 @@ TEST(RecommendCommand, WhatCannotBeIsRefusedInOneSentence) {
       {{"--gpus", "8", "--gpu", "h10"}, 2, "did you mean 'h100'?"},
       {{"--gpus", "8", "--gpu", "a100"}, 2, "--gpu-memory GB"},
       {{"--gpu", "h100"}, 2, "--gpu needs --gpus or --hostfile"},
+      {{"--gpus", "8", "--gpu", "a100-40", "--gpu-memory", "80"}, 2, "has 40 GB"},
+      {{"--gpus", "8", "--gpus", "16", "--gpu", "h100"}, 2, "--gpus is given 2 times"},
       {{"--gpus", "8", "--gpu", "h100", "--use-case", "fun"}, 2, "'fun' is not one of learning"},
       {{"--gpus", "8", "--gpu", "h100", "--budget", "hgih"}, 2, "did you mean 'high'?"},
       {{"--gpus", "8", "--gpu", "h100", "--budget", "-5"}, 2, "--budget takes"},
@@ -103,6 +105,20 @@ TEST(RecommendCommand, WhatCannotBeIsRefusedInOneSentence) {
       EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
     }
   }
+}
+
+TEST(RecommendCommand, TheLargerOneIsSaidInOneSentenceAndItsNumberIsNotThere) {
+  const Json said =
+      Json::parse(command_line({"recommend", "--gpus", "24", "--gpu-memory", "80", "--json"}).out);
+  EXPECT_EQ(said["larger"], "671b");
+  EXPECT_GE(said["gpus_needed_for_larger"], 96);
+  EXPECT_EQ(said["gpus_used"], 24);
+  const Outcome text = command_line({"recommend", "--gpus", "24", "--gpu-memory", "80"});
+  EXPECT_TRUE(contains(text.out, "larger       671b: the table asks for 32 x 80 GB")) << text.out;
+  const Json one =
+      Json::parse(command_line({"recommend", "--gpus", "1", "--gpu-memory", "16", "--json"}).out);
+  EXPECT_EQ(one["larger"], "1b");
+  EXPECT_TRUE(one["gpus_needed_for_larger"].is_null() || one["gpus_needed_for_larger"] > 1) << one;
 }
 
 TEST(RecommendCommand, NothingFitsNamesTheSmallestThatWould) {
@@ -181,6 +197,31 @@ TEST(MigrateCommand, WhatDoesNotFitIsSaidAndNotWritten) {
   EXPECT_FALSE(std::filesystem::exists(file));
 }
 
+TEST(MigrateCommand, ToItselfNothingChanges) {
+  const Outcome here = command_line({"migrate", "1b", "1b", "--gpus", "2", "--gpu", "h100"});
+  EXPECT_EQ(here.code, 0) << here.err;
+  EXPECT_TRUE(contains(here.out, "nothing changes")) << here.out;
+  EXPECT_FALSE(contains(here.out, "learning_rate")) << here.out;
+}
+
+TEST(MigrateCommand, AFolderAsOutIsNamedAndNoTemporaryNameIs) {
+  const TemporaryFolder folder;
+  const auto to = [](const std::string& out) {
+    return command_line({"migrate", "1b", "5b", "--gpus", "8", "--gpu", "h100", "--out", out});
+  };
+  const Outcome is_folder = to(folder / "");
+  EXPECT_EQ(is_folder.code, 2);
+  EXPECT_TRUE(contains(is_folder.err, "is a folder")) << is_folder.err;
+  const Outcome no_folder = to(folder / "none/x.yaml");
+  EXPECT_EQ(no_folder.code, 5);
+  EXPECT_TRUE(contains(no_folder.err, "there is no folder")) << no_folder.err;
+  std::ofstream(folder / "file") << "text";
+  const Outcome below_file = to(folder / "file/x.yaml");
+  EXPECT_NE(below_file.code, 0);
+  for (const Outcome& outcome : {is_folder, no_folder, below_file})
+    EXPECT_FALSE(contains(outcome.err, ".tmp.")) << outcome.err;
+}
+
 TEST(MigrateCommand, BadInput) {
   const TemporaryFolder folder;
   const std::string llama = folder / "config.json";
@@ -217,6 +258,8 @@ TEST(SweepCommand, TableJsonAndCsvHaveTheSameRows) {
     EXPECT_LE(std::count_if(line.begin(), line.end(), [](char c) { return (c & 0xC0) != 0x80; }),
               80)
         << line;
+  EXPECT_TRUE(contains(table.out, "From 128 to 512 GPUs")) << table.out;
+  EXPECT_TRUE(contains(table.out, "6335 h (what Llama 3's 419 interruptions")) << table.out;
   Words with = words;
   with.emplace_back("--json");
   const Json said = Json::parse(command_line(with).out);
@@ -228,6 +271,19 @@ TEST(SweepCommand, TableJsonAndCsvHaveTheSameRows) {
     EXPECT_TRUE(lines[i + 1].starts_with(said["rows"][i]["gpus"].dump() + ",")) << lines[i + 1];
   EXPECT_GT(said["rows"][4]["effective_time_ratio"], 0.5);
   EXPECT_GT(said["rows"][4]["effective_days"], said["rows"][4]["predicted"]["days"]);
+}
+
+// The layout of each number stands below its line, whole.
+TEST(SweepCommand, LayoutsAreNotCut) {
+  const Outcome table = command_line({"plan", "671b", "--gpus", "512", "--gpu", "h100", "--sweep"});
+  const auto csv = split(
+      command_line({"plan", "671b", "--gpus", "512", "--gpu", "h100", "--sweep", "--csv"}).out,
+      '\n');
+  const std::string layout = split(csv[1], ',')[3];
+  std::string words;  // without line breaks and the blanks around them
+  for (const std::string& word : split(table.out, '\n'))
+    words += " " + word.substr(std::min(word.size(), word.find_first_not_of(' ')));
+  EXPECT_TRUE(contains(words, layout)) << table.out;
 }
 
 TEST(SweepCommand, MoreFailuresAreLessEffectiveAndNothingFitsIs6) {

@@ -6,8 +6,10 @@
 #include <nlohmann/json.hpp>
 
 #include "configs/spec/parse.h"
+#include "coordinator/cli/fleet.h"
 #include "coordinator/protocol/dsv3.pb.h"
 #include "tests/unit/coordinator/cli/command_line.h"
+#include "tests/unit/runtime/temporary_folder.h"
 
 namespace dsv3::cli {
 namespace {
@@ -53,6 +55,46 @@ TEST(SettlePaths, PutsTheDemosDataIntoTheStateFolderAndLeavesEmptyPathsEmpty) {
   EXPECT_EQ(job.data.path[0].first, "/state/data/demo");
   EXPECT_EQ(job.checkpoint.path, "");
   EXPECT_EQ(job.checkpoint.load, "");
+}
+
+// Without a coordinator it looks at this machine itself (with GPUs nothing is taken yet: 6).
+TEST(SubmitDryRun, AutoNeedsNoCoordinatorAndPeopleGetThePlansText) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> words = {"--state-dir", folder / "state", "submit", "auto",
+                                          "--dry-run"};
+  const Outcome text = command_line(words);
+  if (text.code == 6) GTEST_SKIP() << "there are GPUs here: " << text.err;
+  ASSERT_EQ(text.code, 0) << text.err;
+  EXPECT_TRUE(text.out.starts_with("demo\n")) << text.out;
+  EXPECT_TRUE(contains(text.out, "\nlayout ")) << text.out;
+  EXPECT_TRUE(contains(text.out, "dsv3-agent")) << text.out;
+  EXPECT_FALSE(contains(text.out, "{")) << text.out;
+  std::vector<std::string> as_json = words;
+  as_json.emplace_back("--json");
+  const auto said = nlohmann::json::parse(command_line(as_json).out);
+  EXPECT_EQ(said["config"], "demo");
+  EXPECT_EQ(said["plan"]["feasible"], true);
+  EXPECT_TRUE(contains(said["launch_script"].get<std::string>(), "dsv3-agent"));
+  const Outcome bad = command_line({"--state-dir", folder / "state", "submit", "auto", "--dry-run",
+                                    "--set", "training.nosuch=1"});
+  EXPECT_EQ(bad.code, 2) << bad.err;
+}
+
+TEST(Fleet, CoresGoToTheNodeOfThisMachineAlone) {
+  const auto cpu = [](const char* name, int cores) {
+    plan::Device device;
+    device.name = name;
+    device.cores = cores;
+    return device;
+  };
+  plan::ClusterSpec cluster;
+  cluster.nodes = {{"here", {cpu("EPYC", 0)}}, {"there", {cpu("EPYC", 0)}}};
+  plan::Node local{"here", {cpu("EPYC", 8)}};
+  local.devices[0].multiplies_in_bf16 = false;
+  take_cores(local, &cluster);
+  EXPECT_EQ(cluster.nodes[0].devices[0].cores, 8);
+  EXPECT_FALSE(cluster.nodes[0].devices[0].multiplies_in_bf16);
+  EXPECT_EQ(cluster.nodes[1].devices[0].cores, 0);
 }
 
 TEST(SubmitRequest, CarriesTheWholeSpecSoThatItReadsBackTheSame) {

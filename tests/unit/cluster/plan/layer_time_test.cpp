@@ -1,0 +1,112 @@
+// One layer's exchanges by hand, in bytes: links of 1 byte/s without latency that hide nothing.
+#include "cluster/plan/layer_time.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/cluster/plan/table_jobs.h"
+
+namespace dsv3::plan {
+namespace {
+
+using testing::table_job;
+
+constexpr double kTokens = 4096;
+
+DeviceModel slow() {
+  DeviceModel model = *gpu_device_model("h100", "bf16");
+  model.links_share_cores = true;
+  model.node_link = model.network_link = {1, 0};
+  return model;
+}
+
+ModelTimes times_of(const spec::JobSpec& job, const Layout& layout) {
+  return model_times(job, layout, slow(), 8);
+}
+
+// DeepSeek-V3, bf16, TP 2: a gather or scatter moves half of its bytes to the other rank.
+constexpr double kHidden = kTokens * 7168 * 2 / 2;
+constexpr double kLatents = kTokens * (1536 + 512 + 64) * 2 / 2;
+
+TEST(LayerExchange, TensorRanksGatherLatentsAndKeepInputsCut) {
+  const ModelTimes times = times_of(table_job("671b"), {.tp = 2});
+  // Attention: latents in, the residual stream out. Feed-forward, shared expert: the stream, twice.
+  EXPECT_DOUBLE_EQ(times.dense.forward.tp, kLatents + 3 * kHidden);
+  EXPECT_DOUBLE_EQ(times.routed.forward.tp, kLatents + 3 * kHidden);
+  // Their mirror image, and what the blocks read once more.
+  EXPECT_DOUBLE_EQ(times.dense.backward.tp, 2 * kLatents + 4 * kHidden);
+  EXPECT_DOUBLE_EQ(times.routed.backward.tp, 2 * kLatents + 4 * kHidden);
+  // Two heads, of MTP and the model, whose input is kept cut; the table's output is scattered.
+  EXPECT_DOUBLE_EQ(times.head.forward.tp, 2 * kHidden);
+  EXPECT_DOUBLE_EQ(times.head.backward.tp, 4 * kHidden);
+  EXPECT_DOUBLE_EQ(times.embedding.forward.tp, kHidden);
+  EXPECT_DOUBLE_EQ(times.embedding.backward.tp, kHidden);
+}
+
+TEST(LayerExchange, WithoutAQueryLatentTheStreamIsGatheredBesideTheLatent) {
+  spec::JobSpec job = table_job("671b");
+  job.model.mla.q_lora_rank.reset();
+  const double into = kTokens * (7168 + 512 + 64) * 2 / 2;
+  EXPECT_DOUBLE_EQ(times_of(job, {.tp = 2}).dense.forward.tp, into + 3 * kHidden);
+}
+
+TEST(LayerExchange, CutExpertsGatherTheirSlotsOverTensorRanks) {
+  const ModelTimes times = times_of(table_job("671b"), {.tp = 2, .etp = 2});
+  // Eight experts a token, there and back; their inputs are kept whole.
+  EXPECT_DOUBLE_EQ(times.routed.forward.tp, kLatents + 3 * kHidden + 16 * kHidden);
+  EXPECT_DOUBLE_EQ(times.routed.backward.tp, 2 * kLatents + 4 * kHidden + 16 * kHidden);
+  EXPECT_EQ(times.routed.forward.ep, 0);
+  EXPECT_DOUBLE_EQ(times.dense.forward.tp, kLatents + 3 * kHidden);
+}
+
+TEST(LayerExchange, ExpertsSendEverySlotAndWaitForTheBusiest) {
+  const spec::JobSpec job = table_job("671b");
+  // Eight ranks of a node, eight experts a token: 7/8 leave, there and back.
+  const double sent = 2 * kTokens * 7168 * 2 * 8 * 7 / 8;
+  const ModelTimes times = times_of(job, {.ep = 8});
+  EXPECT_DOUBLE_EQ(times.routed.forward.ep, kExpertImbalance * sent);
+  EXPECT_DOUBLE_EQ(times.routed.backward.ep, kExpertImbalance * sent);
+  // Over TP's ranks too, each with a share of the tokens.
+  EXPECT_DOUBLE_EQ(times_of(job, {.tp = 2, .ep = 4}).routed.forward.ep,
+                   kExpertImbalance * sent / 2);
+  EXPECT_EQ(times_of(job, {.dp = 8}).routed.forward.ep, 0);
+}
+
+TEST(LayerExchange, TheBusiestExpertsTakeLongerThanTheMean) {
+  const spec::JobSpec job = table_job("671b");
+  const DeviceModel gpu = slow();
+  // One rank with all experts sees the mean; on two the busier one decides.
+  const double alone = times_of(job, {}).routed.forward.compute;
+  const auto list = layer_forward_ops(job, {.ep = 2}, LayerKind::kMoe);
+  double grouped = 0;
+  for (const StepOp& op : list) {
+    if (op.cls == OpClass::kGroupedGemm) grouped += op.calls * gpu.seconds(op);
+  }
+  EXPECT_GT(grouped, 0);
+  EXPECT_NEAR(times_of(job, {.ep = 2}).routed.forward.compute, seconds(gpu, list) + 0.1 * grouped,
+              1e-9 * alone);
+  EXPECT_NEAR(alone, seconds(gpu, layer_forward_ops(job, {}, LayerKind::kMoe)), 1e-12 * alone);
+}
+
+TEST(LayerExchange, ContextRanksPassKeysAndValuesRound) {
+  // Half of the tokens, 128 heads of 192 and 128, one step; gradients of them, too, on the way
+  // back.
+  const double ring = kTokens / 2 * 128 * (192 + 128) * 2;
+  const ModelTimes times = times_of(table_job("671b"), {.cp = 2});
+  EXPECT_DOUBLE_EQ(times.dense.forward.cp, ring);
+  EXPECT_DOUBLE_EQ(times.dense.backward.cp, 2 * ring);
+}
+
+TEST(LayerExchange, FullRecomputationExchangesTheForwardPassAgain) {
+  const spec::JobSpec job = table_job("671b");
+  const Layout plain{.tp = 2, .cp = 2, .ep = 2};
+  Layout full = plain;
+  full.recompute = "full";
+  const LayerTime once = times_of(job, plain).routed, again = times_of(job, full).routed;
+  EXPECT_DOUBLE_EQ(again.backward.tp, once.backward.tp + once.forward.tp);
+  EXPECT_DOUBLE_EQ(again.backward.ep, once.backward.ep + once.forward.ep);
+  EXPECT_DOUBLE_EQ(again.backward.cp, once.backward.cp + once.forward.cp);
+  EXPECT_DOUBLE_EQ(again.forward.tp, once.forward.tp);
+}
+
+}  // namespace
+}  // namespace dsv3::plan
