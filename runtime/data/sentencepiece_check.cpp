@@ -70,8 +70,8 @@ uint32_t load_u32(std::string_view bytes, size_t at) {
   return value;
 }
 
-// What a look-up meets at most on its way: SentencePiece keeps so many results, and reads as many as
-// there were.
+// What a look-up meets at most on its way: SentencePiece keeps so many results, and reads as many
+// as there were.
 constexpr int kMostRules = 32;
 
 // The trie's units. A look-up goes from a unit to its base, and from there by each byte of the text
@@ -97,9 +97,7 @@ class Trie {
   uint32_t unit(size_t i) const { return load_u32(units_, 4 * i); }
   bool is_value(size_t i) const { return (unit(i) >> 31) != 0; }
   bool has_leaf(size_t i) const { return ((unit(i) >> 8) & 1) != 0; }
-  size_t base(size_t i) const {
-    return i ^ (size_t{unit(i) >> 10} << ((unit(i) & 0x200u) >> 6));
-  }
+  size_t base(size_t i) const { return i ^ (size_t{unit(i) >> 10} << ((unit(i) & 0x200u) >> 6)); }
 
   // The most leaves on one way from a base, more than kMostRules where a way turns in a circle.
   // Without recursion: a hostile way is as long as the table.
