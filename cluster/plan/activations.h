@@ -1,5 +1,5 @@
 // Activation ledger: what the backward pass keeps of one layer and one micro-batch, term by term
-// (PLAN.md).
+// (PLAN.md, Memory).
 //
 // Law: a term is written once, with its equation. s = micro_batch·seq/CP tokens, t = TP (sequence
 // parallel on), λ = imbalance of the busiest rank's experts. Example: DeepSeek-V3, S = 4096, TP 1,

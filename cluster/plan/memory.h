@@ -1,5 +1,5 @@
 // Memory ledger of one rank: named lines, one function each, whose sum is the predicted peak
-// (PLAN.md).
+// (PLAN.md, Memory).
 //
 // Laws: the lines carry the names that the runtime's arena books under (runtime/tensor/ledger.h,
 // up to the first '/'), so that predicted and measured stand side by side; what lies outside of the
@@ -7,7 +7,8 @@
 // a parameter in bf16 with fp32 gradients and moments: weights 2, gradients 4, master 4, moments
 // 4 + 4 = 18; in fp32 the weights are the master: 16. The dtypes of gradients and moments, ZeRO and
 // offload are the layout's. Accuracy to expect on GPUs: parameters exact, peak ±10 % and ±2 GiB
-// (PLAN.md); on CPUs within 2 % (tests/bench/predict_memory.sh).
+// (PLAN.md, Memory). On CPUs what the arena books is met to 1 %, the whole process mostly to 3 %
+// (tests/bench/RESULTS.md says where not).
 #pragma once
 
 #include <cstdint>

@@ -13,13 +13,14 @@
 #include "cluster/plan/search.h"
 
 namespace dsv3::plan {
-namespace {
 
 DeviceKind wanted_device(const spec::JobSpec& job, const ClusterSpec& cluster) {
   const bool has_cpu = count_devices(cluster, DeviceKind::kCpu) > 0;
   if (!has_cpu && count_devices(cluster, DeviceKind::kCuda) > 0) return DeviceKind::kCuda;
   return job.cluster.devices == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
 }
+
+namespace {
 
 // Slots for ranks: a GPU each, or ranks_per_node of a node's cores.
 int64_t slots_per_node(const spec::JobSpec& job, const ClusterSpec& cluster, DeviceKind device) {
@@ -261,6 +262,14 @@ void refuse(const spec::JobSpec& job, const ClusterSpec& cluster, const Planning
 
 }  // namespace
 
+int64_t ranks_of_node(const spec::JobSpec& job, const ClusterSpec& cluster, DeviceKind device,
+                      int64_t ranks_per_device) {
+  const int64_t slots = slots_per_node(job, cluster, device);
+  // A node without GPUs takes as many ranks as there are.
+  const int64_t ranks = device == DeviceKind::kCuda ? slots : std::max(slots, ranks_per_device);
+  return ranks > 0 ? ranks : 8;
+}
+
 Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOptions& options) {
   Plan plan;
   plan.device = wanted_device(job, cluster);
@@ -268,11 +277,10 @@ Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOption
   const int64_t slots = slots_per_node(job, cluster, plan.device);
   const int64_t world = choose_world(job, cluster, plan.device);
   plan.ranks_per_device = cuda ? 1 : ranks_of_a_node(cluster, slots, world);
-  // A node without GPUs takes as many ranks as there are.
-  const int64_t per_node = cuda ? slots : std::max(slots, plan.ranks_per_device);
+  const int64_t per_node = ranks_of_node(job, cluster, plan.device, plan.ranks_per_device);
   plan.memory_bytes = smallest_memory_bytes(cluster, plan.device);
   plan.gpu_label_gb = card_label_gb(cluster);
-  const Planning planning(job, cluster, options, plan, per_node > 0 ? per_node : 8);
+  const Planning planning(job, cluster, options, plan, per_node);
   const SearchRequest request{
       .world = world,
       .rank_memory_bytes = plan.memory_bytes / plan.ranks_per_device,

@@ -109,6 +109,13 @@ struct Plan {
 // planned on those.
 Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOptions& options = {});
 
+// The kind of device that plan() plans on: what the job says, GPUs where there is nothing else.
+DeviceKind wanted_device(const spec::JobSpec& job, const ClusterSpec& cluster);
+// Ranks that it takes a node to hold: its GPUs (8 where there are none yet), or on CPUs
+// ranks_per_node and no fewer than the `ranks_per_device` that share one.
+int64_t ranks_of_node(const spec::JobSpec& job, const ClusterSpec& cluster, DeviceKind device,
+                      int64_t ranks_per_device);
+
 // `job` with everything that the plan chose written into it: sizes, ZeRO, schedule, recompute,
 // micro-batch, dtypes of moments and gradients, offload. What is submitted, and what `migrate`
 // writes.

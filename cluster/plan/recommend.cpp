@@ -475,9 +475,7 @@ Hardware hardware_of(const ClusterSpec& cluster) {
     hardware.gpus_per_node = std::max(hardware.gpus_per_node, here);
   }
   // Drivers keep a little: 79.6 GiB of an 80 GB card. The label is what the table speaks of.
-  constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
-  const auto bytes = static_cast<double>(smallest_memory_bytes(cluster, DeviceKind::kCuda));
-  const double held = bytes / (0.98 * kGib);
+  const double held = gpu_label_gb(smallest_memory_bytes(cluster, DeviceKind::kCuda));
   const int label = spec::gpu_label_gb(hardware.gpu_name);
   const bool like_label = label > 0 && std::abs(held - label) < 0.1 * label;
   hardware.gpu_memory_gb = like_label ? label : std::round(10 * held) / 10;

@@ -68,12 +68,17 @@ int64_t sequences_per_step(const Layout& layout) {
 
 struct TimeModel::Cache {
   Cache(const spec::JobSpec& job_in, const DeviceModel& device_in, int64_t per_node)
-      : job(job_in), device(device_in), devices_per_node(per_node), counts(job_in.model) {}
+      : job(job_in),
+        device(device_in),
+        devices_per_node(per_node),
+        counts(job_in.model),
+        updates(update_counts(job_in.model)) {}
 
   const spec::JobSpec& job;
   const DeviceModel& device;
   int64_t devices_per_node;
   ShardedCounts counts;
+  UpdateCounts updates;
   std::map<Key, ModelTimes> layers;
   std::map<int64_t, std::vector<LayerMix>> mixes;  // by virtual stages
   std::map<Key, std::vector<LocalParams>> locals;
@@ -286,7 +291,7 @@ double TimeModel::Cache::optimizer_s(const Layout& layout) {
   const auto most = std::max_element(
       held.begin(), held.end(),
       [](const LocalParams& a, const LocalParams& b) { return a.total() < b.total(); });
-  const double seconds_of = seconds(device, optimizer_ops(job, layout, *most));
+  const double seconds_of = seconds(device, optimizer_ops(job, layout, *most, updates));
   return optimizers.emplace(key, seconds_of).first->second;
 }
 

@@ -155,7 +155,8 @@ Result<std::optional<plan::DeviceModel>> calibrated_device(const Globals& global
                                                            const PlanWords& words,
                                                            const PlanQuestion& question) {
   const std::string& dtype = question.job.training.dtype;
-  const bool on_gpus = device_kind_of(question) == plan::DeviceKind::kCuda;
+  const bool on_gpus =
+      plan::wanted_device(question.job, question.cluster) == plan::DeviceKind::kCuda;
   const bool this_machine = words.config.gpus == 0 && !on_gpus;
   DSV3_ASSIGN_OR_RETURN(std::string path, one_text("--calibration", words.calibration));
   const bool asked = !path.empty();

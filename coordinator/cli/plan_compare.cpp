@@ -118,7 +118,7 @@ std::string table_text(const Globals& globals, const plan::Comparison& compariso
 
 int show_compare(const Globals& globals, const PlanQuestion& asked,
                  const std::vector<std::string>& layouts) {
-  const plan::DeviceKind kind = device_kind_of(asked);
+  const plan::DeviceKind kind = plan::wanted_device(asked.job, asked.cluster);
   const bool cuda = kind == plan::DeviceKind::kCuda;
   PlanQuestion question = asked;
   // As plan() does: a cluster of GPUs only decides for it.

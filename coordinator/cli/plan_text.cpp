@@ -178,26 +178,10 @@ std::string plan_text(const plan::Plan& plan, bool all, const PlanNotes& notes) 
   return out + runners_up(plan, all ? plan.rejected.size() : kRunnersUp);
 }
 
-plan::DeviceKind device_kind_of(const PlanQuestion& question) {
-  const bool has_cpu = plan::count_devices(question.cluster, plan::DeviceKind::kCpu) > 0;
-  const bool has_gpu = plan::count_devices(question.cluster, plan::DeviceKind::kCuda) > 0;
-  return (has_gpu && !has_cpu) || question.job.cluster.devices == "cuda" ? plan::DeviceKind::kCuda
-                                                                         : plan::DeviceKind::kCpu;
-}
-
 plan::MemoryModel memory_model_of(const PlanQuestion& question, plan::DeviceKind device,
                                   int64_t ranks_per_device) {
-  int64_t per_node = std::max<int64_t>({1, question.job.cluster.ranks_per_node, ranks_per_device});
-  if (device == plan::DeviceKind::kCuda) {
-    per_node = 0;
-    for (const plan::Node& node : question.cluster.nodes) {
-      const auto gpus =
-          std::count_if(node.devices.begin(), node.devices.end(),
-                        [](const plan::Device& d) { return d.kind == plan::DeviceKind::kCuda; });
-      per_node = std::max<int64_t>(per_node, gpus);
-    }
-    if (per_node == 0) per_node = 8;
-  }
+  const int64_t per_node =
+      plan::ranks_of_node(question.job, question.cluster, device, ranks_per_device);
   return plan::MemoryModel(question.job, device, per_node,
                            plan::cpu_facts(question.cluster, ranks_per_device));
 }

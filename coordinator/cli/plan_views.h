@@ -74,8 +74,6 @@ nlohmann::ordered_json noted_json(const plan::Plan& plan, const PlanNotes& notes
 std::string plan_line(std::string_view name, const std::string& text);
 // Whose speed times are predicted by: "h100 (data sheet …)".
 std::string timed_as_text(const plan::TimedBy& by);
-// What plan() will plan on: as the job says, GPUs where there is nothing else.
-plan::DeviceKind device_kind_of(const PlanQuestion& question);
 // The memory model that plan() judges layouts of this device by.
 plan::MemoryModel memory_model_of(const PlanQuestion& question, plan::DeviceKind device,
                                   int64_t ranks_per_device);

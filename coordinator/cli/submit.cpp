@@ -62,9 +62,6 @@ std::string launch_script(const Globals& globals, const plan::Plan& plan) {
 
 int hand_over(const Globals& globals, const spec::JobSpec& job, const plan::Plan& plan,
               const Options& options) {
-  say_when_interrupted(
-      "dsv3ctl: interrupted before the coordinator answered; 'dsv3ctl status' shows whether the "
-      "job was taken\n");
   auto client = connect_or_start_and_say(globals);
   if (!client.ok()) return fail(globals, client.status());
   wire::Envelope reply;
@@ -151,6 +148,9 @@ std::string random_key() {
 }
 
 Result<transport::Client> connect_or_start_and_say(const Globals& globals) {
+  say_when_interrupted(
+      "dsv3ctl: interrupted before the coordinator answered; 'dsv3ctl status' shows whether the "
+      "job was taken\n");
   bool started = false;
   auto client = connect_or_start(globals, &started);
   if (client.ok() && started) {

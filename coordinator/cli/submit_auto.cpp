@@ -114,9 +114,6 @@ int submit_auto(const Globals& globals, const AutoQuestion& question) {
   if (!request.ok()) return fail(globals, request.status());
   request->mutable_submit_auto()->set_dry(true);
   if (question.dry_run) return dry_run(globals, question, *request);
-  say_when_interrupted(
-      "dsv3ctl: interrupted before the coordinator answered; 'dsv3ctl status' shows whether the "
-      "job was taken\n");
   auto client = connect_or_start_and_say(globals);
   if (!client.ok()) return fail(globals, client.status());
   wire::Envelope reply;

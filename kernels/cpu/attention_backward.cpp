@@ -148,7 +148,7 @@ class Backward {
         store_dq(first, item / blocks_.num_q, item % blocks_.num_q, parts);
       });
       for (int64_t slot = 0; slot < round && s_.rope_dim > 0; ++slot)
-        sum_dk_rope(first + slot, slot);
+        add_dk_rope(first + slot, slot);
     }
   }
 
@@ -283,19 +283,9 @@ class Backward {
     }
   }
 
-  // Adds one head's dk_rope to its sequence's sum; the last head stores the sum.
-  void sum_dk_rope(int64_t head, int64_t slot) const {
-    const int64_t h = head % s_.heads, token = head / s_.heads * s_.sequence;
-    float* sum = reinterpret_cast<float*>(shared_memory_ + dk_rope_sum_at_);
-    const float* add = of_head<float>(slot, dk_rope_at_);
-#pragma omp parallel for schedule(static) if (s_.sequence * s_.rope_dim > kParallelMin)
-    for (int64_t r = 0; r < s_.sequence; ++r) {
-      float* row = sum + r * s_.rope_dim;
-#pragma omp simd
-      for (int64_t c = 0; c < s_.rope_dim; ++c)
-        row[c] = (h == 0 ? 0.0f : row[c]) + add[r * s_.rope_dim + c];
-      if (h == s_.heads - 1) store_row(row, row_of<T>(args_.dk_rope, token + r), s_.rope_dim);
-    }
+  void add_dk_rope(int64_t head, int64_t slot) const {
+    sum_dk_rope<T>(args_, head, of_head<float>(slot, dk_rope_at_),
+                   reinterpret_cast<float*>(shared_memory_ + dk_rope_sum_at_));
   }
 
   const ops::MlaAttentionBackward& args_;

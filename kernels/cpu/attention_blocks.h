@@ -168,4 +168,21 @@ void dispatch_attention(DType act, const F& f) {
   }
 }
 
+// Adds one head's dk_rope, add [sequence, rope_dim], to its sequence's sum of the same shape; the
+// first head begins it, the last stores it. Heads must come in their order.
+template <typename T>
+void sum_dk_rope(const ops::MlaAttentionBackward& args, int64_t head, const float* add,
+                 float* sum) {
+  const ops::MlaShape& s = args.shape;
+  const int64_t h = head % s.heads, token = head / s.heads * s.sequence;
+#pragma omp parallel for schedule(static) if (s.sequence * s.rope_dim > kParallelMin)
+  for (int64_t r = 0; r < s.sequence; ++r) {
+    float* row = sum + r * s.rope_dim;
+#pragma omp simd
+    for (int64_t c = 0; c < s.rope_dim; ++c)
+      row[c] = (h == 0 ? 0.0f : row[c]) + add[r * s.rope_dim + c];
+    if (h == s.heads - 1) store_row(row, row_of<T>(args.dk_rope, token + r), s.rope_dim);
+  }
+}
+
 }  // namespace dsv3::cpu

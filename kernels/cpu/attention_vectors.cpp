@@ -208,7 +208,7 @@ class VectorBackward : VectorAttention<T> {
         store_dq(first, item / blocks_, item % blocks_, parts);
       });
       for (int64_t slot = 0; slot < round && s_.rope_dim > 0; ++slot)
-        sum_dk_rope(first + slot, dk_rope_of(slot));
+        add_dk_rope(first + slot, dk_rope_of(slot));
     }
   }
 
@@ -224,7 +224,7 @@ class VectorBackward : VectorAttention<T> {
       for (int64_t j = 0; j < blocks_; ++j) key_block(base, slot, j, dq, dk_rope_of(h), own);
       for (int64_t i = 0; i < blocks_; ++i) store_dq(base, slot, i, 1);
     });
-    for (int64_t h = 0; h < s_.heads && s_.rope_dim > 0; ++h) sum_dk_rope(first + h, dk_rope_of(h));
+    for (int64_t h = 0; h < s_.heads && s_.rope_dim > 0; ++h) add_dk_rope(first + h, dk_rope_of(h));
   }
 
   int64_t parts_of(int64_t round) const {
@@ -337,18 +337,8 @@ class VectorBackward : VectorAttention<T> {
                        row_of<T>(args_.dq, head.token + begin) + head.h * d_, args_.dq.stride);
   }
 
-  // Adds one head's dk_rope to its sequence's sum; the last head stores the sum.
-  void sum_dk_rope(int64_t head, const float* add) const {
-    const int64_t h = head % s_.heads, token = head / s_.heads * s_.sequence;
-    float* sum = reinterpret_cast<float*>(shared_memory_ + dk_rope_sum_at_);
-#pragma omp parallel for schedule(static) if (s_.sequence * s_.rope_dim > kParallelMin)
-    for (int64_t r = 0; r < s_.sequence; ++r) {
-      float* row = sum + r * s_.rope_dim;
-#pragma omp simd
-      for (int64_t c = 0; c < s_.rope_dim; ++c)
-        row[c] = (h == 0 ? 0.0f : row[c]) + add[r * s_.rope_dim + c];
-      if (h == s_.heads - 1) store_row(row, row_of<T>(args_.dk_rope, token + r), s_.rope_dim);
-    }
+  void add_dk_rope(int64_t head, const float* add) const {
+    sum_dk_rope<T>(args_, head, add, reinterpret_cast<float*>(shared_memory_ + dk_rope_sum_at_));
   }
 
   const ops::MlaAttentionBackward& args_;

@@ -14,16 +14,8 @@
 namespace dsv3::plan {
 namespace {
 
-using testing::table_job;
+using testing::free_job;
 constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
-
-spec::JobSpec free_job(const std::string& name) {
-  spec::JobSpec job = table_job(name);
-  job.training.micro_batch_size = -1;
-  job.training.global_batch_size = 768;
-  job.parallel.pipeline_schedule = "auto";
-  return job;
-}
 
 ClusterSpec cpu_machine(double ram_gib, int cores) {
   Device cpu{.kind = DeviceKind::kCpu, .name = "Test CPU", .cores = cores};

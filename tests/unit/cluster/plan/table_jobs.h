@@ -1,4 +1,4 @@
-// The reference table of presets (the reference tables 2) as jobs in code, so that the planner's
+// The reference table of presets as jobs in code, so that the planner's
 // tests don't depend on the YAML files.
 #pragma once
 
@@ -62,6 +62,15 @@ inline spec::JobSpec table_job(const std::string& name) {
     return job;
   }
   DSV3_CHECK(false, "no such row");
+}
+
+// The same with micro-batch and schedule free too, 768 sequences a step.
+inline spec::JobSpec free_job(const std::string& name) {
+  spec::JobSpec job = table_job(name);
+  job.training.micro_batch_size = -1;
+  job.training.global_batch_size = 768;
+  job.parallel.pipeline_schedule = "auto";
+  return job;
 }
 
 }  // namespace dsv3::plan::testing

@@ -25,7 +25,7 @@ plan::ClusterSpec machine(int64_t gpus) {
 wire::SubmitAutoRequest request() {
   wire::SubmitAutoRequest r;
   r.set_launcher("local");
-  r.set_working_dir("/work");
+  r.set_working_dir("/home/user");
   return r;
 }
 
@@ -46,7 +46,7 @@ TEST(AutoPick, OnCpusTheDemoWithAbsolutePathsAndItsReason) {
   const spec::Parsed job = spec::parse_yaml(s.spec_yaml, "spec.yaml");
   ASSERT_TRUE(job.ok());
   EXPECT_EQ(job.job.data.path[0].first, "/state/data/demo");
-  EXPECT_EQ(job.job.checkpoint.path, "/work/ckpt");
+  EXPECT_EQ(job.job.checkpoint.path, "/home/user/ckpt");
   const auto plan = plan::parse_plan(s.plan_json);
   ASSERT_TRUE(plan.ok());
   EXPECT_TRUE(plan->feasible && plan->runnable);
