@@ -44,6 +44,10 @@ TpSplit tp_split(const spec::TensorInfo& tensor, bool cut_experts) {
   return TpSplit::kReplicated;
 }
 
+bool copies_embedding(const spec::ModelSpec& model, const Layout& layout) {
+  return layout.pp > 1 && (model.mtp_layers > 0 || model.tie_embeddings);
+}
+
 std::vector<int64_t> split_layers(int64_t num_layers, int64_t stages) {
   DSV3_CHECK(stages >= 1 && stages <= num_layers);
   const int64_t longer = num_layers % stages;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cluster/plan/layout.h"
+#include "cluster/plan/rank_grid.h"
 #include "configs/spec/job_spec.h"
 #include "configs/spec/model_tensors.h"
 
@@ -24,6 +25,36 @@ enum class TpSplit {
 // How TP cuts this tensor. Routed experts are kReplicated under etp 1 (they are spread over EP·TP
 // ranks instead).
 TpSplit tp_split(const spec::TensorInfo& tensor, bool cut_experts = false);
+
+// Whose gradients are summed over which ranks: of what TP replicates (latent projections, norms,
+// the router: every TP rank sees other tokens) over TP·CP·EP·DP; of everything else outside the
+// experts over CP·EP·DP; of routed experts over CP·DP. With TP 1 nothing is kReplicated.
+enum class ParamClass { kReplicated, kDense, kExpert };
+ParamClass param_class(const spec::TensorInfo& tensor, const Layout& layout);
+
+// A part of a tensor [out, in]: rows [row, row + rows), columns [col, col + cols). A vector [n] is
+// one row of n columns.
+struct Box {
+  int64_t row = 0, rows = 0;
+  int64_t col = 0, cols = 0;
+  int64_t num_elements() const { return rows * cols; }
+  bool operator==(const Box&) const = default;
+};
+// What one rank holds of one tensor.
+struct TensorShard {
+  spec::TensorInfo tensor;  // the whole
+  Box box;
+  ParamClass cls = ParamClass::kDense;
+};
+// What the rank at `position` holds before ZeRO, in model_tensors() order: the tensors of its
+// chunks' layers, cut by TP; of the experts its share (experts are spread over EP·TP under etp 1,
+// in order of tp, then ep; over EP and cut along their width under etp = TP). The first stage holds
+// the embedding, the last one norm, head and MTP modules, and a copy of the embedding where MTP
+// modules or a tied head need it. Sums of these are ShardedCounts'.
+std::vector<TensorShard> rank_shards(const spec::ModelSpec& model, const Layout& layout,
+                                     const RankPosition& position);
+// Whether the last stage of a pipeline holds a copy of the embedding.
+bool copies_embedding(const spec::ModelSpec& model, const Layout& layout);
 
 // Layers of each stage; they differ by at most one, and the last stage (head, MTP) then the first
 // (embedding) get fewer first: 61 layers over 16 stages → 3 4×13 3 3. Requires 1 ≤ stages ≤ layers.

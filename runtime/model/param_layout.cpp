@@ -70,8 +70,11 @@ void add_part(Draft& draft, const spec::TensorInfo& info, int order, size_t slic
 
 }  // namespace
 
-ParamLayout param_layout(const spec::ModelSpec& model) {
+ParamLayout param_layout(const spec::ModelSpec& model, const plan::Layout& cut,
+                         const plan::RankPosition& position) {
   ParamLayout layout;
+  layout.cut = cut;
+  layout.position = position;
   std::map<std::string, size_t> by_name;
   std::vector<Draft> drafts;
   for (spec::TensorInfo& info : spec::model_tensors(model)) {
@@ -83,7 +86,8 @@ ParamLayout param_layout(const spec::ModelSpec& model) {
     }
     add_part(drafts[found->second], info, place.order, layout.slices.size());
     layout.parameters += info.num_elements();
-    layout.slices.push_back({std::move(info), 0});
+    const int64_t rows = info.shape.size() == 2 ? info.shape[0] : 1, cols = info.shape.back();
+    layout.slices.push_back({std::move(info), {0, rows, 0, cols}, plan::ParamClass::kDense, 0});
   }
   std::stable_sort(drafts.begin(), drafts.end(), [](const Draft& a, const Draft& b) {
     return std::make_tuple(!a.decay, a.expert, a.first) <

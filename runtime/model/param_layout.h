@@ -13,13 +13,17 @@
 #include <string>
 #include <vector>
 
+#include "cluster/plan/shard_map.h"
 #include "configs/spec/model_tensors.h"
 
 namespace dsv3::model {
 
-// One Hugging Face tensor in the flat buffer; offsets in elements.
+// What this rank holds of one Hugging Face tensor, in the flat buffer: its box, row-major,
+// contiguous. Offsets in elements.
 struct ParamSlice {
-  spec::TensorInfo info;
+  spec::TensorInfo info;  // the whole tensor
+  plan::Box box;          // the part that is here
+  plan::ParamClass cls = plan::ParamClass::kDense;
   int64_t offset = 0;
 };
 
@@ -39,12 +43,18 @@ struct ParamLayout {
   int64_t decay_elements = 0;      // [0, decay_elements) has weight decay
   int64_t elements = 0;            // with the zeros that align blocks
   int64_t parameters = 0;          // without them
+  // How the model is cut, and which rank this is.
+  plan::Layout cut;
+  plan::RankPosition position;
 };
 
 // Block names are the layer's prefix and: self_attn.in_proj, self_attn.{q_b_proj, kv_b_proj,
 // o_proj}, mlp.{gate_up_proj, down_proj}, mlp.gate, mlp.experts.{gate_up_proj, down_proj},
 // mlp.shared_experts.{gate_up_proj, down_proj}; all others keep Hugging Face's name without
 // ".weight".
-ParamLayout param_layout(const spec::ModelSpec& model);
+// Where TP > 1 and the query is direct, its rows (cut by heads) are a block of their own,
+// self_attn.q_proj, and in_proj is kv_a_proj_with_mqa alone.
+ParamLayout param_layout(const spec::ModelSpec& model, const plan::Layout& cut = {},
+                         const plan::RankPosition& position = {});
 
 }  // namespace dsv3::model

@@ -9,11 +9,11 @@
 namespace dsv3::model {
 
 ParamStore::ParamStore(const spec::ModelSpec& model, tensor::Arena& arena, DType compute,
-                       bool gradients)
+                       bool gradients, const plan::Layout& cut, const plan::RankPosition& position)
     : arena_(arena),
       init_std_(model.init_std),
       compute_dtype_(compute),
-      layout_(param_layout(model)) {
+      layout_(param_layout(model, cut, position)) {
   master_ = arena.persistent("weights", DType::kF32, {layout_.elements});
   if (gradients) grad_ = arena.persistent("gradients", DType::kF32, {layout_.elements});
   if (compute == DType::kBf16)

@@ -40,7 +40,8 @@ class ParamStore {
   // Takes the memory from `arena`, zeroed. compute: kF32 (the master is multiplied) or kBf16.
   // Without gradients the model can only run forward.
   ParamStore(const spec::ModelSpec& model, tensor::Arena& arena, DType compute,
-             bool gradients = true);
+             bool gradients = true, const plan::Layout& cut = {},
+             const plan::RankPosition& position = {});
   ParamStore(const ParamStore&) = delete;
   ParamStore& operator=(const ParamStore&) = delete;
 

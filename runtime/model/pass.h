@@ -6,9 +6,19 @@
 // is given, so a block's output is written once. `backward_input` computes the gradient of the
 // input, and of norm gains on the way; `backward_weight` computes what matrix products give;
 // running them apart gives the same bits as together (pipeline schedules need that).
+// A sequence's tokens are cut over CP, and between the modules over TP too (sequence parallelism,
+// Korthikanti et al. 2022, arXiv 2205.05198): what enters and leaves a module is `tokens()` rows,
+// the same part of every sequence, sequences in order. Inside, a module gathers what its heads or
+// its share of a width need: `gathered_tokens()` rows. Which positions those are:
+// token_positions().
 #pragma once
 
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
 #include "kernels/ops/ops.h"
+#include "runtime/comm/groups.h"
 #include "runtime/model/params.h"
 #include "runtime/tensor/arena.h"
 
@@ -34,20 +44,35 @@ struct LossScales {
   float z = 0;       // router_z_loss_weight / tokens of the global batch
 };
 
+// What a module drops after its forward and computes again for its backward: nothing; the outputs
+// of norms, up-projections of the latents and SwiGLU; everything but a layer's input.
+enum class Recompute : uint8_t { kNone, kSelective, kFull };
+
 struct Pass {
   tensor::Arena& arena;
   ops::Context ctx;
   DType act = DType::kF32;  // dtype of activations
   int64_t sequences = 0;    // in this micro-batch
-  int64_t sequence = 0;     // tokens of each
+  int64_t sequence = 0;     // tokens of each, on all ranks together
   bool training = true;     // losses, counts and gradients; else only the language-model loss
   LossScales scales;
   BackwardObserver* observer = nullptr;  // null: nobody asked
+  const comm::Groups* groups = &comm::Groups::alone();
+  Recompute recompute = Recompute::kNone;
+  // This forward only brings back what was dropped: losses and counts were added the first time.
+  bool again = false;
 
   void between_operations() const {
     if (observer) observer->between_operations();
+    groups->progress();
   }
-  int64_t tokens() const { return sequences * sequence; }
+  int64_t tp() const { return groups->layout.tp; }
+  int64_t cp() const { return groups->layout.cp; }
+  // Tokens of one sequence that are here: between modules, and gathered over TP.
+  int64_t local_sequence() const { return sequence / (cp() * tp()); }
+  int64_t gathered_sequence() const { return sequence / cp(); }
+  int64_t tokens() const { return sequences * local_sequence(); }
+  int64_t gathered_tokens() const { return sequences * gathered_sequence(); }
   // Activations [tokens, cols] act.
   tensor::Tensor push(std::string_view name, int64_t cols) const {
     return arena.push(name, act, {tokens(), cols});
@@ -62,6 +87,12 @@ struct Pass {
     return arena.push(name, DType::kI32, shape);
   }
 };
+
+// The positions, in the whole sequence, of the tokens that CP rank `cp_rank` holds: parts cp_rank
+// and 2·CP − 1 − cp_rank of 2·CP equal parts, so that every rank has as much of a causal triangle
+// (Llama 3, arXiv 2407.21783, 3.3.2). CP 1: 0 … sequence − 1. TP rank t then holds the t-th of TP
+// equal runs of them. sequence is a multiple of 2·CP where CP > 1.
+std::vector<int64_t> token_positions(int64_t sequence, int64_t cp, int64_t cp_rank);
 
 // y (+)= x Wᵀ.   x [rows, in], W [out, in], y [rows, out]
 inline void linear(const Pass& pass, ops::ConstMatrix x, const Weight& w, ops::Matrix y,

@@ -68,10 +68,10 @@ std::vector<std::vector<Range>> gradient_schedule(const model::ParamLayout& layo
   return schedule;
 }
 
-GradientSync::GradientSync(model::ParamStore& params, std::vector<comm::Communicator*> lanes,
+GradientSync::GradientSync(model::ParamStore& params, const comm::Groups& groups,
                            const SyncOptions& options)
     : params_(params),
-      lanes_(std::move(lanes)),
+      lanes_(groups.dense),
       options_(options),
       schedule_(gradient_schedule(params.layout(), options.num_layers, options.bytes_min)) {
   DSV3_CHECK(!lanes_.empty());
@@ -109,12 +109,6 @@ void GradientSync::finish() {
   for (comm::Communicator* lane : lanes_) lane->wait_all();
   next_event_ = 0;
   next_range_ = 0;
-}
-
-int64_t GradientSync::wait_ns() const {
-  int64_t total = 0;
-  for (const comm::Communicator* lane : lanes_) total += lane->traffic().wait_ns;
-  return total;
 }
 
 }  // namespace dsv3::parallel

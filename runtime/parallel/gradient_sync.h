@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/comm/communicator.h"
+#include "runtime/comm/groups.h"
 #include "runtime/model/params.h"
 #include "runtime/model/pass.h"
 
@@ -41,11 +41,8 @@ struct SyncOptions {
 // Of one rank. Gradients must lie in memory that the communicator can read (CPU).
 class GradientSync final : public model::BackwardObserver {
  public:
-  // `lanes`: communicators of the same ranks, at least one, which take the ranges in turn: while
-  // one waits for the last bytes of a sum, another keeps the link busy. params and lanes outlive
-  // it.
-  GradientSync(model::ParamStore& params, std::vector<comm::Communicator*> lanes,
-               const SyncOptions& options);
+  // params and groups outlive it.
+  GradientSync(model::ParamStore& params, const comm::Groups& groups, const SyncOptions& options);
 
   // Give it to the backward pass of the step's LAST micro-batch only.
   void head_done() override;
@@ -54,14 +51,12 @@ class GradientSync final : public model::BackwardObserver {
   // After that backward pass: starts what is left and waits; the gradients are then the sum over
   // the group, the same bits on every rank. Throws Failure.
   void finish();
-  // Spent waiting in finish(), ever.
-  int64_t wait_ns() const;
 
  private:
   void start_until(size_t events);
 
   model::ParamStore& params_;
-  std::vector<comm::Communicator*> lanes_;
+  comm::Lanes lanes_;
   SyncOptions options_;
   std::vector<std::vector<Range>> schedule_;
   std::vector<std::string> names_;  // of the ranges, in order

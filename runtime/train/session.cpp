@@ -10,11 +10,12 @@
 
 namespace dsv3::train {
 
-Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec, const DataGroup& group) {
+Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec,
+                                              const comm::Groups* groups) {
   DSV3_RETURN_IF_ERROR(plan::check_runnable(spec));
   auto session = std::make_unique<Session>();
   session->spec = spec;
-  session->data_group = group.control && group.control->size() > 1 ? group.control : nullptr;
+  if (groups) session->groups = groups;
   if (const int64_t ranks = session->data_ranks(); spec.training.global_batch_size % ranks != 0) {
     return Status(Code::kInvalid,
                   fmt::format("training.global_batch_size {} can't be shared by {} data ranks",
@@ -35,9 +36,9 @@ Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec, const D
   session->model = std::make_unique<model::Transformer>(spec.model, options, *session->arena);
   session->optimizer =
       std::make_unique<optim::Optimizer>(training, session->model->params(), *session->arena);
-  if (session->data_group) {
+  if (session->groups->world) {
     session->gradient_sync = std::make_unique<parallel::GradientSync>(
-        session->model->params(), group.lanes,
+        session->model->params(), *session->groups,
         parallel::SyncOptions{.num_layers = spec.model.num_layers + spec.model.mtp_layers,
                               .overlap = spec.parallel.overlap_grad_reduce});
   }

@@ -10,7 +10,7 @@
 
 #include "base/status.h"
 #include "configs/spec/job_spec.h"
-#include "runtime/comm/communicator.h"
+#include "runtime/comm/groups.h"
 #include "runtime/data/sample_reader.h"
 #include "runtime/device/device.h"
 #include "runtime/model/transformer.h"
@@ -29,30 +29,28 @@ struct Session {
   std::unique_ptr<data::SampleReader> reader;
   int64_t steps_done = 0;
 
-  // The ranks that train the same parameters on other samples; null: this one alone.
-  comm::Communicator* data_group = nullptr;
-  std::unique_ptr<parallel::GradientSync> gradient_sync;  // with a data_group
-  // Spent waiting for other ranks, ever.
-  int64_t comm_wait_ns() const {
-    return data_group ? data_group->traffic().wait_ns + gradient_sync->wait_ns() : 0;
-  }
+  // The ranks of the layout; outlives the session.
+  const comm::Groups* groups = &comm::Groups::alone();
+  std::unique_ptr<parallel::GradientSync> gradient_sync;  // where gradients are summed over ranks
 
   std::vector<int32_t> tokens;  // host: one micro-batch, [micro_batch_size, seq_length + 1]
 
   // Global samples per step, and tokens that they hold.
   int64_t samples_per_step() const { return spec.training.global_batch_size; }
   int64_t tokens_per_step() const { return samples_per_step() * spec.training.seq_length; }
-  // This rank among those of data_group, and their number.
-  int64_t data_rank() const { return data_group ? data_group->rank() : 0; }
-  int64_t data_ranks() const { return data_group ? data_group->size() : 1; }
+  // Which share of the samples this rank trains on, and how many there are.
+  int64_t data_rank() const { return groups->data_rank(); }
+  int64_t data_ranks() const { return groups->data_ranks(); }
+  // Rank 0 of the job: it chooses what to go on from, publishes and reports.
+  bool leads() const { return groups->world == nullptr || groups->world->rank() == 0; }
 };
 
 // Opens device and data and builds the model; its weights are zero until they are restored or
-// drawn: params().initialise(). `group` outlives the session. kInvalid for a
-// batch that its ranks can't share evenly, or bad data; kDevice for a device that is not there;
-// throws Failure when memory runs out.
+// drawn: params().initialise(). `groups` (null: this rank alone) outlives the session. kInvalid for
+// a batch that the data ranks can't share evenly, or bad data; kDevice for a device that is not
+// there; throws Failure when memory runs out.
 Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec,
-                                              const DataGroup& group = {});
+                                              const comm::Groups* groups = nullptr);
 
 // Reads `count` samples from `first` on into session.tokens.
 Status read_samples(Session& session, data::Split split, int64_t first, int64_t count);

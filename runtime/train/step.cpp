@@ -25,9 +25,9 @@ Status check_finite(const StepReport& report) {
                 "lower training.learning_rate or resume from an earlier checkpoint");
 }
 
-// Forward and backward of this rank's share of the step's samples; with a data group the gradients
-// are summed over it. Micro-batches are counted in the global order of samples: rank r has samples
-// [r, r + 1) · batch / ranks of the step.
+// Forward and backward of this rank's share of the step's samples; the gradients are summed over
+// the data ranks. Micro-batches are counted in the global order of samples: rank r has samples [r,
+// r + 1) · batch / ranks of the step.
 Status accumulate_gradients(Session& session) {
   const spec::TrainingSpec& training = session.spec.training;
   const int64_t share = training.global_batch_size / session.data_ranks();
@@ -45,22 +45,22 @@ Status accumulate_gradients(Session& session) {
 
 // Losses and counts of the whole batch, on every rank.
 void sum_step_state(Session& session) {
-  if (!session.data_group) return;
+  if (!session.groups->world) return;
   model::StepState& step = session.model->step();
   const ops::Vector<double> scalars = step.scalars();
   const ops::Vector<int64_t> counts = step.all_counts();
-  session.data_group->start_all_reduce("losses", {scalars.data, scalars.size, DType::kF64},
-                                       comm::Reduce::kSum);
-  session.data_group->start_all_reduce("expert counts", {counts.data, counts.size, DType::kI64},
-                                       comm::Reduce::kSum);
-  session.data_group->wait_all();
+  session.groups->world->start_all_reduce("losses", {scalars.data, scalars.size, DType::kF64},
+                                          comm::Reduce::kSum);
+  session.groups->world->start_all_reduce("expert counts", {counts.data, counts.size, DType::kI64},
+                                          comm::Reduce::kSum);
+  session.groups->world->wait_all();
 }
 
 }  // namespace
 
 Result<StepReport> run_step(Session& session) {
   const int64_t begin_ns = system_clock().steady_ns();
-  const int64_t waited_ns = session.comm_wait_ns();
+  const int64_t waited_ns = session.groups->wait_ns();
   model::Transformer& model = *session.model;
   model.step().reset();
   model.params().zero_grad();
@@ -82,7 +82,7 @@ Result<StepReport> run_step(Session& session) {
                 report.aux_loss + report.z_loss;
   report.tokens = session.tokens_per_step();
   report.step_s = static_cast<double>(system_clock().steady_ns() - begin_ns) * 1e-9;
-  report.exposed_comm_s = static_cast<double>(session.comm_wait_ns() - waited_ns) * 1e-9;
+  report.exposed_comm_s = static_cast<double>(session.groups->wait_ns() - waited_ns) * 1e-9;
   report.tokens_per_s = static_cast<double>(report.tokens) / std::max(report.step_s, 1e-9);
   DSV3_RETURN_IF_ERROR(check_finite(report));
   session.steps_done = report.step;

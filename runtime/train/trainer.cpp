@@ -43,7 +43,9 @@ TrainStart describe(Session& session) {
   start.max_steps = session.spec.training.max_steps;
   start.params_total = session.model->params().layout().parameters;
   start.device = session.device->description();
-  if (session.data_ranks() > 1) start.device += fmt::format(" on {} ranks", session.data_ranks());
+  if (session.groups->world) {
+    start.device += fmt::format(" on {} ranks", session.groups->world->size());
+  }
   start.compute_dtype = compute_dtype_text(session);
   start.flops_per_token = flops.total_with_mtp;
   // All ranks measure at once, because they share cores when they train too.
@@ -141,9 +143,9 @@ Status run_loop(Loop& loop) {
 Result<TrainSummary> train(const TrainOptions& given, TrainObserver& observer) {
   TrainOptions options = given;
   DSV3_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
-                        open_session(options.spec, options.data_group));
+                        open_session(options.spec, options.groups));
   // One rank chooses and saves; the others follow it.
-  const bool leads = session->data_rank() == 0;
+  const bool leads = session->leads();
   if (!leads) options.checkpoint_dir.clear();
   std::string path;
   if (leads) {

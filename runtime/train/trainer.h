@@ -17,7 +17,7 @@
 #include "configs/spec/job_spec.h"
 
 namespace dsv3::comm {
-class Communicator;
+struct Groups;
 }
 
 namespace dsv3::train {
@@ -96,13 +96,6 @@ class TrainObserver {
   virtual bool checkpoint_requested() { return false; }
 };
 
-// The ranks that train the same parameters on other samples: communicators of the same members.
-// control null: this rank alone.
-struct DataGroup {
-  comm::Communicator* control = nullptr;   // losses, counts, agreement
-  std::vector<comm::Communicator*> lanes;  // gradients (parallel/gradient_sync.h); at least one
-};
-
 struct TrainOptions {
   spec::JobSpec spec;
   std::string job = "local";
@@ -116,8 +109,9 @@ struct TrainOptions {
   std::function<Status(std::string_view point)> checkpoint_probe;
   // The run is known to have saved this step: to find no checkpoint is an error then. 0: it is not.
   int64_t saved_step = 0;
-  // Outlives train(). All its ranks call train() with the same spec; rank 0 of it saves.
-  DataGroup data_group;
+  // The other ranks of the layout, and this one's place among them; outlives train(). All ranks
+  // call train() with the same spec. Null: this rank alone.
+  const comm::Groups* groups = nullptr;
 };
 
 struct TrainSummary {

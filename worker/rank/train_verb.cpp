@@ -18,11 +18,11 @@
 #include "base/log.h"
 #include "cluster/plan/capability.h"
 #include "cluster/plan/plan.h"
-#include "cluster/plan/rank_grid.h"
+#include "cluster/plan/shard_map.h"
 #include "configs/spec/parse.h"
 #include "coordinator/protocol/dsv3.pb.h"
 #include "runtime/checkpoint/checkpoint.h"
-#include "runtime/comm/cpu/mesh.h"
+#include "runtime/comm/cpu/rank_groups.h"
 #include "worker/rank/rank_observer.h"
 #include "worker/rank/train_options.h"
 #include "worker/rank/verbs.h"
@@ -32,7 +32,6 @@ namespace {
 
 constexpr int64_t kDrainMs = 10'000;
 constexpr int64_t kMeetMs = 60'000;  // for the other ranks to start
-constexpr int kGradientLanes = 2;    // tests/bench/RESULTS.md: what one, two and four hide
 // "@demo" in data.path: the demo's text, as `dsv3ctl submit` prepares it.
 constexpr const char* kDemoData = "@demo";
 
@@ -98,16 +97,17 @@ Result<plan::Plan> settle_plan(const TrainWords& words, spec::JobSpec* job) {
   return plan;
 }
 
-// The other ranks of the attempt, met; and the groups that share its gradients.
+// The other ranks of the attempt, met; and this rank's groups.
 struct Peers {
   std::unique_ptr<comm::Mesh> mesh;
-  std::vector<std::unique_ptr<comm::Communicator>> groups;
-  train::DataGroup data_group;
+  std::unique_ptr<comm::RankGroups> owned;
+  comm::Groups groups;  // owned's, or those of a rank alone
 };
 
 Result<Peers> meet_peers(const TrainWords& words, const plan::Layout& layout,
                          const spec::JobSpec& job, const link::Reporter* reporter) {
   Peers peers;
+  peers.groups.layout = layout;
   if (words.world == 1) return peers;
   const int64_t timeout_ms = job.parallel.collective_timeout_s * 1000;
   DSV3_ASSIGN_OR_RETURN(
@@ -118,18 +118,9 @@ Result<Peers> meet_peers(const TrainWords& words, const plan::Layout& layout,
                                        .connect_timeout_ms = std::min<int64_t>(timeout_ms, kMeetMs),
                                        .operation_timeout_ms = timeout_ms,
                                        .stop = [reporter] { return told_to_stop(reporter); }}));
-  std::vector<int> members;
-  for (const int64_t rank : plan::RankGrid(layout).group_of(words.rank, plan::kDenseGradGroup)) {
-    members.push_back(static_cast<int>(rank));
-  }
-  const auto create = [&](const std::string& name) {
-    peers.groups.push_back(peers.mesh->create_group(name, members));
-    return peers.groups.back().get();
-  };
-  peers.data_group.control = create("data");
-  for (int lane = 0; lane < kGradientLanes; ++lane) {
-    peers.data_group.lanes.push_back(create(fmt::format("gradients {}", lane)));
-  }
+  peers.owned = std::make_unique<comm::RankGroups>(*peers.mesh, layout,
+                                                   plan::copies_embedding(job.model, layout));
+  peers.groups = peers.owned->groups();
   return peers;
 }
 
@@ -183,7 +174,7 @@ Result<train::TrainSummary> train_job(const TrainWords& words, link::Reporter* r
   options.saved_step = words.saved_step;
   DSV3_RETURN_IF_ERROR(check_folder_is_free(words, options.checkpoint_dir));
   DSV3_ASSIGN_OR_RETURN(const Peers peers, meet_peers(words, plan.layout, job, reporter));
-  options.data_group = peers.data_group;
+  options.groups = &peers.groups;
   if (words.world > 1) {
     log::info("rank {} of {} ({}){}", words.rank, words.world, plan::to_string(plan.layout),
               words.rank == 0 ? "" : "; the steps are in rank 0's log");

@@ -56,14 +56,19 @@ std::vector<float> rank_gradients(const Setting& setting, int rank, const std::s
   if (!mesh.ok()) return {};
   std::vector<int> members(static_cast<size_t>(setting.ranks));
   std::iota(members.begin(), members.end(), 0);
-  std::vector<std::unique_ptr<comm::Communicator>> groups;
-  std::vector<comm::Communicator*> lanes;
+  std::vector<std::unique_ptr<comm::Communicator>> owned;
+  comm::Groups groups;
+  groups.layout.dp = setting.ranks;
+  groups.layout.zero_stage = 0;
+  groups.position.dp_rank = rank;
   for (size_t i = 0; i < setting.lanes; ++i) {
-    groups.push_back((*mesh)->create_group("lane " + std::to_string(i), members));
-    lanes.push_back(groups.back().get());
+    owned.push_back((*mesh)->create_group("lane " + std::to_string(i), members));
+    groups.dense.push_back(owned.back().get());
   }
+  groups.replicated = groups.expert = groups.dense;
+  groups.world = groups.dense[0];
   TinyModel tiny(tiny_job(), kSequences, setting.compute);
-  GradientSync sync(tiny.transformer->params(), lanes,
+  GradientSync sync(tiny.transformer->params(), groups,
                     {.num_layers = 4, .overlap = setting.overlap, .bytes_min = 4096});
   const std::vector<int32_t> tokens = random_tokens(tiny.job, kSequences);
   const auto row = static_cast<size_t>(tiny.job.training.seq_length + 1);
