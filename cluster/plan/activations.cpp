@@ -11,6 +11,7 @@ namespace {
 struct Sizes {
   double s;         // tokens of the micro-batch
   double t;         // TP
+  double cp;        // whose ranks all have keys and values of whole sequences
   double h;         // d_model
   double heads;     // H
   double qr, r;     // q and kv latent ranks
@@ -24,6 +25,7 @@ struct Sizes {
   double experts, topk;
   double e;      // bytes of an element
   double input;  // bytes of an element of a product's input
+  bool strips;   // ETP: experts get a TP group's rows
 };
 
 Sizes sizes_of(const spec::JobSpec& job, const Layout& layout, const ActivationOptions& options) {
@@ -34,6 +36,7 @@ Sizes sizes_of(const spec::JobSpec& job, const Layout& layout, const ActivationO
   Sizes z{};
   z.s = static_cast<double>(micro_batch_tokens(job, layout));
   z.t = static_cast<double>(layout.tp);
+  z.cp = static_cast<double>(layout.cp);
   z.h = static_cast<double>(model.d_model);
   z.heads = static_cast<double>(model.num_heads);
   z.qr = static_cast<double>(mla.q_lora_rank.value_or(0));
@@ -53,6 +56,7 @@ Sizes sizes_of(const spec::JobSpec& job, const Layout& layout, const ActivationO
   z.shared = static_cast<double>(moe.num_shared_experts * moe.expert_intermediate_size);
   z.dense = static_cast<double>(model.dense_intermediate_size);
   z.e = static_cast<double>(options.element_bytes);
+  z.strips = cut;
   z.input = options.fp8_inputs ? 1.0 + 1.0 / 32 : z.e;
   return z;
 }
@@ -66,7 +70,10 @@ struct Term {
   bool product_output = false;
 };
 
-constexpr bool kIn = true;   // product_input
+constexpr bool kIn = true;  // product_input
+// Our runtime's keys and values under CP, which every rank has of whole sequences: made again
+// whatever the layout says.
+constexpr uint8_t kAlwaysAgain = 8;
 constexpr bool kOut = true;  // product_output
 
 // Calls take(Term) for every term of attention and of both norms.
@@ -84,12 +91,14 @@ void attention_terms(const Sizes& z, bool own_runtime, const Take& take) {
   }
   take({"kv_a", latent, z.e * n * (z.r + z.dr), 0, false, kOut});
   take({"kv_a_norm", latent, z.input * n * z.r, 0, kIn});
-  take({"q", direct && own_runtime ? latent : "activations/attention/q", z.e * n * z.heads * z.dq,
+  const bool in_latent = direct && own_runtime && z.t == 1;  // one product with the latents
+  take({"q", in_latent ? latent : "activations/attention/q", z.e * n * z.heads * z.dq,
         kRecomputeMlaUp, false, kOut});
   const double key_dim = own_runtime ? z.dq - z.dr : z.dq;
-  take(
-      {"k", "activations/attention/kv", z.e * n * z.heads * key_dim, kRecomputeMlaUp, false, kOut});
-  take({"v", "activations/attention/kv", z.e * n * z.heads * z.dv, kRecomputeMlaUp, false, kOut});
+  const double keys = z.cp * n * z.heads;
+  const uint8_t up = kRecomputeMlaUp | (own_runtime && z.cp > 1 ? kAlwaysAgain : 0);
+  take({"k", "activations/attention/kv", z.e * keys * key_dim, up, false, kOut});
+  take({"v", "activations/attention/kv", z.e * keys * z.dv, up, false, kOut});
   take({"attn_out", "activations/attention/out", z.input * n * z.heads * z.dv, 0, kIn});
   take({"lse", statistics, 4 * n * z.heads});
   if (own_runtime) {  // 1 / rms of each token, f32
@@ -115,6 +124,9 @@ void moe_terms(const Sizes& z, const ActivationOptions& options, const Take& tak
   // weight, expert, row and slot.
   const double router = options.own_runtime ? 8 * z.experts + 16 * z.topk : 13 * z.experts;
   take({"router", "activations/moe/router", n * router});
+  if (options.own_runtime &&
+      (z.exchange > 0 || z.strips))  // from order of arrival to experts', and back
+    take({"routes", "activations/moe/router", 8 * z.slots});
   if (z.shared > 0) dense_terms(z, "sh_fc1", "sh_act", z.shared, take);
   take({"ex_in", "activations/moe/x", z.input * z.slots * z.h, 0, kIn});
   take({"ex_fc1", "activations/moe/gate_up", 2 * z.e * z.slots * z.width, 0, false, kOut});
@@ -135,8 +147,8 @@ void for_each_term(const Sizes& z, bool moe_layer, const ActivationOptions& opti
 }
 
 uint8_t dropped_modules(const Layout& layout, const ActivationOptions& options) {
-  if (layout.recompute == "none") return options.recompute_modules;
-  return kRecomputeSelective;
+  if (layout.recompute == "none") return options.recompute_modules | kAlwaysAgain;
+  return kRecomputeSelective | kAlwaysAgain;
 }
 
 // Of one layer: what is kept, and what there is.
@@ -168,24 +180,62 @@ double reference_gradients(const Sizes& z, bool moe_layer) {
   return std::max(attention, ffn);
 }
 
-// What runtime/model/{layer,mla,moe,ffn}.cpp push under "transient/", at their highest.
+// Attention's part of own_gradients(), as runtime/model/mla.cpp pushes it: columns of n tokens.
+double own_attention_gradients(const Sizes& z) {
+  const double q = z.heads * z.dq, kv = z.heads * (z.dq - z.dr + z.dv), shared = z.r + z.dr;
+  const bool direct = z.qr == 0, cut = z.t > 1, alone = z.t * z.cp == 1;
+  const double whole = z.cp * z.t;                     // rows of whole sequences, per local token
+  double held = (direct && !cut ? q : z.qr) + shared;  // gradients of the latents
+  if (!direct || cut) held += q;
+  held += z.cp * kv + z.heads * z.dv;   // of keys and values, of the heads' output
+  if (cut) held += z.t * (z.h + z.qr);  // gathered: the output's gradient, the query's latents
+  if (!alone) held += (whole + 1) * shared;
+  if (z.cp > 1) held += z.cp * shared + (cut ? whole * shared : 0);  // on their way from CP to TP
+  held += alone ? z.r : whole * shared;  // gradients of what was gathered
+  double then = direct ? 0 : cut ? (z.t + 1) * z.qr : z.qr;
+  if (!alone) then += shared + (z.cp > 1 ? whole * shared + (cut ? z.cp * shared : 0) : 0);
+  const double earlier_part = z.cp > 1 ? z.cp * (kv + z.dr * z.t) : 0;
+  return z.e * z.s / z.t * (held + std::max(then, earlier_part));
+}
+
+// What runtime/model/{layer,mla,moe,ffn}.cpp push under "transient/", at their highest. TP gathers
+// the gradient of a feed-forward's output and scatters that of its input.
 double own_gradients(const Sizes& z, bool moe_layer) {
   const double n = z.s / z.t;
-  const double q = z.heads * z.dq, kv = z.heads * (z.dq - z.dr + z.dv);
-  const double latent = (z.qr > 0 ? z.qr : q) + z.r + z.dr;
-  const double attention =
-      z.e * n * (latent + (z.qr > 0 ? q + z.qr : 0) + kv + z.heads * z.dv + z.r);
-  double ffn = 3 * z.e * n * z.dense;
+  const double gathered = z.t > 1 ? z.e * z.s * z.h : 0;
+  double ffn = 3 * z.e * n * z.dense + 2 * gathered;
   if (moe_layer) {
-    const double held =
-        z.e * z.slots * (z.h + 2 * z.width) + 4 * n * z.experts + 2 * z.e * n * z.shared;
+    const double held = z.e * z.slots * (z.h + 2 * z.width) + 4 * n * z.experts +
+                        2 * z.e * n * z.shared + (z.shared > 0 ? gathered : 0);
+    // Rows that leave, and those that arrive: gradients of outputs on their way here while the
+    // shared experts' are computed, of inputs on their way back.
+    const double travels = z.exchange > 0 ? z.e * z.h * (z.exchange + z.slots) : 0;
     // The router's product is f32: below that its input's gradient is converted and added.
     const double router = z.e < 4 ? (4 + z.e) * n * z.h : 0;
     const double experts = 4 * (z.slots + n * z.topk) + z.e * z.slots * z.h +
-                           std::max(z.e * z.slots * z.width, router);
-    ffn = held + std::max(z.e * n * z.shared, experts);
+                           std::max({z.e * z.slots * z.width, router,
+                                     travels > 0 ? travels + 4 * (z.slots + z.exchange) : 0});
+    const double shared = z.shared > 0 ? z.e * n * z.shared + gathered : 0;
+    ffn = held + std::max(shared + travels, experts);
   }
-  return z.e * n * z.h + std::max(attention, ffn);
+  return z.e * n * z.h + std::max(own_attention_gradients(z), ffn);
+}
+
+// What MlaBlock, MoeBlock and DenseFfn::backward_input() leave for backward_weight(), and the
+// layer's three gradients of the residual stream.
+double own_deferred_gradients(const Sizes& z, bool moe_layer) {
+  const double n = z.s / z.t, shared = z.r + z.dr;
+  const bool direct = z.qr == 0, cut = z.t > 1;
+  const double q = z.heads * z.dq;
+  double columns = 3 * z.h + (direct && !cut ? q : z.qr) + shared + (direct && !cut ? 0 : q) +
+                   z.cp * z.heads * (z.dq - z.dr + z.dv);
+  if (cut) columns += z.t * (z.h + z.qr);
+  if (z.t * z.cp > 1) columns += z.cp * z.t * shared;
+  const double gathered = cut ? z.e * z.s * z.h : 0;
+  const double ffn = moe_layer ? z.e * z.slots * (z.h + 2 * z.width) + 4 * n * z.experts +
+                                     2 * z.e * n * z.shared + (z.shared > 0 ? gathered : 0)
+                               : 2 * z.e * n * z.dense + gathered;
+  return z.e * n * columns + ffn;
 }
 
 }  // namespace
@@ -225,6 +275,7 @@ double transient_layer_bytes(const spec::JobSpec& job, const Layout& layout, boo
 double deferred_layer_bytes(const spec::JobSpec& job, const Layout& layout, bool moe_layer,
                             const ActivationOptions& options) {
   const Sizes z = sizes_of(job, layout, options);
+  if (options.own_runtime) return own_deferred_gradients(z, moe_layer);
   double bytes = moe_layer ? z.e * z.slots * z.h : 0;  // the gradient of the experts' outputs
   for_each_term(z, moe_layer, options, [&bytes](const Term& term) {
     if (term.product_input || term.product_output) bytes += term.bytes;
@@ -234,7 +285,8 @@ double deferred_layer_bytes(const spec::JobSpec& job, const Layout& layout, bool
 
 double exchange_buffer_bytes(const spec::JobSpec& job, const Layout& layout,
                              const ActivationOptions& options) {
-  if (job.model.moe.num_experts == 0) return 0;
+  // Our runtime's are on its stack, among what is transient.
+  if (job.model.moe.num_experts == 0 || options.own_runtime) return 0;
   const Sizes z = sizes_of(job, layout, options);
   return z.exchange * (1 + options.imbalance) * z.e * z.h;
 }

@@ -1,7 +1,8 @@
 // Activation ledger: what the backward pass keeps of one layer and one micro-batch, term by term
 // (PLAN.md, Memory).
 //
-// Law: a term is written once, with its equation. s = micro_batch·seq/CP tokens, t = TP (sequence
+// Law: a term is written once, with its equation. Every CP rank has k and v of whole sequences (CP
+// gathers latents). s = micro_batch·seq/CP tokens, t = TP (sequence
 // parallel on), λ = imbalance of the busiest rank's experts. Example: DeepSeek-V3, S = 4096, TP 1,
 // λ 1: 1791.6 MiB a MoE layer, of which expert inputs 448. Nothing but activation_terms()
 // allocates: a search asks the sums for every layout that it looks at.
@@ -39,7 +40,8 @@ struct ActivationOptions {
   // Inputs of matrix products are kept as fp8 with a scale per 128: 1 + 1/32 bytes.
   bool fp8_inputs = false;
   // What runtime/model keeps and its arena books, term by term: the rotated part of the keys once
-  // for all heads, the router's own tables, the norms' statistics. Else PLAN.md's.
+  // for all heads, the router's own tables, the norms' statistics; under CP no keys and values,
+  // which are made again. Else PLAN.md's.
   bool own_runtime = false;
 };
 
@@ -73,12 +75,14 @@ double transient_layer_bytes(const spec::JobSpec& job, const Layout& layout, boo
                              const ActivationOptions& options = {});
 
 // What a weight gradient that is computed later needs of a layer: the inputs of its products and
-// the gradients of their outputs (ZB-H1's M_W, Qi et al. 2023, arXiv 2401.10241).
+// the gradients of their outputs (ZB-H1's M_W, Qi et al. 2023, arXiv 2401.10241). Of our own
+// runtime the gradients alone, which it books as transient: all that was saved stays as well.
 double deferred_layer_bytes(const spec::JobSpec& job, const Layout& layout, bool moe_layer,
                             const ActivationOptions& options = {});
 
 // Buffers of the expert exchange: rows on their way out and rows on their way in, the latter
-// bounded by λ times their mean. 0 where one rank holds all experts of its tokens.
+// bounded by λ times their mean. 0 where one rank holds all experts of its tokens, and for our own
+// runtime, where they are part of transient_layer_bytes().
 double exchange_buffer_bytes(const spec::JobSpec& job, const Layout& layout,
                              const ActivationOptions& options = {});
 

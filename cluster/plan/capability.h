@@ -16,19 +16,15 @@
 namespace dsv3::plan {
 
 struct Capability {
-  const char* name;    // "tensor_parallel"
-  const char* reason;  // "tensor parallelism is not run yet (TP must be 1)"
+  const char* name;    // "zero3"
+  const char* reason;  // "ZeRO-3 is not run yet (parallel.zero_stage must be 2 or less)"
 };
-
-// The ZeRO stage from which layouts are tried: the job's; on CPUs stage 1 (the default) may give
-// way to 0, which gives the same numbers and is what the runtime runs there.
-int64_t lowest_zero_stage(const spec::JobSpec& job, DeviceKind device);
 
 // The rows that this job on this layout would need and the runtime lacks; empty: it runs.
 std::vector<Capability> missing_capabilities(const spec::JobSpec& job, const Layout& layout,
                                              DeviceKind device);
 
-// The same for a job taken as it stands (sizes of −1 as 1): Ok, or kInvalid naming every missing
+// The same for a job taken as it stands (layout_as_given()): Ok, or kInvalid naming every missing
 // thing.
 Status check_runnable(const spec::JobSpec& job);
 

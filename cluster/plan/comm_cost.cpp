@@ -84,8 +84,4 @@ double exchange_seconds(const spec::MoeSpec& moe, double tokens, double token_by
          (group.outer > 1 ? links.network.latency_s : 0);
 }
 
-double ring_seconds(double step_bytes, int64_t ranks, const Link& link) {
-  return static_cast<double>(ranks - 1) * send_seconds(step_bytes, link);
-}
-
 }  // namespace dsv3::plan

@@ -56,9 +56,4 @@ double nodes_of_a_token(const spec::MoeSpec& moe, int64_t nodes);
 double exchange_seconds(const spec::MoeSpec& moe, double tokens, double token_bytes,
                         const GroupShape& group, const Links& links);
 
-// Context parallelism: CP − 1 steps of a ring, each passing on the keys and values of this rank's
-// tokens and heads (heads, not latents: a latent is smaller, but would be projected up again on
-// every rank). Backward passes their gradients along too: twice the bytes.
-double ring_seconds(double step_bytes, int64_t ranks, const Link& link);
-
 }  // namespace dsv3::plan

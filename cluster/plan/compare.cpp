@@ -54,7 +54,8 @@ const std::vector<WordField>& word_fields() {
 }
 
 Status unknown(const std::string& word) {
-  std::vector<std::string_view> known = {"offload_optimizer", "micro-batch", "one", "rank"};
+  std::vector<std::string_view> known = {"offload_optimizer", "micro-batch", "one", "rank",
+                                         "stages"};
   for (const SizeField& size : kSizes) {
     known.push_back(size.name);
     known.push_back(size.key);
@@ -107,6 +108,20 @@ Status set_offload(bool offload, Reading* reading) {
   return first_time("offload_optimizer", reading);
 }
 
+// "3/4/4/3".
+Status set_stages(const std::string& text, Reading* reading) {
+  for (const std::string& word : split(text, '/')) {
+    int64_t layers = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), layers);
+    if (error != std::errc() || end != word.data() + word.size() || layers < 1 ||
+        layers > kRanksMax)
+      return Status(Code::kInvalid,
+                    fmt::format("stages are numbers of layers like 3/4/4/3, not '{}'", text));
+    reading->layout.pipeline_layers.push_back(layers);
+  }
+  return first_time("stages", reading);
+}
+
 Status set_pair(const std::string& key, const std::string& value, Reading* reading) {
   for (const SizeField& size : kSizes) {
     if (key == size.name || key == size.short_name || key == size.key)
@@ -115,6 +130,7 @@ Status set_pair(const std::string& key, const std::string& value, Reading* readi
   for (const WordField& field : word_fields()) {
     if (key == field.name || key == field.key) return set_word(field, value, reading);
   }
+  if (key == "stages" || key == "pipeline_layers") return set_stages(value, reading);
   if (key == "offload_optimizer" || key == "offload") {
     if (value != "true" && value != "false")
       return Status(Code::kInvalid, fmt::format("{} is true or false, not '{}'", key, value));
@@ -162,6 +178,7 @@ Status take_word(const std::vector<std::string>& words, size_t* i, Reading* read
       (next == "moments" || next == "grads" || next == "gradients")) {
     return ++*i, set_pair(next == "grads" ? "gradients" : next, word, reading);
   }
+  if (word == "stages" || word == "pipeline_layers") return ++*i, set_pair(word, next, reading);
   if (word == "micro-batch" || word == "micro_batch")
     return ++*i, set_pair("micro_batch", next, reading);
   std::string number;
@@ -290,6 +307,10 @@ std::vector<LayoutDifference> differences_of(const Layout& left, const Layout& r
     add(field.name, left.*field.field, right.*field.field);
   add("offload_optimizer", left.offload_optimizer ? "true" : "false",
       right.offload_optimizer ? "true" : "false");
+  const auto stages = [](const Layout& layout) {
+    return fmt::format("{}", fmt::join(layout.pipeline_layers, "/"));
+  };
+  add("stages", stages(left), stages(right));
   return differences;
 }
 

@@ -11,10 +11,10 @@
 namespace dsv3::plan {
 namespace {
 
-constexpr const char* kLines[] = {"weights",      "gradients", "optimizer",  "activations",
-                                  "transient",    "exchange",  "workspace",  "runtime",
-                                  "cuda_context", "process",   "checkpoint", "communication",
-                                  "fragmentation"};
+constexpr const char* kLines[] = {"weights",       "gradients",    "optimizer", "host",
+                                  "activations",   "transient",    "exchange",  "workspace",
+                                  "runtime",       "cuda_context", "process",   "checkpoint",
+                                  "communication", "fragmentation"};
 
 // Pads every stage's ledger to the lines that any of them has, in one order.
 void align_lines(std::vector<StageMemory>* stages) {
@@ -45,7 +45,7 @@ std::vector<PartMemory> parts_of(const MemoryModel& model, const Layout& layout,
   }
   std::vector<PartMemory> parts;
   const auto add = [&](const std::string& name, int64_t params, const HeldState& state) {
-    const HeldState booked = booked_as_kept(model, layout, state);
+    const HeldState booked = booked_as_kept(model, state);
     parts.push_back({name, params, booked.weights, booked.gradients, booked.optimizer});
   };
   for (const auto& [name, of_part] : families) {

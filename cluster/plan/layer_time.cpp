@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cluster/plan/activations.h"
+#include "cluster/plan/comm_volume.h"
 #include "cluster/plan/step_ops.h"
 
 namespace dsv3::plan {
@@ -19,33 +20,26 @@ struct Sizes {
   double element_bytes;  // of an activation
 
   double hidden(double share) const { return device.links_share_cores ? 0 : share; }
-  double hidden_bytes() const {
-    return tokens * static_cast<double>(job.model.d_model) * element_bytes;
+  double expert_hidden() const {
+    return job.parallel.overlap_expert_exchange ? hidden(kExpertExchangeHidden) : 0;
   }
 };
 
-// One gather over TP, or one scatter, of values of `bytes`.
-double tensor_gather(const Sizes& z, double bytes) {
-  if (z.layout.tp == 1) return 0;
-  return gather_seconds(bytes, group_shape(z.layout, kTpGroup, z.devices_per_node), z.links) *
-         (1 - z.hidden(kTensorExchangeHidden));
-}
-
-// Of one pass: a gather before each block and a scatter behind it, which are a scatter and a gather
-// in the backward pass; that gathers the blocks' inputs once more.
-double tensor_exchange(const Sizes& z, bool routed, bool forward) {
-  const spec::MoeSpec& moe = z.job.model.moe;
-  const double hidden = tensor_gather(z, z.hidden_bytes());
-  const double inputs = tensor_gather(z, z.tokens * attention_gather_bytes(z.job));
-  const double times = forward ? 1 : 2;
-  double seconds = times * inputs + hidden;
-  if (!routed || moe.num_shared_experts > 0) seconds += (times + 1) * hidden;
-  if (routed &&
-      z.layout.etp > 1) {  // each rank holds a strip of every expert: all see and keep all slots
-    seconds +=
-        2 * tensor_gather(z, z.hidden_bytes() * static_cast<double>(moe.num_experts_per_token));
+// Seconds of the exchanges that are over exactly `axes`, before anything hides them.
+double exchanged(const Sizes& z, const std::vector<Exchange>& exchanges, AxisSet axes) {
+  const GroupShape group = group_shape(z.layout, axes, z.devices_per_node);
+  double seconds = 0;
+  for (const Exchange& exchange : exchanges) {
+    if (exchange.axes == axes) seconds += gather_seconds(exchange.bytes, group, z.links);
   }
   return seconds;
+}
+
+// What both have in common, the router's statistics, counts as TP's where there is TP.
+void add_exchanges(const Sizes& z, const std::vector<Exchange>& exchanges, PassTime* pass) {
+  pass->tp = exchanged(z, exchanges, kTpGroup) * (1 - z.hidden(kTensorExchangeHidden));
+  pass->cp = exchanged(z, exchanges, kCpGroup);
+  (z.layout.tp > 1 ? pass->tp : pass->cp) += exchanged(z, exchanges, kTpGroup | kCpGroup);
 }
 
 int64_t expert_ranks(const Layout& layout) {
@@ -68,27 +62,11 @@ double expert_exchange(const Sizes& z, bool forward) {
   const double there =
       exchange_seconds(moe, tokens, width * (small ? 1 : z.element_bytes), group, z.links);
   const double back = exchange_seconds(moe, tokens, width * z.element_bytes, group, z.links);
-  return imbalance(z.layout) * (there + back) * (1 - z.hidden(kExpertExchangeHidden));
-}
-
-// Each step of the ring travels while the attention of the one before is computed.
-double context_exchange(const Sizes& z, bool forward, double attention_s) {
-  const int64_t ranks = z.layout.cp;
-  if (ranks == 1) return 0;
-  const spec::ModelSpec& model = z.job.model;
-  const double heads = static_cast<double>(model.num_heads / z.layout.tp);
-  const double width = static_cast<double>(model.mla.qk_head_dim() + model.mla.v_head_dim);
-  const double bytes = z.tokens * heads * width * z.element_bytes * (forward ? 1 : 2);
-  const bool inside = group_shape(z.layout, kCpGroup, z.devices_per_node).outer == 1;
-  const double ring = ring_seconds(bytes, ranks, inside ? z.links.node : z.links.network);
-  if (z.device.links_share_cores) return ring;
-  const double meanwhile =
-      attention_s * static_cast<double>(ranks - 1) / static_cast<double>(ranks);
-  return std::max(0.0, ring - meanwhile);
+  return imbalance(z.layout) * (there + back) * (1 - z.expert_hidden());
 }
 
 struct OpSums {
-  double all = 0, weight = 0, attention = 0;
+  double all = 0, weight = 0;
 };
 
 OpSums sum_up(const Sizes& z, const std::vector<StepOp>& ops) {
@@ -98,16 +76,13 @@ OpSums sum_up(const Sizes& z, const std::vector<StepOp>& ops) {
     if (op.cls == OpClass::kGroupedGemm) seconds *= imbalance(z.layout);
     sums.all += seconds;
     if (op.role == "weight grad") sums.weight += seconds;
-    if (op.cls == OpClass::kAttentionForward || op.cls == OpClass::kAttentionBackward) {
-      sums.attention += seconds;
-    }
   }
   return sums;
 }
 
 // From what is left of the exchanges to what was hidden of them.
 void note_hidden(const Sizes& z, LayerTime* time) {
-  const double tensor = z.hidden(kTensorExchangeHidden), expert = z.hidden(kExpertExchangeHidden);
+  const double tensor = z.hidden(kTensorExchangeHidden), expert = z.expert_hidden();
   for (PassTime* pass : {&time->forward, &time->backward}) {
     pass->hidden = pass->tp * tensor / (1 - tensor) + pass->ep * expert / (1 - expert);
   }
@@ -122,25 +97,19 @@ LayerTime layer_time(const Sizes& z, LayerKind kind) {
   const OpSums backward = sum_up(z, layer_backward_ops(z.job, once, kind));
   LayerTime time;
   time.forward.compute = forward.all;
-  time.forward.tp = tensor_exchange(z, routed, true);
+  add_exchanges(z, layer_exchanges(z.job, z.layout, kind, false), &time.forward);
   time.forward.ep = routed ? expert_exchange(z, true) : 0;
-  time.forward.cp = context_exchange(z, true, forward.attention);
   time.backward.compute = backward.all;
   time.backward.weight = backward.weight;
-  time.backward.tp = tensor_exchange(z, routed, false);
+  add_exchanges(z, layer_exchanges(z.job, z.layout, kind, true), &time.backward);
   time.backward.ep = routed ? expert_exchange(z, false) : 0;
-  time.backward.cp = context_exchange(z, false, backward.attention);
   if (z.layout.recompute == "none") {
     note_hidden(z, &time);
     return time;
   }
   const OpSums again = sum_up(z, layer_backward_ops(z.job, z.layout, kind));
   time.backward.recompute = std::max(0.0, again.all - backward.all);
-  if (z.layout.recompute == "full") {  // the exchanges of the forward pass, too
-    time.backward.tp += time.forward.tp;
-    time.backward.ep += time.forward.ep;
-    time.backward.cp += time.forward.cp;
-  }
+  if (z.layout.recompute == "full") time.backward.ep += time.forward.ep;
   note_hidden(z, &time);
   return time;
 }
@@ -180,21 +149,15 @@ LayerTime end_time(const Sizes& z, bool head) {
   time.forward.compute = forward.all;
   time.backward.compute = backward.all;
   time.backward.weight = backward.weight;
-  const double runs = head ? heads : 1;
-  time.forward.tp = runs * tensor_gather(z, z.hidden_bytes());
-  time.backward.tp = (head ? 2 : 1) * time.forward.tp;  // the head's input is kept cut, too
+  for (const bool back : {false, true}) {
+    add_exchanges(z, (head ? head_exchanges : embedding_exchanges)(z.job, z.layout, back),
+                  back ? &time.backward : &time.forward);
+  }
   note_hidden(z, &time);
   return time;
 }
 
 }  // namespace
-
-double attention_gather_bytes(const spec::JobSpec& job) {
-  const spec::MlaSpec& mla = job.model.mla;
-  const int64_t columns =
-      mla.q_lora_rank.value_or(job.model.d_model) + mla.kv_lora_rank + mla.qk_rope_head_dim;
-  return static_cast<double>(columns) * (job.training.dtype == "fp32" ? 4.0 : 2.0);
-}
 
 ModelTimes model_times(const spec::JobSpec& job, const Layout& layout, const DeviceModel& device,
                        int64_t devices_per_node) {
@@ -216,12 +179,6 @@ ModelTimes model_times(const spec::JobSpec& job, const Layout& layout, const Dev
   times.embedding = end_time(z, false);
   times.head = end_time(z, true);
   return times;
-}
-
-double stage_output_bytes(const spec::JobSpec& job, const Layout& layout) {
-  return static_cast<double>(micro_batch_tokens(job, layout)) *
-         static_cast<double>(job.model.d_model) * (job.training.dtype == "fp32" ? 4.0 : 2.0) /
-         static_cast<double>(layout.tp);
 }
 
 }  // namespace dsv3::plan

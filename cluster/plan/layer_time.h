@@ -1,12 +1,13 @@
 // Seconds of one layer's passes over one micro-batch: its ops on the device, and its exchanges.
 //
-// Law: PURE. Compute is the sum of step_ops.h's lists; what is exchanged follows from the layout:
-// TP with sequence parallelism gathers before and scatters after attention and the feed-forward,
-// forward and backward, and gathers what the blocks read once more for their weight gradients:
-// norm outputs are kept cut (Korthikanti et al. 2022, arXiv 2205.05198, 4.2.2). Latents are made of
-// a rank's own tokens, so attention gathers those, and the residual stream only where queries have
-// no latent. Experts exchange tokens over EP·TP (etp 1) or EP, and all wait for the busiest; CP
-// passes keys and values round a ring. Exchanges are what is not hidden behind compute.
+// Law: PURE. Compute is the sum of step_ops.h's lists; what is exchanged is comm_volume.h's: TP
+// with sequence parallelism gathers before and scatters after attention and the feed-forward,
+// forward and backward, and gathers what the blocks read once more for their weight gradients: norm
+// outputs are kept cut (Korthikanti et al. 2022, arXiv 2205.05198, 4.2.2). Latents are made of a
+// rank's own tokens, so attention gathers those, and the residual stream only where queries have no
+// latent; CP gathers the latents of keys and values, which every rank projects up for the whole
+// sequence. Experts exchange tokens over EP·TP (etp 1) or EP, and all wait for the busiest.
+// Exchanges are what is not hidden behind compute.
 #pragma once
 
 #include <algorithm>
@@ -53,14 +54,7 @@ struct ModelTimes {
   LayerTime embedding, head;  // on the first and last stage
 };
 
-// Bytes a token, as a whole TP group has them, that attention gathers before its products: latents
-// and the shared rotary key, and the residual stream where there is no query latent.
-double attention_gather_bytes(const spec::JobSpec& job);
-
 ModelTimes model_times(const spec::JobSpec& job, const Layout& layout, const DeviceModel& device,
                        int64_t devices_per_node);
-
-// Bytes that a stage sends to the next one for one micro-batch.
-double stage_output_bytes(const spec::JobSpec& job, const Layout& layout);
 
 }  // namespace dsv3::plan

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
+#include <vector>
 
 namespace dsv3::plan {
 
@@ -26,6 +28,8 @@ std::string to_string(const Layout& layout) {
   if (layout.moments_dtype == "bf16") text += " moments bf16";
   if (layout.grads_dtype == "bf16") text += " gradients bf16";
   if (layout.offload_optimizer) text += " offload";
+  if (!layout.pipeline_layers.empty())
+    text += fmt::format(" stages {}", fmt::join(layout.pipeline_layers, "/"));
   return text;
 }
 
@@ -34,6 +38,22 @@ int recompute_level(const std::string& recompute) {
 }
 
 namespace {
+
+// What TP cuts by its width.
+std::string check_widths(const spec::ModelSpec& model, int64_t tp) {
+  const auto uneven = [tp](const char* what, int64_t width) {
+    return width % tp == 0 ? "" : fmt::format("{} {} is not divisible by TP {}", what, width, tp);
+  };
+  const spec::MoeSpec& moe = model.moe;
+  std::string fault;
+  if (moe.num_experts == 0 || moe.first_k_dense > 0)
+    fault = uneven("dense_intermediate_size", model.dense_intermediate_size);
+  if (fault.empty() && moe.num_experts > 0)
+    fault = uneven("width of the shared experts",
+                   moe.num_shared_experts * moe.expert_intermediate_size);
+  if (fault.empty() && model.mtp_layers > 0) fault = uneven("d_model", model.d_model);
+  return fault;
+}
 
 std::string check_model_axes(const spec::ModelSpec& model, const Layout& layout) {
   if (model.num_heads % layout.tp != 0) {
@@ -45,6 +65,7 @@ std::string check_model_axes(const spec::ModelSpec& model, const Layout& layout)
   if (layout.pp > model.num_layers) {
     return fmt::format("PP {} is more than num_layers {}", layout.pp, model.num_layers);
   }
+  if (std::string fault = check_widths(model, layout.tp); !fault.empty()) return fault;
   const int64_t experts = model.moe.num_experts;
   if (experts == 0) {
     return layout.ep > 1 ? fmt::format("EP {} needs experts, the model has none", layout.ep) : "";
@@ -63,6 +84,32 @@ std::string check_model_axes(const spec::ModelSpec& model, const Layout& layout)
   return "";
 }
 
+// CP cuts a sequence into 2·CP equal parts, TP what CP leaves into TP runs.
+std::string check_sequence(int64_t seq_length, const Layout& layout) {
+  const int64_t parts = layout.cp == 1 ? 1 : 2 * layout.cp;
+  const int64_t runs = layout.cp * layout.tp;
+  if (seq_length % parts == 0 && seq_length % runs == 0) return "";
+  const int64_t step = std::lcm(parts, runs);
+  const int64_t below = seq_length / step * step;
+  const std::string instead = below > 0 ? fmt::format("{} or {} would do", below, below + step)
+                                        : fmt::format("{} would do", step);
+  if (seq_length % parts != 0) {
+    return fmt::format("seq_length {} is not divisible by 2·CP {}: {}", seq_length, parts, instead);
+  }
+  return fmt::format(
+      "seq_length/CP {} is not divisible by TP {} (sequence parallelism): seq_length {}",
+      seq_length / layout.cp, layout.tp, instead);
+}
+
+// "2, 4": the pipelines over which so many layers can be interleaved; "1" where there is none.
+std::string interleavable(int64_t num_layers) {
+  std::string sizes;
+  for (int64_t pp = 2; 2 * pp <= num_layers; ++pp) {
+    if (num_layers % pp == 0) sizes += fmt::format("{}{}", sizes.empty() ? "" : ", ", pp);
+  }
+  return sizes.empty() ? "1" : sizes;
+}
+
 std::string check_schedule(const spec::ModelSpec& model, const Layout& layout) {
   const bool interleaved = layout.schedule == "interleaved";
   if (layout.pp == 1 || !interleaved) {
@@ -72,17 +119,38 @@ std::string check_schedule(const spec::ModelSpec& model, const Layout& layout) {
                              layout.virtual_stages);
   }
   const int64_t chunks = layout.pp * layout.virtual_stages;
-  if (layout.virtual_stages < 2 || model.num_layers % chunks != 0) {
+  const bool split = model.num_layers % chunks == 0 || !layout.pipeline_layers.empty();
+  if (layout.virtual_stages < 2 || !split) {
     return fmt::format(
-        "num_layers {} can't be interleaved over PP {}: it must be divisible by "
-        "PP·VPP with VPP of at least 2 (VPP {} is not)",
-        model.num_layers, layout.pp, layout.virtual_stages);
+        "num_layers {} can't be interleaved over PP {}: it must be divisible by PP·VPP with VPP of "
+        "at least 2 (VPP {} is not); PP can be {}, or pipeline_schedule 1f1b",
+        model.num_layers, layout.pp, layout.virtual_stages, interleavable(model.num_layers));
   }
   if (layout.grad_accumulation % layout.pp != 0) {
     return fmt::format("interleaved stages need micro-batches as multiples of PP {}, there are {}",
                        layout.pp, layout.grad_accumulation);
   }
   return "";
+}
+
+// The layers of each stage, where they are given.
+std::string check_split(const spec::ModelSpec& model, const Layout& layout) {
+  const std::vector<int64_t>& given = layout.pipeline_layers;
+  if (given.empty()) return "";
+  const auto stages = static_cast<int64_t>(given.size());
+  if (stages != layout.pp * layout.virtual_stages) {
+    return fmt::format("pipeline_layers has {} stages, PP·VPP is {}", stages,
+                       layout.pp * layout.virtual_stages);
+  }
+  int64_t sum = 0;
+  for (const int64_t layers : given) {
+    if (layers < 1 || layers > model.num_layers)
+      return fmt::format("pipeline_layers gives a stage {} of {} layers", layers, model.num_layers);
+    sum += layers;
+  }
+  return sum == model.num_layers ? ""
+                                 : fmt::format("pipeline_layers has {} layers, num_layers is {}",
+                                               sum, model.num_layers);
 }
 
 }  // namespace
@@ -96,20 +164,15 @@ std::string check_layout(const spec::JobSpec& job, const Layout& layout, int64_t
     return fmt::format("expert_tensor_parallel_size {} is neither 1 nor TP {}", layout.etp,
                        layout.tp);
   }
-  const int64_t seq_length = job.training.seq_length;
-  if (seq_length % (layout.cp == 1 ? 1 : 2 * layout.cp) != 0) {
-    return fmt::format("seq_length {} is not divisible by 2·CP {}", seq_length, 2 * layout.cp);
-  }
-  if (seq_length / layout.cp % layout.tp != 0) {
-    return fmt::format("seq_length/CP {} is not divisible by TP {} (sequence parallelism)",
-                       seq_length / layout.cp, layout.tp);
-  }
+  if (std::string fault = check_sequence(job.training.seq_length, layout); !fault.empty())
+    return fault;
   const int64_t batch = job.training.global_batch_size;
   const int64_t share = layout.micro_batch * layout.dense_dp();
   if (batch > 0 && batch % share != 0) {
     return fmt::format("global_batch_size {} is not divisible by micro_batch_size·EP·DP {}", batch,
                        share);
   }
+  if (std::string fault = check_split(job.model, layout); !fault.empty()) return fault;
   return check_schedule(job.model, layout);
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "configs/spec/job_spec.h"
 
@@ -30,6 +31,9 @@ struct Layout {
   std::string moments_dtype = "fp32";  // of AdamW's two moments: fp32 | bf16
   std::string grads_dtype = "fp32";    // fp32 | bf16
   bool offload_optimizer = false;      // master weights and moments in host memory
+  // Layers of each of PP·VPP virtual stages, in the layers' order; empty: split_layers()'s
+  // (shard_map.h). Mostly empty, so that copies of a layout allocate nothing.
+  std::vector<int64_t> pipeline_layers;
 
   int64_t world_size() const { return tp * cp * pp * ep * dp; }
   int64_t dense_dp() const { return ep * dp; }
@@ -42,16 +46,16 @@ struct Layout {
 
 // "TP2 PP4 EP8 ZeRO-1 recompute selective": axes of size 1 are left out, but never all; behind it
 // what is not usual: "zero_bubble", "interleaved VPP2", "MBS4", "moments bf16", "gradients bf16",
-// "offload".
+// "offload", "stages 3/4/4/3" (pipeline_layers).
 std::string to_string(const Layout& layout);
 
 // none 0, selective 1, full 2.
 int recompute_level(const std::string& recompute);
 
 // "" when `job` can be cut like this on nodes of `devices_per_node`, else one sentence with both
-// values: TP within a node, heads, vocabulary, experts, layers, sequence and batch against the
-// axes (a rank's tokens by TP too: sequence parallelism), virtual stages against layers and
-// micro-batches.
+// values: TP within a node, heads, vocabulary, widths, experts, layers, sequence and batch against
+// the axes (a sequence by 2·CP where CP > 1, and by CP·TP: sequence parallelism), virtual stages
+// against layers and micro-batches.
 std::string check_layout(const spec::JobSpec& job, const Layout& layout, int64_t devices_per_node);
 
 }  // namespace dsv3::plan

@@ -28,6 +28,9 @@ constexpr int64_t kCpuCommunicationBytes = int64_t{10} << 20;
 constexpr int64_t kCpuStackShare = 8;
 constexpr int64_t kCpuLogitsChunkBytes = int64_t{16} << 20;
 constexpr int64_t kCpuLogitsRowsMin = 64;
+// Hidden states and gradients between stages (runtime/parallel/pipeline.h): 2 received, 2 produced,
+// 3 gradients. Without a pipeline: one gradient.
+constexpr int64_t kCpuPipelineBuffers = 7;
 
 // Far above any machine, so that absurd layouts (--compare takes any) still add up.
 constexpr double kBytesMax = static_cast<double>(int64_t{1} << 58);
@@ -49,15 +52,16 @@ double residual_bytes(const MemoryModel& model, const Layout& layout) {
 
 // Beside the layers, for one micro-batch. GPUs: of each MTP module the two normed inputs of
 // eh_proj, side by side (its output is the layer's input, counted there). Our runtime: ids and
-// labels, the embedding's output and the last norm; of each MTP module the embedding, the two
-// inputs joined, the layer's input and its last norm (runtime/model/{transformer,mtp}.cpp); and
-// what it books under "activations/" though only one layer at a time holds it: the experts' outputs
-// and the router's input in f32.
+// labels, on the last stage the last layer's output and norm; of each MTP module the embedding, the
+// two inputs joined, the layer's input and its last norm (runtime/model/{transformer,mtp}.cpp); and
+// what it books under "activations/" though only one layer at a time holds it: the experts'
+// outputs, the router's input in f32 and what full recomputation makes again.
 double beside_layers_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
   const auto depths = static_cast<double>(is_last(layout, stage) ? model.job.model.mtp_layers : 0);
   const double residual = residual_bytes(model, layout);
   if (!model.activation.own_runtime) return 2 * depths * residual;
   const auto tokens = static_cast<double>(micro_batch_tokens(model.job, layout));
+  if (!is_last(layout, stage)) return 8 * tokens;  // its output is sent, from a buffer
   return 8 * (1 + depths) * tokens + 2 * residual + 4 * tokens +
          depths * (5 * residual + 12 * tokens);
 }
@@ -67,10 +71,24 @@ double booked_for_a_moment_bytes(const MemoryModel& model, const Layout& layout,
   if (!model.activation.own_runtime || mix.routed == 0) return 0;
   const double residual = residual_bytes(model, layout);
   const auto top_k = static_cast<double>(model.job.model.moe.num_experts_per_token);
-  return residual * top_k +
-         (model.activation.element_bytes < 4
-              ? residual * 4 / static_cast<double>(model.activation.element_bytes)
-              : 0);
+  // Full recomputation: what the layer at hand saves, once more.
+  double again = 0;
+  if (layout.recompute == "full") {
+    Layout none = layout;
+    none.recompute = "none";
+    again = saved_layer_bytes(model.job, none, true, model.activation) -
+            saved_layer_bytes(model.job, layout, true, model.activation);
+    // Names are booked at their own highest, and a dense layer's are the shared experts'.
+    const spec::ModelSpec& spec = model.job.model;
+    const int64_t shared = spec.moe.num_shared_experts * spec.moe.expert_intermediate_size;
+    const auto wider =
+        static_cast<double>(std::max<int64_t>(0, spec.dense_intermediate_size - shared));
+    if (mix.dense > 0) again += 3 * residual / static_cast<double>(spec.d_model) * wider;
+  }
+  const double wide = model.activation.element_bytes < 4
+                          ? 4 / static_cast<double>(model.activation.element_bytes)
+                          : 0;
+  return residual * (top_k * static_cast<double>(layout.etp) + wide) + again;
 }
 
 double saved_bytes(const MemoryModel& model, const Layout& layout, const LayerMix& mix,
@@ -82,6 +100,14 @@ double saved_bytes(const MemoryModel& model, const Layout& layout, const LayerMi
   if (mix.routed > 0)
     bytes += static_cast<double>(mix.routed) * of_layer(model.job, layout, true, model.activation);
   return bytes;
+}
+
+// Gradients of one micro-batch that wait for its weight gradients: of all layers of the stage, for
+// its whole backward pass comes first. Full recomputation leaves nothing to wait for.
+double waiting_gradients_bytes(const MemoryModel& model, const Layout& layout,
+                               const LayerMix& mix) {
+  if (layout.pp == 1 || layout.schedule != "zero_bubble" || layout.recompute == "full") return 0;
+  return saved_bytes(model, layout, mix, deferred_layer_bytes);
 }
 
 // Everything that is pushed above the activations at the moment when our runtime holds most, less
@@ -98,8 +124,13 @@ double own_transient_bytes(const MemoryModel& model, const Layout& layout, int64
   };
   const double last = backward(mix.routed > 0);
   double most = std::max(last, static_cast<double>(logits_bytes(model, layout, stage)));
+  const double waiting = waiting_gradients_bytes(model, layout, mix);
+  most = std::max(most, waiting);  // of the micro-batch at hand
   if (depths > 0) most = std::max(most, 2 * residual + std::max(last, 3 * residual));
-  most += residual * (1 + (is_last(layout, stage) ? 1 + depths : 0));
+  const double between = layout.pp > 1 ? static_cast<double>(kCpuPipelineBuffers) : 1;
+  most += residual * (between + (is_last(layout, stage) ? 1 + depths : 0));
+  most += static_cast<double>(deferred_micro_batches(layout, stage)) *
+          (waiting + (is_last(layout, stage) && waiting > 0 ? (1 + depths) * residual : 0));
   if (mix.dense > 0 && mix.routed > 0 && layout.pp == 1) {
     // The dense layers are first: in their backward pass those of the experts are released.
     const double released =
@@ -131,7 +162,7 @@ struct Lines {
 Lines lines_of(const MemoryModel& model, const Layout& layout, int64_t stage) {
   const bool cuda = model.device == DeviceKind::kCuda;
   Lines lines;
-  const HeldState held = booked_as_kept(model, layout, static_state(model, layout, stage));
+  const HeldState held = booked_as_kept(model, static_state(model, layout, stage));
   lines.weights = held.weights;
   lines.gradients = held.gradients;
   lines.optimizer = held.optimizer;
@@ -139,7 +170,7 @@ Lines lines_of(const MemoryModel& model, const Layout& layout, int64_t stage) {
   lines.transient = transient_bytes(model, layout, stage);
   lines.exchange = exchange_bytes(model, layout, stage);
   lines.workspace = workspace_bytes(model, layout);
-  lines.runtime = runtime_bytes(model, layout, stage);
+  lines.runtime = runtime_bytes(model, layout);
   lines.process = process_bytes(model, lines.activations + lines.transient);
   lines.checkpoint = checkpoint_bytes(model, layout, stage);
   lines.communication = communication_bytes(model, layout);
@@ -185,32 +216,61 @@ MemoryModel::MemoryModel(const spec::JobSpec& job_in, DeviceKind device_in,
   activation.fp8_inputs = job.training.dtype == "fp8" && device == DeviceKind::kCuda;
 }
 
+namespace {
+
+// A rank's share of `local` where each element belongs to one of the ranks that sum it. Megatron's,
+// and so the published figures for GPUs, leave replicated tensors to every TP rank.
+int64_t zero_piece(const MemoryModel& model, const Layout& layout, const LocalParams& local) {
+  const int64_t replicated = model.activation.own_runtime ? local.replicated : 0;
+  return (local.dense - replicated) / layout.dense_zero_group() +
+         replicated / (layout.tp * layout.dense_zero_group()) +
+         local.experts / layout.expert_zero_group();
+}
+
+// What the ranks of a stage save between them: a copied embedding is the first one's.
+LocalParams saved_params(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  LocalParams local = model.counts.stage(layout, stage);
+  if (stage > 0 && is_last(layout, stage) && copies_embedding(model.job.model, layout))
+    local.dense -= model.job.model.vocab_size * model.job.model.d_model / layout.tp;
+  return local;
+}
+
+}  // namespace
+
 HeldState held_state(const MemoryModel& model, const Layout& layout, const LocalParams& local) {
   const StateBytes each = state_bytes(model.computes_in_fp32, layout);
   const int64_t whole = local.total();
-  const int64_t cut = layout.zero_stage == 0 ? whole
-                                             : local.dense / layout.dense_zero_group() +
-                                                   local.experts / layout.expert_zero_group();
-  const bool offloaded = layout.offload_optimizer && model.device == DeviceKind::kCuda;
-  return {each.weight * (layout.zero_stage < 3 ? whole : cut),
-          each.grad * (layout.zero_stage < 2 ? whole : cut),
-          offloaded ? 0 : each.optimizer() * cut};
+  const int64_t cut = layout.zero_stage == 0 ? whole : zero_piece(model, layout, local);
+  const int64_t master =
+      each.master * (model.activation.own_runtime && layout.zero_stage < 3 ? whole : cut);
+  HeldState state{each.weight * (layout.zero_stage < 3 ? whole : cut),
+                  each.grad * (layout.zero_stage < 2 ? whole : cut), master + 2 * each.moment * cut,
+                  master};
+  if (layout.offload_optimizer && model.device == DeviceKind::kCuda)
+    state.optimizer = state.master = 0;
+  return state;
 }
 
 HeldState gathered_state(const MemoryModel& model, const Layout& layout) {
   if (layout.zero_stage < 2) return {};
   const StateBytes each = state_bytes(model.computes_in_fp32, layout);
   const int64_t largest = model.counts.largest_layer(layout).total();
+  if (model.activation.own_runtime && layout.zero_stage == 2 && layout.pp == 1) {
+    // Two layers' windows, and whole what is of no layer (runtime/model/param_layout.h).
+    int64_t ends = model.counts.stage(layout, 0).total();
+    for (int64_t layer = 0; layer <= model.job.model.num_layers; ++layer)
+      ends -= model.counts.layer(layout, layer).total();
+    return {0, each.grad * (2 * largest + ends), 0};
+  }
   return {layout.zero_stage < 3 ? 0 : 2 * each.weight * largest, each.grad * largest, 0};
 }
 
-HeldState booked_as_kept(const MemoryModel& model, const Layout& layout, HeldState state) {
+HeldState booked_as_kept(const MemoryModel& model, HeldState state) {
   if (model.device == DeviceKind::kCuda) return state;
   // Our CPU runtime keeps the master with the weights, and its arena's ledger says so.
-  const StateBytes each = state_bytes(model.computes_in_fp32, layout);
-  const int64_t master = state.optimizer * each.master / each.optimizer();
-  state.weights += master;
-  state.optimizer -= master;
+  state.weights += state.master;
+  state.optimizer -= state.master;
+  state.master = 0;
   return state;
 }
 
@@ -260,7 +320,8 @@ double micro_batches_in_flight(const MemoryModel& model, const Layout& layout, i
 }
 
 int64_t deferred_micro_batches(const Layout& layout, int64_t stage) {
-  if (layout.pp == 1 || layout.schedule != "zero_bubble") return 0;
+  // Who keeps inputs only puts nothing off.
+  if (layout.pp == 1 || layout.schedule != "zero_bubble" || layout.recompute == "full") return 0;
   const int64_t whole = std::min(layout.grad_accumulation, layout.pp - stage);
   return std::min(stage, layout.grad_accumulation - whole);
 }
@@ -271,8 +332,12 @@ int64_t activations_bytes(const MemoryModel& model, const Layout& layout, int64_
                        beside_layers_bytes(model, layout, stage);
   double bytes = saved * micro_batches_in_flight(model, layout, stage) +
                  booked_for_a_moment_bytes(model, layout, mix);
-  if (const int64_t deferred = deferred_micro_batches(layout, stage); deferred > 0)
-    bytes += static_cast<double>(deferred) * saved_bytes(model, layout, mix, deferred_layer_bytes);
+  const auto deferred = static_cast<double>(deferred_micro_batches(layout, stage));
+  if (!model.activation.own_runtime) {
+    bytes += deferred * saved_bytes(model, layout, mix, deferred_layer_bytes);
+  } else if (layout.recompute != "full") {
+    bytes += deferred * saved;  // until the last weight gradient
+  }
   return to_bytes(bytes);
 }
 
@@ -285,7 +350,11 @@ int64_t logits_bytes(const MemoryModel& model, const Layout& layout, int64_t sta
     // The gradient takes the logits' place in fp32, and a copy of its own in bf16.
     const int64_t chunk = std::clamp(kCpuLogitsChunkBytes / (vocabulary * 4), kCpuLogitsRowsMin,
                                      std::max(rows, kCpuLogitsRowsMin));
-    return chunk * vocabulary * (model.activation.element_bytes == 2 ? 6 : 4);
+    const int64_t logits = chunk * vocabulary * (model.activation.element_bytes == 2 ? 6 : 4);
+    if (layout.tp == 1) return logits;
+    // The head's input and its gradient, gathered; three numbers of each row from every TP rank.
+    return logits + 2 * model.activation.element_bytes * rows * spec.d_model +
+           12 * layout.tp * chunk;
   }
   const double cells = static_cast<double>(rows) * static_cast<double>(spec.vocab_size) /
                        static_cast<double>(layout.tp);
@@ -314,13 +383,15 @@ int64_t process_bytes(const MemoryModel& model, int64_t stack_bytes) {
                                           : to_bytes(kCudaContextGib * kGib);
 }
 
-int64_t runtime_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
+int64_t runtime_bytes(const MemoryModel& model, const Layout& layout) {
   if (!model.activation.own_runtime) return 0;
   const spec::ModelSpec& spec = model.job.model;
+  const int64_t routed =
+      spec.moe.num_experts == 0 ? 0 : spec.num_layers - spec.moe.first_k_dense + spec.mtp_layers;
   constexpr int64_t kStepScalars = 8;
-  const int64_t counters =
-      kStepScalars + layer_mix(spec, layout, stage).routed * spec.moe.num_experts;
-  return 4 * model.job.training.seq_length * spec.mla.qk_rope_head_dim + 8 * counters;
+  // Tables of a CP rank's positions; counters of all MoE layers on every stage.
+  const int64_t tables = 4 * model.job.training.seq_length / layout.cp * spec.mla.qk_rope_head_dim;
+  return tables + 8 * (kStepScalars + routed * spec.moe.num_experts);
 }
 
 // The most that a kernel asks for: attention's backward pass (kernels/cpu/attention_vectors.cpp),
@@ -333,13 +404,15 @@ int64_t workspace_bytes(const MemoryModel& model, const Layout& layout) {
   const int64_t e = model.activation.element_bytes;
   const int64_t d = mla.qk_head_dim(), v = mla.v_head_dim, rope = mla.qk_rope_head_dim;
   const int64_t heads = model.job.model.num_heads / layout.tp, threads = model.cpu.threads;
-  const int64_t tokens = model.job.training.seq_length / layout.cp;
-  const int64_t working = std::min(layout.micro_batch * heads, threads);
-  const int64_t of_head = tokens * (e * (4 * d + 3 * v) + 8);
+  // CP: one of a rank's two parts at a time, the later one sees up to the whole sequence.
+  const int64_t keys = model.job.training.seq_length;
+  const int64_t queries = layout.cp == 1 ? keys : keys / (2 * layout.cp);
+  const int64_t sequences = layout.cp == 1 ? layout.micro_batch : 1;
+  const int64_t working = std::min(sequences * heads, threads);
+  const int64_t of_head = keys * e * (2 * d + v) + queries * (e * (2 * d + 2 * v) + 8);
   const int64_t of_thread =
-      4 * tokens * d + kBlock * (kBlock * (8 + (e == 2 ? 3 : 2) * e) + (e + 4) * v + 4 * d);
-  return working * of_head + threads * of_thread +
-         4 * tokens * rope * (std::max(working, heads) + 1);
+      4 * keys * d + kBlock * (kBlock * (8 + (e == 2 ? 3 : 2) * e) + (e + 4) * v + 4 * d);
+  return working * of_head + threads * of_thread + 4 * keys * rope * (std::max(working, heads) + 1);
 }
 
 int64_t checkpoint_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
@@ -348,8 +421,13 @@ int64_t checkpoint_bytes(const MemoryModel& model, const Layout& layout, int64_t
     return 0;
   // The master in fp32, whatever is computed in.
   const int64_t moment = state_bytes(model.computes_in_fp32, layout).moment;
-  const int64_t bytes = (4 + 2 * moment) * model.counts.stage(layout, stage).total();
-  return bytes > kCheckpointStagingBytesMax ? 0 : bytes;
+  const auto bytes_of = [&](int64_t of_stage) {
+    return (4 + 2 * moment) * zero_piece(model, layout, saved_params(model, layout, of_stage));
+  };
+  for (int64_t any = 0; any < layout.pp; ++any) {
+    if (bytes_of(any) > kCheckpointStagingBytesMax) return 0;  // all ranks do the same
+  }
+  return bytes_of(stage);
 }
 
 int64_t communication_bytes(const MemoryModel& model, const Layout& layout) {
@@ -376,7 +454,7 @@ std::vector<LedgerLine> memory_ledger(const MemoryModel& model, const Layout& la
   std::vector<LedgerLine> ledger{
       {"weights", lines.weights},
       {"gradients", lines.gradients},
-      {"optimizer", lines.optimizer},
+      {layout.offload_optimizer ? "host" : "optimizer", lines.optimizer},
       {"activations", lines.activations},
       {"transient", lines.transient},
       {"exchange", lines.exchange},
@@ -408,8 +486,7 @@ int64_t peak_bytes(const MemoryModel& model, const Layout& layout, int64_t stage
 }
 
 int64_t worst_stage(const MemoryModel& model, const Layout& layout) {
-  int64_t worst = 0;
-  int64_t most = -1;
+  int64_t worst = 0, most = -1;
   for (int64_t stage = 0; stage < layout.pp; ++stage) {
     const int64_t bytes = peak_bytes(model, layout, stage);
     if (bytes > most) {

@@ -62,14 +62,16 @@ struct HeldState {
   int64_t weights = 0;
   int64_t gradients = 0;
   int64_t optimizer = 0;  // 0 on the device when offloaded
+  int64_t master = 0;     // of it
   int64_t sum() const { return weights + gradients + optimizer; }
 };
-// Of `local` parameters, cut by ZeRO over dense_zero_group and expert_zero_group.
+// Of `local` parameters, cut by ZeRO over dense_zero_group and expert_zero_group. Our runtime cuts
+// what TP replicates over the TP ranks too, and keeps the master whole: all gather it.
 HeldState held_state(const MemoryModel& model, const Layout& layout, const LocalParams& local);
 // Of the layers that are whole for a moment, the largest each: under ZeRO-3 the weights of the one
 // that computes and of the one that is fetched meanwhile, from ZeRO-2 on the gradients of one.
 HeldState gathered_state(const MemoryModel& model, const Layout& layout);
-HeldState booked_as_kept(const MemoryModel& model, const Layout& layout, HeldState state);
+HeldState booked_as_kept(const MemoryModel& model, HeldState state);
 
 // Static lines of a rank of `stage`, before anything runs: held_state() and gathered_state().
 int64_t weights_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
@@ -101,11 +103,13 @@ int64_t exchange_bytes(const MemoryModel& model, const Layout& layout, int64_t s
 // activations and transient.
 int64_t process_bytes(const MemoryModel& model, int64_t stack_bytes);
 // Our CPU runtime: tables of rotary positions, a step's counters; the kernels' scratch.
-int64_t runtime_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
+int64_t runtime_bytes(const MemoryModel& model, const Layout& layout);
 int64_t workspace_bytes(const MemoryModel& model, const Layout& layout);
-// The copy from which checkpoints are written in the background, master and moments of the stage; 0
-// where there is none: on GPUs (it is host memory), with checkpoint.async off, without periodic
-// checkpoints, or above the limit, where training waits for the write instead.
+// The copy from which checkpoints are written in the background: master and moments of what the
+// rank saves, under every ZeRO stage its own pieces (runtime/parallel/ownership.h). (4 + 2 m) ·
+// (n_d / (CP·EP·DP) + n_e / (CP·DP)), n_d without a copied embedding; what TP replicates is cut by
+// TP too. 0 where there is none: on GPUs (it is host memory), with checkpoint.async off, without
+// periodic checkpoints, or above the limit on any rank, where training waits for the write instead.
 inline constexpr int64_t kCheckpointStagingBytesMax = int64_t{4} << 30;
 int64_t checkpoint_bytes(const MemoryModel& model, const Layout& layout, int64_t stage);
 // Buffers of the communicators that this layout creates.

@@ -22,6 +22,7 @@ inline constexpr std::string_view kForward = "forward", kInputGrad = "input grad
 struct RankSizes {
   int64_t sequences, s, t, ts;  // sequences of the micro-batch, tokens of each on this rank
   int64_t full_s;               // tokens of a sequence before CP
+  int64_t keys;                 // of the micro-batch: whole sequences, whose latents CP gathers
   int64_t h, heads, qr, r, dn, dr, dv, dq;
   int64_t dense, shared, width;  // of the feed-forwards, on this rank
   int64_t experts, groups;       // in all, and on this rank
@@ -129,10 +130,13 @@ class OpList {
            area(rows, cols) * static_cast<double>(dtype_bytes(from) + dtype_bytes(to)));
   }
   void attention(bool backward) {
-    // Under CP every rank has its share of the pairs (head and tail of the sequence).
+    // Under CP a rank has two of 2·CP parts, the i-th from the front and the i-th from the back,
+    // and with them exactly its share of the pairs: parts of c tokens see (i + 2·CP − 1 − i) c² +
+    // c (c + 1) = s (full_s + 1) / 2.
     const double pairs = area(z_.sequences, z_.heads) * area(z_.s, z_.full_s + 1) / 2;
     const double qk = double(z_.dq), v = double(z_.dv), t = double(z_.t), heads = double(z_.heads);
-    const double q_kv = z_.e * t * (heads * (qk + double(z_.dn) + v) + double(z_.dr));
+    const double q_kv =
+        z_.e * (t * heads * qk + double(z_.keys) * (heads * (double(z_.dn) + v) + double(z_.dr)));
     const double out = z_.e * t * heads * v, lse = 4 * t * heads;
     StepOp& op = backward
                      ? add("mla_attention_backward", OpClass::kAttentionBackward, z_.act,

@@ -11,6 +11,7 @@
 #include "cluster/plan/plan_choice.h"
 #include "cluster/plan/rank_grid.h"
 #include "cluster/plan/search.h"
+#include "cluster/plan/stage_split.h"
 
 namespace dsv3::plan {
 
@@ -204,11 +205,34 @@ SearchResult choose(const Planning& planning, const SearchRequest& request, bool
   return any.chosen || !runnable.closest ? any : runnable;
 }
 
+// Moves layers between the stages of the chosen pipeline where that is worth it (kBalanceGain) and
+// still fits. A layout that the job gives whole stays as it stands.
+void balance(const Planning& planning, const SearchRequest& request, SearchResult* found) {
+  Candidate* chosen = &*found->chosen;
+  const Layout& layout = chosen->layout;
+  if (found->as_given || !planning.device.known || layout.pp == 1 ||
+      !layout.pipeline_layers.empty())
+    return;
+  const MemoryModel& memory = planning.memory;
+  const ModelTimes times =
+      model_times(planning.job, layout, planning.device.model, memory.devices_per_node);
+  Candidate other{.layout = layout};
+  other.layout.pipeline_layers =
+      split_by_cost(layer_costs(planning.job.model, times), layout.pp * layout.virtual_stages);
+  other.step_s = planning.time.step_seconds(other.layout);
+  if (other.step_s > (1 - kBalanceGain) * chosen->step_s) return;
+  other.worst_stage = worst_stage(memory, other.layout);
+  other.peak_bytes = peak_bytes(memory, other.layout, other.worst_stage);
+  if (other.peak_bytes <= fit_limit(request.rank_memory_bytes)) *chosen = other;
+}
+
 void accept(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOptions& options,
             const Planning& planning, const SearchRequest& request, const SearchResult& found,
             Plan* plan) {
   plan->feasible = true;
   take(planning.memory, *found.chosen, plan);
+  for (int64_t stage = 0; stage < plan->layout.pp; ++stage)
+    plan->stage_ledgers.push_back(memory_ledger(planning.memory, plan->layout, stage));
   place_ranks(job, cluster, plan);
   plan->gpus = plan->device == DeviceKind::kCuda ? request.world : 0;
   plan->why = explain_choice(planning.memory, planning.time, request, found);
@@ -291,6 +315,7 @@ Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOption
   if (enough) found = choose(planning, request, options.must_run || !cuda);
   plan.rejected = std::move(found.rejected);
   if (found.chosen) {
+    balance(planning, request, &found);
     accept(job, cluster, options, planning, request, found, &plan);
   } else {
     refuse(job, cluster, planning, request, found, enough, &plan);
@@ -300,6 +325,11 @@ Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOption
   }
   plan.runnable = plan.feasible && plan.not_runnable.empty();
   return plan;
+}
+
+const std::vector<LedgerLine>& ledger_of_stage(const Plan& plan, int64_t pp_stage) {
+  const auto stage = static_cast<size_t>(pp_stage);
+  return stage < plan.stage_ledgers.size() ? plan.stage_ledgers[stage] : plan.ledger;
 }
 
 spec::JobSpec settled(spec::JobSpec job, const Plan& plan) {
@@ -312,6 +342,7 @@ spec::JobSpec settled(spec::JobSpec job, const Plan& plan) {
   job.parallel.expert_tensor_parallel_size = layout.etp;
   job.parallel.zero_stage = layout.zero_stage;
   job.parallel.pipeline_schedule = layout.schedule;
+  job.parallel.pipeline_layers = layout.pipeline_layers;
   job.parallel.recompute = layout.recompute;
   job.parallel.offload_optimizer = layout.offload_optimizer;
   job.training.micro_batch_size = layout.micro_batch;

@@ -95,6 +95,8 @@ struct Plan {
   std::optional<TimedBy> timed_by;  // whose times they are; absent when unknown
   std::vector<LedgerLine> ledger;   // of worst_rank; sums to predicted.peak_memory_bytes
   int64_t worst_rank = 0;
+  // The same of every pipeline stage (its ranks are predicted alike); empty when not feasible.
+  std::vector<std::vector<LedgerLine>> stage_ledgers;
   std::vector<RankPlacement> ranks;    // by global_rank; empty when not feasible
   std::optional<int64_t> gpus_needed;  // smallest number of equal GPUs that fits; null when
                                        // feasible, none up to 4096, or it isn't the number
@@ -104,10 +106,14 @@ struct Plan {
 };
 
 // Plans `job` (valid: spec::validate has no errors) on `cluster`. Sizes of −1 in job.parallel are
-// chosen here; recompute and zero_stage may be raised, never lowered (but lowest_zero_stage()).
+// chosen here; recompute and zero_stage may be raised, never lowered.
 // job.cluster.devices says which kind of device; a cluster that has GPUs only (cluster_of_gpus) is
 // planned on those.
 Plan plan(const spec::JobSpec& job, const ClusterSpec& cluster, const PlanOptions& options = {});
+
+// What is predicted of a rank of that stage: its stage's ledger, or the worst rank's in a plan that
+// was written before there were such.
+const std::vector<LedgerLine>& ledger_of_stage(const Plan& plan, int64_t pp_stage);
 
 // The kind of device that plan() plans on: what the job says, GPUs where there is nothing else.
 DeviceKind wanted_device(const spec::JobSpec& job, const ClusterSpec& cluster);
@@ -143,6 +149,8 @@ Status refusal(const Plan& plan, const spec::JobSpec& job, const ClusterSpec& cl
 std::string plan_json(const Plan& plan);
 // Only its LAYOUT object, one line.
 std::string layout_json(const Layout& layout);
+// Reads layout_json() back. kInvalid names what is missing or of a wrong type.
+Result<Layout> parse_layout(const std::string& json);
 // Reads plan_json() back. kInvalid names what is missing or of a wrong type; unknown fields are
 // ignored.
 Result<Plan> parse_plan(const std::string& json);

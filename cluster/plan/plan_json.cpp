@@ -2,6 +2,7 @@
 //
 // Law: field names are CLI.md's and stay; what is unknown is null, what is none is 0 or an empty
 // list.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "cluster/plan/plan.h"
@@ -33,7 +34,8 @@ Json to_json(const Layout& layout) {
           {"virtual_stages", layout.virtual_stages},
           {"moments_dtype", layout.moments_dtype},
           {"grads_dtype", layout.grads_dtype},
-          {"offload_optimizer", layout.offload_optimizer}};
+          {"offload_optimizer", layout.offload_optimizer},
+          {"pipeline_layers", layout.pipeline_layers}};
 }
 
 Json to_json(const Predicted& predicted) {
@@ -55,6 +57,19 @@ Json to_json(const RankPlacement& rank) {
           {"pp_stage", rank.pp_stage},
           {"node", rank.node},
           {"device_idx", rank.device_idx}};
+}
+
+Json to_json(const std::vector<LedgerLine>& ledger) {
+  Json lines = Json::array();
+  for (const LedgerLine& line : ledger)
+    lines.push_back({{"name", line.name}, {"bytes", line.bytes}});
+  return lines;
+}
+
+std::vector<LedgerLine> read_ledger(const Json& json) {
+  std::vector<LedgerLine> ledger;
+  for (const Json& line : json) ledger.push_back({line.at("name"), line.at("bytes")});
+  return ledger;
 }
 
 // Sizes of at least 1.
@@ -82,6 +97,7 @@ Layout read_layout(const Json& json) {
   layout.moments_dtype = json.value("moments_dtype", "fp32");
   layout.grads_dtype = json.value("grads_dtype", "fp32");
   layout.offload_optimizer = json.value("offload_optimizer", false);
+  layout.pipeline_layers = json.value("pipeline_layers", std::vector<int64_t>{});
   for (const int64_t size : {layout.tp, layout.cp, layout.pp, layout.ep, layout.dp, layout.etp,
                              layout.micro_batch, layout.grad_accumulation, layout.virtual_stages}) {
     if (size < 1 || size > (int64_t{1} << 24)) {
@@ -93,6 +109,17 @@ Layout read_layout(const Json& json) {
   check_product({layout.ep, layout.dp, layout.micro_batch, layout.grad_accumulation},
                 int64_t{1} << 40);
   return layout;
+}
+
+// Of a layout that is run: layers for each of PP·VPP stages, where they are given.
+void check_stages(const Layout& layout) {
+  const std::vector<int64_t>& given = layout.pipeline_layers;
+  if (given.empty()) return;
+  const bool fits = static_cast<int64_t>(given.size()) == layout.pp * layout.virtual_stages;
+  const bool counts = std::all_of(given.begin(), given.end(), [](int64_t layers) {
+    return layers >= 1 && layers <= (int64_t{1} << 24);
+  });
+  if (!fits || !counts) throw std::out_of_range("pipeline_layers doesn't fit the stages");
 }
 
 template <typename T>
@@ -111,6 +138,7 @@ Plan read_plan(const Json& json) {
   plan.gpus = json.at("gpus");
   plan.memory_bytes = json.value("memory_bytes", int64_t{0});
   plan.layout = read_layout(json.at("layout"));
+  if (plan.feasible) check_stages(plan.layout);  // a refusal may show a split that doesn't fit
   plan.why = json.value("why", "");
   for (const Json& line : json.value("time", Json::array()))
     plan.time.push_back({line.at("name"), line.at("seconds")});
@@ -125,9 +153,10 @@ Plan read_plan(const Json& json) {
   read_optional(predicted, "mfu", &plan.predicted.mfu);
   read_optional(predicted, "days", &plan.predicted.days);
   read_optional(predicted, "cost_usd", &plan.predicted.cost_usd);
-  for (const Json& line : json.at("ledger"))
-    plan.ledger.push_back({line.at("name"), line.at("bytes")});
+  plan.ledger = read_ledger(json.at("ledger"));
   plan.worst_rank = json.at("worst_rank");
+  for (const Json& stage : json.value("stages", Json::array()))
+    plan.stage_ledgers.push_back(read_ledger(stage.at("ledger")));
   for (const Json& rank : json.at("ranks")) {
     plan.ranks.push_back({rank.at("global_rank"), rank.at("tp_rank"), rank.at("cp_rank"),
                           rank.at("ep_rank"), rank.at("dp_rank"), rank.at("pp_stage"),
@@ -151,10 +180,9 @@ std::string layout_json(const Layout& layout) {
 }
 
 std::string plan_json(const Plan& plan) {
-  Json ledger = Json::array();
-  for (const LedgerLine& line : plan.ledger) {
-    ledger.push_back({{"name", line.name}, {"bytes", line.bytes}});
-  }
+  Json stages = Json::array();
+  for (const auto& ledger : plan.stage_ledgers)
+    stages.push_back({{"pp_stage", stages.size()}, {"ledger", to_json(ledger)}});
   Json time = Json::array();
   for (const TimeLine& line : plan.time)
     time.push_back({{"name", line.name}, {"seconds", line.seconds}});
@@ -187,13 +215,22 @@ std::string plan_json(const Plan& plan) {
                   {"predicted", to_json(plan.predicted)},
                   {"time", time},
                   {"timed_by", timed_by},
-                  {"ledger", ledger},
+                  {"ledger", to_json(plan.ledger)},
                   {"worst_rank", plan.worst_rank},
+                  {"stages", stages},
                   {"ranks", ranks},
                   {"gpus_needed", or_null(plan.gpus_needed)},
                   {"gpu_label_gb", plan.gpu_label_gb},
                   {"rejected", rejected}};
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+Result<Layout> parse_layout(const std::string& json) {
+  try {
+    return read_layout(Json::parse(json));
+  } catch (const std::exception& fault) {
+    return Status(Code::kInvalid, std::string("not a layout: ") + fault.what());
+  }
 }
 
 Result<Plan> parse_plan(const std::string& json) {

@@ -10,6 +10,8 @@
 //   afab, 1f1b    (PP − 1)(F + B + W)
 //   interleaved   (PP − 1)(F + B + W) / VPP
 //   zero_bubble   (PP − 1)(F + B − W) where F = W; B ≥ W
+// With full recomputation what W needs isn't kept: it is part of B, zero_bubble's W does nothing,
+// and its bubble is 1F1B's.
 #pragma once
 
 #include <cstdint>
@@ -63,9 +65,25 @@ struct ChunkTime {
 // Example: 1f1b, 4 stages, 8 micro-batches, F 1, B and W 1 each, send 0: 8·3 + 3·3 = 33.
 double simulate(const PipelineShape& shape, const std::vector<ChunkTime>& times, double send_s);
 
-// The same for many micro-batches: what fills and drains is simulated, and what repeats between is
-// counted. Equal to simulate() up to exact_micro_batches(), and never below pipeline_bound(). Where
-// stages are about equal it is exact; where they differ by four times, within 2 %.
+// What a recorded step would have taken without other delays than those of its actions: each
+// stage's busy seconds, and the end of the last action.
+struct Replay {
+  double step_s = 0;
+  std::vector<double> busy_s;  // by stage
+  // The share of the stages' time in which they wait: 1 − Σ busy / (PP · step). 0 of an empty step.
+  double bubble() const;
+};
+// The same as simulate() with a time for each action: seconds[stage][i] of the i-th of
+// stage_actions(). So that what was recorded of a step (runtime/parallel/pipeline.h) is told apart:
+// the schedule's own bubble, and what waiting there was beyond it.
+// Example: 1f1b, 2 stages, 2 micro-batches, all 1 s: 6 s, 4 busy, bubble 1/3.
+Replay replay(const PipelineShape& shape, const std::vector<std::vector<double>>& seconds,
+              double send_s);
+
+// The same as simulate() for many micro-batches: what fills and drains is simulated, and what
+// repeats between is counted. Equal to simulate() up to exact_micro_batches(), and never below
+// pipeline_bound(). Where stages are about equal it is exact; where they differ by four times,
+// within 2 %.
 int64_t exact_micro_batches(int64_t stages);  // 64, and at least 5 a stage
 double pipeline_seconds(const PipelineShape& shape, const std::vector<ChunkTime>& times,
                         double send_s);

@@ -1,5 +1,6 @@
 // How long a pipeline's action lists take; see schedule.h.
 #include <algorithm>
+#include <numeric>
 
 #include "base/check.h"
 #include "cluster/plan/schedule.h"
@@ -9,11 +10,14 @@ namespace {
 
 // Runs all lists to their ends. Times are max-plus sums, so the order in which stages are visited
 // doesn't matter.
+//
+// SecondsOf(stage, index, action): how long the stage's action of that index takes.
+template <typename SecondsOf>
 class Simulation {
  public:
-  Simulation(const PipelineShape& shape, const std::vector<ChunkTime>& times, double send_s)
+  Simulation(const PipelineShape& shape, const SecondsOf& seconds_of, double send_s)
       : shape_(shape),
-        times_(times),
+        seconds_of_(seconds_of),
         send_s_(shape.stages > 1 ? send_s : 0),
         last_(shape.stages * shape.chunks - 1),
         forward_(cells(), kNever),
@@ -83,24 +87,17 @@ class Simulation {
     const int64_t at = action.chunk * shape_.stages + stage;
     const double start = ready(action, at);
     if (start < 0) return false;
-    const ChunkTime& time = times_[static_cast<size_t>(at)];
     double& free = queue.free_s;
-    free = std::max(free, start);
+    free = std::max(free, start) + seconds_of_(stage, queue.next, action);
     switch (action.kind) {
       case ActionKind::kForward:
-        free += time.forward_s;
         forward_[cell(at, action.micro_batch)] = free;
         break;
       case ActionKind::kBackward:
-        free += time.backward_s + time.weight_s;
-        backward_[cell(at, action.micro_batch)] = free;
-        break;
       case ActionKind::kBackwardInput:
-        free += time.backward_s;
         backward_[cell(at, action.micro_batch)] = free;
         break;
       case ActionKind::kBackwardWeight:
-        free += time.weight_s;
         break;
     }
     ++queue.next;
@@ -108,7 +105,7 @@ class Simulation {
   }
 
   const PipelineShape& shape_;
-  const std::vector<ChunkTime>& times_;
+  const SecondsOf& seconds_of_;
   double send_s_;
   int64_t last_;
   std::vector<double> forward_, backward_;  // ends, by virtual stage and micro-batch
@@ -128,7 +125,42 @@ double busy_of_stage(const PipelineShape& shape, const std::vector<ChunkTime>& t
 
 double simulate(const PipelineShape& shape, const std::vector<ChunkTime>& times, double send_s) {
   DSV3_CHECK(static_cast<int64_t>(times.size()) == shape.stages * shape.chunks);
-  return Simulation(shape, times, send_s).run();
+  const auto seconds_of = [&](int64_t stage, size_t, const Action& action) {
+    const ChunkTime& time = times[static_cast<size_t>(action.chunk * shape.stages + stage)];
+    switch (action.kind) {
+      case ActionKind::kForward:
+        return time.forward_s;
+      case ActionKind::kBackward:
+        return time.backward_s + time.weight_s;
+      case ActionKind::kBackwardInput:
+        return time.backward_s;
+      case ActionKind::kBackwardWeight:
+        return time.weight_s;
+    }
+    return 0.0;
+  };
+  return Simulation(shape, seconds_of, send_s).run();
+}
+
+double Replay::bubble() const {
+  const double busy = std::accumulate(busy_s.begin(), busy_s.end(), 0.0);
+  return step_s > 0 ? 1 - busy / (static_cast<double>(busy_s.size()) * step_s) : 0;
+}
+
+Replay replay(const PipelineShape& shape, const std::vector<std::vector<double>>& seconds,
+              double send_s) {
+  DSV3_CHECK(static_cast<int64_t>(seconds.size()) == shape.stages);
+  Replay result;
+  for (int64_t stage = 0; stage < shape.stages; ++stage) {
+    const std::vector<double>& own = seconds[static_cast<size_t>(stage)];
+    DSV3_CHECK(own.size() == stage_actions(shape, stage).size(), "a time for each action");
+    result.busy_s.push_back(std::accumulate(own.begin(), own.end(), 0.0));
+  }
+  const auto seconds_of = [&](int64_t stage, size_t index, const Action&) {
+    return seconds[static_cast<size_t>(stage)][index];
+  };
+  result.step_s = Simulation(shape, seconds_of, send_s).run();
+  return result;
 }
 
 double pipeline_bound(const PipelineShape& shape, const std::vector<ChunkTime>& times,

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <tuple>
 
-#include "cluster/plan/capability.h"
-
 namespace dsv3::plan {
 namespace {
 
@@ -50,10 +48,15 @@ std::vector<Pipelining> schedules(const SearchSpace& space, int64_t pp) {
   const std::string& wanted = job.parallel.pipeline_schedule;
   const bool free = wanted == "auto";
   if (pp == 1) return {{free ? "1f1b" : wanted}};
+  // A job that gives the layers of every stage gives the number of chunks too.
+  const auto given = static_cast<int64_t>(job.parallel.pipeline_layers.size());
+  if (given > pp && given % pp == 0 && (free || wanted == "interleaved"))
+    return {{"interleaved", given / pp}};
   if (!free && wanted != "interleaved") return {{wanted}};
   if (free && space.as_given) return {{"1f1b"}};
   std::vector<Pipelining> found;
   if (free) found = {{"1f1b"}, {"zero_bubble"}};
+  if (given > 0 && free) return found;
   for (int64_t chunks = 2; chunks * pp <= job.model.num_layers; ++chunks) {
     if (job.model.num_layers % (chunks * pp) == 0) found.push_back({"interleaved", chunks});
   }
@@ -65,12 +68,9 @@ std::vector<Pipelining> schedules(const SearchSpace& space, int64_t pp) {
 std::pair<int64_t, int64_t> zero_stages(const SearchSpace& space, const Layout& axes) {
   const int64_t wanted = space.job.parallel.zero_stage;
   // With a pipeline, gradients would be reduced after every micro-batch: stage 1 at most.
-  if (axes.pp > 1) {
-    const int64_t lowest = std::min<int64_t>(lowest_zero_stage(space.job, space.device), 1);
-    return {lowest, 1};
-  }
+  if (axes.pp > 1) return {std::min<int64_t>(wanted, 1), 1};
   if (axes.dense_zero_group() == 1) return {wanted, wanted};  // nothing to cut
-  return {lowest_zero_stage(space.job, space.device), 3};
+  return {wanted, 3};
 }
 
 }  // namespace
@@ -172,6 +172,7 @@ std::vector<Layout> variants_of(const SearchSpace& space, const Layout& axes,
   layout.moments_dtype = state.moments_dtype;
   layout.grads_dtype = state.grads_dtype;
   layout.offload_optimizer = state.offload_optimizer;
+  layout.pipeline_layers = space.job.parallel.pipeline_layers;
   const int64_t batch = space.job.training.global_batch_size;
   const auto [zero_first, zero_last] = zero_stages(space, axes);
   for (const int64_t micro_batch : micro_batches(space, axes, least)) {

@@ -2,7 +2,10 @@
 #include "cluster/plan/shard_map.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 
@@ -83,6 +86,11 @@ int64_t chunks_of(const Layout& layout, int64_t num_layers) {
 }
 
 StageLayers chunk_layers(const Layout& layout, int64_t num_layers, int64_t stage, int64_t chunk) {
+  if (const std::vector<int64_t>& given = layout.pipeline_layers; !given.empty()) {
+    const auto at = given.begin() + (chunk * layout.pp + stage);
+    const int64_t first = std::accumulate(given.begin(), at, int64_t{0});
+    return {first, first + *at};
+  }
   return stage_layers(num_layers, layout.pp * chunks_of(layout, num_layers),
                       chunk * layout.pp + stage);
 }
@@ -94,8 +102,78 @@ LayerMix layers_by_kind(const spec::ModelSpec& model, StageLayers layers) {
   return {dense, layers.end - layers.first - dense};
 }
 
+ParamClass param_class(const spec::TensorInfo& tensor, const Layout& layout) {
+  if (tensor.part == spec::Part::kRoutedExperts) return ParamClass::kExpert;
+  const bool whole = layout.tp > 1 && tp_split(tensor) == TpSplit::kReplicated;
+  return whole ? ParamClass::kReplicated : ParamClass::kDense;
+}
+
+namespace {
+
+// Which layers and ends of the model a rank has.
+struct Held {
+  std::vector<bool> layers;  // of the main model
+  bool embedding = false;
+  bool end = false;  // final norm, head, MTP modules
+
+  bool has(const spec::TensorInfo& tensor) const {
+    if (tensor.in_mtp || tensor.layer >= static_cast<int64_t>(layers.size())) return end;
+    if (tensor.layer >= 0) return layers[static_cast<size_t>(tensor.layer)];
+    return tensor.part == spec::Part::kEmbedding ? embedding : end;
+  }
+};
+
+Held held_by(const spec::ModelSpec& model, const Layout& layout, int64_t stage) {
+  Held held{.layers = std::vector<bool>(static_cast<size_t>(model.num_layers), false)};
+  const int64_t chunks = chunks_of(layout, model.num_layers);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const StageLayers range = chunk_layers(layout, model.num_layers, stage, chunk);
+    for (int64_t layer = range.first; layer < range.end; ++layer) {
+      held.layers[static_cast<size_t>(layer)] = true;
+    }
+  }
+  held.end = stage == layout.pp - 1;
+  held.embedding = stage == 0 || (held.end && copies_embedding(model, layout));
+  return held;
+}
+
+Box box_of(const spec::TensorInfo& tensor, const Layout& layout, const RankPosition& position) {
+  const bool matrix = tensor.shape.size() == 2;
+  Box box{0, matrix ? tensor.shape[0] : 1, 0, tensor.shape.back()};
+  const TpSplit split = tp_split(tensor, layout.etp > 1);
+  if (layout.tp == 1 || split == TpSplit::kReplicated) return box;
+  int64_t& count = split == TpSplit::kRows ? box.rows : box.cols;
+  int64_t& first = split == TpSplit::kRows ? box.row : box.col;
+  DSV3_CHECK(count % layout.tp == 0, tensor.name);
+  count /= layout.tp;
+  first = count * position.tp_rank;
+  return box;
+}
+
+}  // namespace
+
+std::vector<TensorShard> rank_shards(const spec::ModelSpec& model, const Layout& layout,
+                                     const RankPosition& position) {
+  const Held held = held_by(model, layout, position.pp_stage);
+  const bool cut = layout.etp > 1;
+  const int64_t owners = layout.ep * (cut ? 1 : layout.tp);
+  const int64_t owner = cut ? position.ep_rank : position.tp_rank + layout.tp * position.ep_rank;
+  DSV3_CHECK(model.moe.num_experts % owners == 0, "experts are shared out evenly");
+  const int64_t experts = model.moe.num_experts / owners;
+  std::vector<TensorShard> shards;
+  for (spec::TensorInfo& tensor : spec::model_tensors(model)) {
+    if (!held.has(tensor)) continue;
+    if (tensor.expert >= 0 && tensor.expert / experts != owner) continue;
+    const Box box = box_of(tensor, layout, position);
+    const ParamClass cls = param_class(tensor, layout);
+    shards.push_back({std::move(tensor), box, cls});
+  }
+  return shards;
+}
+
 LocalParams ShardedCounts::Counts::local(const Layout& layout) const {
-  return {replicated + cut / layout.tp, experts / (layout.ep * layout.tp)};
+  return {replicated + cut / layout.tp, experts / (layout.ep * layout.tp),
+          layout.tp > 1 ? replicated : 0};
 }
 
 void ShardedCounts::Counts::add(const Counts& other, int64_t times) {

@@ -71,7 +71,8 @@ StageLayers stage_layers(int64_t num_layers, int64_t stages, int64_t stage);
 // pipeline, where there are layers enough, else 1.
 int64_t chunks_of(const Layout& layout, int64_t num_layers);
 // The layers of chunk `chunk` of a stage; a rank's chunks lie stages apart (Narayanan et al. 2021,
-// arXiv 2104.04473). 8 layers, PP 2, 2 chunks: stage 0 has layers 0, 1 and 4, 5.
+// arXiv 2104.04473). 8 layers, PP 2, 2 chunks: stage 0 has layers 0, 1 and 4, 5. As
+// layout.pipeline_layers says where that is given.
 StageLayers chunk_layers(const Layout& layout, int64_t num_layers, int64_t stage, int64_t chunk);
 
 // How many layers of each kind.
@@ -86,7 +87,8 @@ LayerMix layers_by_kind(const spec::ModelSpec& model, StageLayers layers);
 // Parameters that one rank of a stage holds before ZeRO.
 struct LocalParams {
   int64_t dense = 0;
-  int64_t experts = 0;  // routed
+  int64_t experts = 0;     // routed
+  int64_t replicated = 0;  // of dense, what every TP rank has whole (kReplicated); 0 without TP
   int64_t total() const { return dense + experts; }
   bool operator==(const LocalParams&) const = default;
 };

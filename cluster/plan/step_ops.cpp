@@ -2,6 +2,7 @@
 //
 // The order is that of runtime/model. Letters: t tokens of this CP rank's micro-batch, ts its share
 // outside of attention and experts (sequence parallel: t / TP), h d_model, e bytes of an element.
+// Latents of keys and values are projected up for whole sequences on every CP rank.
 #include "cluster/plan/step_ops.h"
 
 #include <algorithm>
@@ -27,6 +28,7 @@ RankSizes sizes_of(const spec::JobSpec& job, const Layout& layout) {
   z.full_s = job.training.seq_length;
   z.s = z.full_s / layout.cp;
   z.t = z.sequences * z.s;
+  z.keys = z.sequences * z.full_s;
   z.ts = z.t / layout.tp;
   z.h = model.d_model;
   z.heads = model.num_heads / layout.tp;
@@ -72,7 +74,7 @@ void attention_projections_up(const RankSizes& z, OpList* ops) {
     ops->linear(z.t, z.heads * z.dq, z.qr);
   }
   ops->norm_forward(z.ts, z.r);
-  ops->linear(z.t, z.heads * (z.dn + z.dv), z.r);
+  ops->linear(z.keys, z.heads * (z.dn + z.dv), z.r);
   ops->rope();
 }
 
@@ -87,7 +89,7 @@ void attention_backward(const RankSizes& z, const Layout& layout, OpList* ops) {
   ops->input_grad(z.t, z.h, z.heads * z.dv);
   ops->attention(true);
   ops->rope();
-  ops->input_grad(z.t, z.heads * (z.dn + z.dv), z.r);
+  ops->input_grad(z.keys, z.heads * (z.dn + z.dv), z.r);
   ops->norm_backward(z.ts, z.r, false);
   if (!z.direct_query) {
     ops->input_grad(z.t, z.heads * z.dq, z.qr);
@@ -95,7 +97,7 @@ void attention_backward(const RankSizes& z, const Layout& layout, OpList* ops) {
   }
   for (const auto& [rows, out] : latent_products(z, layout)) ops->input_grad(rows, out, z.h);
   ops->weight_grad(z.t, z.h, z.heads * z.dv);
-  ops->weight_grad(z.t, z.heads * (z.dn + z.dv), z.r);
+  ops->weight_grad(z.keys, z.heads * (z.dn + z.dv), z.r);
   if (!z.direct_query) ops->weight_grad(z.t, z.heads * z.dq, z.qr);
   for (const auto& [rows, out] : latent_products(z, layout)) ops->weight_grad(rows, out, z.h);
 }
@@ -171,11 +173,12 @@ bool is_moe(const spec::JobSpec& job, LayerKind kind) {
 }
 
 void embed(const RankSizes& z, bool backward, OpList* ops) {
-  const double ids = 4.0 * double(z.ts), values = area(z.ts, z.h);
+  // Of the rows of all tokens, those of this rank's part of the vocabulary, which TP scatters.
+  const double ids = 4.0 * double(z.t), values = area(z.t, z.h);
   if (backward) {
-    ops->memory("embedding_backward", z.act, z.ts, z.h, ids + (z.e + 8) * values);
+    ops->memory("embedding_backward", z.act, z.t, z.h, ids + (z.e + 8) * values);
   } else {
-    ops->memory("embedding_forward", z.act, z.ts, z.h, ids + 2 * z.e * values);
+    ops->memory("embedding_forward", z.act, z.t, z.h, ids + 2 * z.e * values);
   }
 }
 
@@ -185,7 +188,7 @@ void forward(const spec::JobSpec& job, const Layout& layout, LayerKind kind, con
     embed(z, false, ops);
     ops->norm_forward(z.ts, z.h);
     ops->norm_forward(z.ts, z.h);
-    ops->linear(z.ts, z.h, 2 * z.h);
+    ops->linear(z.t, z.h / layout.tp, 2 * z.h);
   }
   ops->norm_forward(z.ts, z.h);
   ops->cast(z.ts, z.h, z.act, z.act);
@@ -252,8 +255,8 @@ std::vector<StepOp> layer_backward_ops(const spec::JobSpec& job, const Layout& l
   attention_backward(z, layout, &ops);
   ops.norm_backward(z.ts, z.h, true);
   if (kind == LayerKind::kMtp) {
-    ops.weight_grad(z.ts, z.h, 2 * z.h);
-    ops.input_grad(z.ts, z.h, 2 * z.h);
+    ops.weight_grad(z.t, z.h / layout.tp, 2 * z.h);
+    ops.input_grad(z.t, z.h / layout.tp, 2 * z.h);
     ops.norm_backward(z.ts, z.h, true);
     ops.norm_backward(z.ts, z.h, false);
     embed(z, true, &ops);

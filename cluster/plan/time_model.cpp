@@ -6,6 +6,7 @@
 #include <map>
 
 #include "base/check.h"
+#include "cluster/plan/comm_volume.h"
 #include "cluster/plan/layer_time.h"
 #include "cluster/plan/schedule.h"
 #include "cluster/plan/shard_map.h"
@@ -20,10 +21,6 @@ constexpr double kHostAdamBytesPerS = 25e9;
 // hides behind: the last bucket has nothing left to hide behind, buckets wait for each other's
 // gradients, and the copies take memory and SMs from the compute meanwhile. An estimate.
 constexpr double kDataExchangeShown = 0.1;
-
-int64_t layers_of(const LayerMix& mix) {
-  return mix.dense + mix.routed;
-}
 
 // One micro-batch on one virtual stage.
 struct StageTime {
@@ -58,7 +55,16 @@ struct DataExchange {
   double gather_s = 0;  // of weights
 };
 
-using Key = std::array<int64_t, 9>;
+using Key = std::array<int64_t, 10>;
+
+// Tells layouts apart by the layers of their stages: 0 where those follow from the sizes.
+int64_t split_key(const Layout& layout) {
+  uint64_t hash = layout.pipeline_layers.empty() ? 0 : 14695981039346656037u;  // FNV-1a
+  for (const int64_t layers : layout.pipeline_layers) {
+    hash = (hash ^ static_cast<uint64_t>(layers)) * 1099511628211u;
+  }
+  return static_cast<int64_t>(hash);
+}
 
 }  // namespace
 
@@ -80,7 +86,7 @@ struct TimeModel::Cache {
   ShardedCounts counts;
   UpdateCounts updates;
   std::map<Key, ModelTimes> layers;
-  std::map<int64_t, std::vector<LayerMix>> mixes;  // by virtual stages
+  std::map<std::array<int64_t, 3>, std::vector<LayerMix>> mixes;
   std::map<Key, std::vector<LocalParams>> locals;
   std::map<Key, std::vector<DataExchange>> exchanges;
   std::map<Key, double> optimizers;
@@ -89,11 +95,17 @@ struct TimeModel::Cache {
   std::vector<Quiet> quiet;
 
   const ModelTimes& model(const Layout& layout);
-  const std::vector<LayerMix>& mix(int64_t virtual_stages);
+  // Of the virtual stages, in the layers' order.
+  const std::vector<LayerMix>& mix(const Layout& layout);
   const std::vector<LocalParams>& local(const Layout& layout);
   const std::vector<DataExchange>& exchange(const Layout& layout);
   double optimizer_s(const Layout& layout);
+  // Of an optimizer in host memory; a CPU has no other, and updates there as ever.
+  bool is_offloaded(const Layout& layout) const {
+    return layout.offload_optimizer && device.host_link.bytes_per_s > 0;
+  }
   double offload_s(const Layout& layout);
+  int64_t layers_of_stage(const Layout& layout, size_t stage);
   StageTime stage(const ModelTimes& times, const std::vector<LayerMix>& mixes, int64_t at);
   PipelineShape pipeline(const Layout& layout);
   double send_s(const Layout& layout) const;
@@ -113,15 +125,26 @@ const ModelTimes& TimeModel::Cache::model(const Layout& layout) {
   return layers.emplace(key, model_times(job, layout, device, devices_per_node)).first->second;
 }
 
-const std::vector<LayerMix>& TimeModel::Cache::mix(int64_t virtual_stages) {
-  const auto found = mixes.find(virtual_stages);
+const std::vector<LayerMix>& TimeModel::Cache::mix(const Layout& layout) {
+  const int64_t chunks = chunks_of(layout, job.model.num_layers);
+  const std::array<int64_t, 3> key{layout.pp, chunks, split_key(layout)};
+  const auto found = mixes.find(key);
   if (found != mixes.end()) return found->second;
   std::vector<LayerMix> made;
-  for (int64_t stage = 0; stage < virtual_stages; ++stage) {
-    made.push_back(
-        layers_by_kind(job.model, stage_layers(job.model.num_layers, virtual_stages, stage)));
+  for (int64_t at = 0; at < layout.pp * chunks; ++at) {
+    made.push_back(layers_by_kind(
+        job.model, chunk_layers(layout, job.model.num_layers, at % layout.pp, at / layout.pp)));
   }
-  return mixes.emplace(virtual_stages, std::move(made)).first->second;
+  return mixes.emplace(key, std::move(made)).first->second;
+}
+
+int64_t TimeModel::Cache::layers_of_stage(const Layout& layout, size_t stage) {
+  const std::vector<LayerMix>& all = mix(layout);
+  int64_t layers = 0;
+  for (size_t at = stage; at < all.size(); at += static_cast<size_t>(layout.pp)) {
+    layers += all[at].dense + all[at].routed;
+  }
+  return layers;
 }
 
 StageTime TimeModel::Cache::stage(const ModelTimes& times, const std::vector<LayerMix>& mixes_of,
@@ -146,7 +169,7 @@ PipelineShape TimeModel::Cache::pipeline(const Layout& layout) {
   shape.chunks = shape.schedule == ScheduleKind::kInterleaved ? layout.virtual_stages : 1;
   shape.micro_batches = layout.grad_accumulation;
   const ModelTimes& times = model(layout);
-  const std::vector<LayerMix>& all = mix(shape.stages * shape.chunks);
+  const std::vector<LayerMix>& all = mix(layout);
   chunks.clear();
   quiet.clear();
   // Stages in the middle are mostly alike.
@@ -160,8 +183,9 @@ PipelineShape TimeModel::Cache::pipeline(const Layout& layout) {
       continue;
     }
     const StageTime time = stage(times, all, at);
-    chunks.push_back(
-        {time.forward.total(), time.backward.total() - time.backward.weight, time.backward.weight});
+    // With full recomputation weight gradients come at once: there is nothing to put off.
+    const double weight = layout.recompute == "full" ? 0 : time.backward.weight;
+    chunks.push_back({time.forward.total(), time.backward.total() - weight, weight});
     quiet.push_back({time.forward.quiet(), time.backward.quiet()});
   }
   return shape;
@@ -175,8 +199,9 @@ double TimeModel::Cache::send_s(const Layout& layout) const {
 }
 
 const std::vector<LocalParams>& TimeModel::Cache::local(const Layout& layout) {
-  const Key key{layout.tp, layout.pp, layout.ep, layout.etp,
-                chunks_of(layout, job.model.num_layers)};
+  const Key key{
+      layout.tp,        layout.pp, layout.ep, layout.etp, chunks_of(layout, job.model.num_layers),
+      split_key(layout)};
   const auto found = locals.find(key);
   if (found != locals.end()) return found->second;
   std::vector<LocalParams> made;
@@ -188,19 +213,20 @@ const std::vector<DataExchange>& TimeModel::Cache::exchange(const Layout& layout
   const bool small = layout.grads_dtype == "bf16";
   const Key key{layout.tp,         layout.cp, layout.pp,
                 layout.ep,         layout.dp, layout.etp,
-                layout.zero_stage, small,     chunks_of(layout, job.model.num_layers)};
+                layout.zero_stage, small,     chunks_of(layout, job.model.num_layers),
+                split_key(layout)};
   const auto found = exchanges.find(key);
   if (found != exchanges.end()) return found->second;
   const Links links{device.node_link, device.network_link};
   const GroupShape dense = group_shape(layout, kDenseGradGroup, devices_per_node);
   const GroupShape expert = group_shape(layout, kExpertGradGroup, devices_per_node);
   const double weight_bytes = job.training.dtype == "fp32" ? 4 : 2;
-  const std::vector<LayerMix>& mixes_of = mix(layout.pp);
   const std::vector<LocalParams>& held = local(layout);
   std::vector<DataExchange> made;
   for (size_t stage = 0; stage < held.size(); ++stage) {
     // A bucket a layer: each pays its latency.
-    const double buckets = static_cast<double>(std::max<int64_t>(1, layers_of(mixes_of[stage])));
+    const double buckets =
+        static_cast<double>(std::max<int64_t>(1, layers_of_stage(layout, stage)));
     const auto over = [&](double bytes, const GroupShape& group) {
       if (bytes == 0) return 0.0;
       return gather_seconds(bytes, group, links) + (buckets - 1) * gather_seconds(0, group, links);
@@ -226,12 +252,11 @@ double TimeModel::Cache::data_exposed_s(const Layout& layout) {
   if (layout.dense_zero_group() == 1) return 0;
   const bool hides = job.parallel.overlap_grad_reduce && !device.links_share_cores;
   const std::vector<DataExchange>& all = exchange(layout);
-  const std::vector<LayerMix>& mixes_of = mix(layout.pp);
   const double batches = static_cast<double>(layout.grad_accumulation);
   double most = 0;
   for (size_t stage = 0; stage < all.size(); ++stage) {
     double forward = 0, backward = 0;
-    const double layers = static_cast<double>(std::max<int64_t>(1, layers_of(mixes_of[stage])));
+    const double layers = static_cast<double>(std::max<int64_t>(1, layers_of_stage(layout, stage)));
     for (size_t at = stage; hides && at < quiet.size(); at += all.size()) {
       forward += quiet[at].forward_s * (layers - 1) / layers;
       backward += quiet[at].backward_s * (layers - 1) / layers;
@@ -258,7 +283,8 @@ double TimeModel::Cache::data_exposed_s(const Layout& layout) {
 double TimeModel::Cache::whole_gradients_s(const Layout& layout) {
   if (layout.tp == 1) return 0;
   const bool small = layout.grads_dtype == "bf16";
-  const Key key{layout.tp, layout.pp, small, chunks_of(layout, job.model.num_layers)};
+  const Key key{layout.tp, layout.pp, small, chunks_of(layout, job.model.num_layers),
+                split_key(layout)};
   const auto found = whole_gradients.find(key);
   if (found != whole_gradients.end()) return found->second;
   Layout alone = layout;
@@ -284,7 +310,8 @@ double TimeModel::Cache::optimizer_s(const Layout& layout) {
                 layout.etp,
                 std::min<int64_t>(1, layout.zero_stage),
                 2 * (layout.grads_dtype == "bf16") + (layout.moments_dtype == "bf16"),
-                chunks_of(layout, job.model.num_layers)};
+                chunks_of(layout, job.model.num_layers),
+                split_key(layout)};
   const auto found = optimizers.find(key);
   if (found != optimizers.end()) return found->second;
   const std::vector<LocalParams>& held = local(layout);
@@ -296,7 +323,7 @@ double TimeModel::Cache::optimizer_s(const Layout& layout) {
 }
 
 double TimeModel::Cache::offload_s(const Layout& layout) {
-  if (!layout.offload_optimizer || device.host_link.bytes_per_s <= 0) return 0;
+  if (!is_offloaded(layout)) return 0;
   const double weight = job.training.dtype == "fp32" ? 4 : 2;
   const double grad = layout.grads_dtype == "bf16" ? 2 : 4;
   const double moment = layout.moments_dtype == "bf16" ? 2 : 4;
@@ -330,7 +357,7 @@ double TimeModel::lower_bound(const Layout& layout) const {
 double TimeModel::step_seconds(const Layout& layout) const {
   const PipelineShape shape = cache_->pipeline(layout);
   return pipeline_seconds(shape, cache_->chunks, cache_->send_s(layout)) + cache_->rest_s(layout) +
-         (layout.offload_optimizer ? 0 : cache_->optimizer_s(layout));
+         (cache_->is_offloaded(layout) ? 0 : cache_->optimizer_s(layout));
 }
 
 StepTime TimeModel::predict(const Layout& layout) const {
@@ -351,7 +378,7 @@ StepTime TimeModel::predict(const Layout& layout) const {
   }
   StageTime sum;
   const ModelTimes& times = cache_->model(layout);
-  const std::vector<LayerMix>& mixes = cache_->mix(shape.stages * shape.chunks);
+  const std::vector<LayerMix>& mixes = cache_->mix(layout);
   for (int64_t at = busiest; at < shape.stages * shape.chunks; at += shape.stages) {
     const StageTime stage = cache_->stage(times, mixes, at);
     add(stage.forward, 1, &sum.forward);
@@ -372,7 +399,7 @@ StepTime TimeModel::predict(const Layout& layout) const {
   if (shape.stages > 1) line("pipeline_bubble", at_once - batches * busy(busiest));
   line("pp", whole - at_once);
   line("dp", cache_->data_exposed_s(layout));
-  if (!layout.offload_optimizer) line("optimizer", cache_->optimizer_s(layout));
+  if (!cache_->is_offloaded(layout)) line("optimizer", cache_->optimizer_s(layout));
   line("offload", cache_->offload_s(layout));
   return time;
 }

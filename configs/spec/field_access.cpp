@@ -1,6 +1,6 @@
 // Questions to the table: which field a path means, and how a field's type, range, default and
 // value read as text.
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -145,6 +145,9 @@ struct ValueText {
     return out + "]";
   }
   std::string operator()(const Blend* v) const { return blend_text(*v); }
+  std::string operator()(const std::vector<int64_t>* v) const {
+    return fmt::format("[{}]", fmt::join(*v, ", "));
+  }
 };
 
 std::string bound(double value) {
@@ -179,7 +182,8 @@ std::vector<std::string_view> names_below(std::string_view section) {
 std::string type_name(const Field& field) {
   static constexpr std::string_view kNames[] = {
       "integer",         "number",         "true or false",   "text",
-      "integer or null", "number or null", "list of numbers", "data path or blend"};
+      "integer or null", "number or null", "list of numbers", "data path or blend",
+      "list of integers"};
   if (!field.choices.empty()) return "choice";
   JobSpec scratch;
   return std::string(kNames[field.slot(scratch).index()]);

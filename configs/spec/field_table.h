@@ -23,8 +23,9 @@ namespace dsv3::spec {
 using Blend = std::vector<std::pair<std::string, double>>;
 
 // Where a key's value lives in a JobSpec; the alternative is the key's type.
-using Slot = std::variant<int64_t*, double*, bool*, std::string*, std::optional<int64_t>*,
-                          std::optional<double>*, std::vector<double>*, Blend*>;
+using Slot =
+    std::variant<int64_t*, double*, bool*, std::string*, std::optional<int64_t>*,
+                 std::optional<double>*, std::vector<double>*, Blend*, std::vector<int64_t>*>;
 
 // What an alias's value means. kSame: the key's own value; the others translate another program's
 // way of saying it.

@@ -111,11 +111,12 @@ class Assigner {
     *slot = value;
     return true;
   }
-  bool operator()(std::vector<double>* slot) {
+  template <typename Number>
+  bool operator()(std::vector<Number>* slot) {
     if (node_.kind != Node::Kind::kSequence) return wrong_type();
-    std::vector<double> values;
+    std::vector<Number> values;
     for (const Node& item : node_.items) {
-      double value = 0;
+      Number value = 0;
       if (!Assigner(field_, item, out_)(&value)) return false;
       values.push_back(value);
     }

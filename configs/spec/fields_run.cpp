@@ -58,10 +58,21 @@ const std::vector<Entry> kParallel = {
         .names("", "--overlap-grad-reduce", "zero_optimization.overlap_comm")
         .also({{"zero_optimization.overlap_comm"}})
         .doc("Reduce gradients while the backward pass runs."),
+    AT(parallel.overlap_expert_exchange)
+        .names("", "--overlap-moe-expert-parallel-comm", "")
+        .doc("Compute shared experts, and gradients of experts' weights, while rows travel between "
+             "ranks and their experts; false: wait for every exchange at once. The same numbers."),
     AT(parallel.pipeline_schedule)
         .names("", "--num-layers-per-virtual-pipeline-stage (interleaved)", "")
         .choices({"afab", "1f1b", "interleaved", "zero_bubble", "auto"})
         .doc("Order of forward and backward passes of a stage; auto: the planner's choice."),
+    AT(parallel.pipeline_layers)
+        .names("", "--pipeline-model-parallel-layout (its own notation)", "")
+        .range(1, 4096)
+        .unit("layers")
+        .doc("Layers of each pipeline stage, first to last, such as [4, 5, 5, 3]; with interleaved "
+             "chunks of each virtual stage. Empty: the planner's choice. MTP modules come on top "
+             "of the last."),
     AT(parallel.recompute)
         .names("gradient_checkpointing (full)", "--recompute-granularity",
                "activation_checkpointing (full)")

@@ -99,8 +99,12 @@ struct ParallelSpec {
   int64_t expert_tensor_parallel_size = 1;
   int64_t zero_stage = 1;
   bool overlap_grad_reduce = true;
+  bool overlap_expert_exchange = true;
   std::string pipeline_schedule = "1f1b";  // afab | 1f1b | interleaved | zero_bubble
-  std::string recompute = "none";          // none | selective | full
+  // Layers of each virtual stage, chunk by chunk: the first layer's stage first. Empty: the
+  // planner's choice.
+  std::vector<int64_t> pipeline_layers;
+  std::string recompute = "none";  // none | selective | full
   bool offload_optimizer = false;
   int64_t collective_timeout_s = 120;
   bool operator==(const ParallelSpec&) const = default;

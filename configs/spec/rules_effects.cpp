@@ -104,8 +104,16 @@ void Effects::layout() {
            "leave it out");
     idle("parallel.overlap_grad_reduce", "with CP*EP*DP=1: no gradient is reduced", "leave it out");
   }
+  if (p.expert_parallel_size == 1 && p.tensor_parallel_size == 1) {
+    idle("parallel.overlap_expert_exchange",
+         "with expert_parallel_size 1 and tensor_parallel_size 1: every expert is on each rank",
+         "leave it out");
+  }
   if (p.pipeline_parallel_size == 1 && p.pipeline_schedule != "auto") {
     idle("parallel.pipeline_schedule", "with pipeline_parallel_size 1", "leave it out");
+  }
+  if (p.pipeline_parallel_size == 1 && p.pipeline_layers.size() == 1) {
+    idle("parallel.pipeline_layers", "with pipeline_parallel_size 1", "leave it out");
   }
   if (p.tensor_parallel_size == 1 && p.expert_tensor_parallel_size < 1) {
     idle("parallel.expert_tensor_parallel_size", "with tensor_parallel_size 1: it can only be 1",

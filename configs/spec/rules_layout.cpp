@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "configs/spec/gpu_table.h"
 #include "configs/spec/rules.h"
@@ -26,6 +27,26 @@ void check_sizes(const JobSpec& job, Findings& out) {
   check("parallel.context_parallel_size", p.context_parallel_size);
   check("parallel.expert_tensor_parallel_size", p.expert_tensor_parallel_size);
   check("training.micro_batch_size", job.training.micro_batch_size);
+}
+
+// What TP cuts by its width.
+void check_widths(const JobSpec& job, int64_t gpus_per_node, Findings& out) {
+  const ModelSpec& model = job.model;
+  const MoeSpec& moe = model.moe;
+  const int64_t tp = job.parallel.tensor_parallel_size;
+  const auto check = [&](bool is_cut, const char* name, int64_t width) {
+    if (!is_cut || width % tp == 0) return;
+    out.error("TP_NOT_DIVIDING_WIDTH", "parallel.tensor_parallel_size",
+              fmt::format("{}={} % TP={} != 0", name, width, tp),
+              fmt::format("TP can be {}", divisors_text(width, gpus_per_node)));
+  };
+  check(moe.num_experts == 0 || moe.first_k_dense > 0, "dense_intermediate_size",
+        model.dense_intermediate_size);
+  check(moe.num_experts > 0, "num_shared_experts*expert_intermediate_size",
+        moe.num_shared_experts * moe.expert_intermediate_size);
+  check(moe.num_experts > 0 && job.parallel.expert_tensor_parallel_size > 1,
+        "expert_intermediate_size", moe.expert_intermediate_size);
+  check(model.mtp_layers > 0, "d_model (MTP's projection)", model.d_model);
 }
 
 void check_tensor_parallel(const JobSpec& job, int64_t gpus_per_node, Findings& out) {
@@ -51,6 +72,7 @@ void check_tensor_parallel(const JobSpec& job, int64_t gpus_per_node, Findings& 
                     tp, gpus_per_node),
         fmt::format("use TP ≤ {} and more pipeline stages", gpus_per_node));
   }
+  check_widths(job, gpus_per_node, out);
   const int64_t etp = job.parallel.expert_tensor_parallel_size;
   if (etp > 1 && etp != tp) {
     out.error("ETP_INVALID", "parallel.expert_tensor_parallel_size",
@@ -66,7 +88,7 @@ void check_pipeline_parallel(const JobSpec& job, Findings& out) {
   if (pp > layers) {
     out.error("PP_GT_LAYERS", kKey, fmt::format("PP={} > num_layers={}", pp, layers),
               fmt::format("use at most {}", layers));
-  } else if (layers % pp != 0) {
+  } else if (layers % pp != 0 && job.parallel.pipeline_layers.empty()) {
     out.warning("PP_UNEVEN_STAGES", kKey,
                 fmt::format("num_layers={} % PP={} != 0: stages have {} or {} layers, and the "
                             "largest sets the pace",
@@ -79,6 +101,43 @@ void check_pipeline_parallel(const JobSpec& job, Findings& out) {
                             "micro-batch; falls back to 1",
                             job.parallel.zero_stage, pp),
                 "zero_stage: 1");
+  }
+  if (pp > 1 && job.parallel.pipeline_schedule == "zero_bubble" &&
+      job.parallel.recompute == "full") {
+    out.warning("ZERO_BUBBLE_RECOMPUTE", "parallel.pipeline_schedule",
+                "zero_bubble with recompute=full: what a later weight gradient needs isn't kept, "
+                "so all are computed at once and nothing fills the bubble",
+                "recompute: selective, or pipeline_schedule: 1f1b");
+  }
+}
+
+void check_pipeline_layers(const JobSpec& job, Findings& out) {
+  const std::vector<int64_t>& given = job.parallel.pipeline_layers;
+  if (given.empty()) return;
+  constexpr const char* kKey = "parallel.pipeline_layers";
+  const int64_t layers = job.model.num_layers, pp = job.parallel.pipeline_parallel_size;
+  const auto stages = static_cast<int64_t>(given.size());
+  const int64_t sum = std::accumulate(given.begin(), given.end(), int64_t{0});
+  if (sum != layers) {
+    out.error("PIPELINE_LAYERS_SUM", kKey,
+              fmt::format("pipeline_layers has {} layers, num_layers={}", sum, layers),
+              fmt::format("{} {} layers, or leave it out", sum < layers ? "add" : "take away",
+                          std::abs(sum - layers)));
+  }
+  if (!is_fixed(pp)) return;
+  const std::string& schedule = job.parallel.pipeline_schedule;
+  const bool chunked = (schedule == "interleaved" || schedule == "auto") && pp > 1;
+  if (chunked ? stages % pp != 0 : stages != pp) {
+    out.error("PIPELINE_LAYERS_STAGES", kKey,
+              fmt::format("pipeline_layers has {} entries, PP={}", stages, pp),
+              fmt::format("give {}{}, or leave it out", pp,
+                          chunked ? " times the chunks of a stage" : ""));
+  } else if (schedule == "interleaved" && stages == pp && pp > 1) {
+    out.error(
+        "PIPELINE_LAYERS_STAGES", kKey,
+        fmt::format("pipeline_layers has {} entries, one chunk a stage: nothing to interleave",
+                    stages),
+        fmt::format("give {} for two chunks, or pipeline_schedule: 1f1b", 2 * pp));
   }
 }
 
@@ -281,6 +340,7 @@ void check_layout(const JobSpec& job, const ValidateOptions& options, Findings& 
   check_sizes(job, out);
   check_tensor_parallel(job, options.gpus_per_node, out);
   check_pipeline_parallel(job, out);
+  check_pipeline_layers(job, out);
   check_expert_parallel(job, options.gpus_per_node, out);
   check_product(job, options, out);
   check_ranks_per_node(job, options, out);

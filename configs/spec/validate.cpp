@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/text.h"
 #include "configs/spec/counts.h"
@@ -83,6 +84,30 @@ std::vector<Diagnostic> without_accepted(const JobSpec& job, std::vector<Diagnos
   return found;
 }
 
+// CP takes a piece from both ends of a sequence for each rank, TP cuts what is left into runs.
+void check_sequence(const JobSpec& job, Findings& out) {
+  const int64_t length = job.training.seq_length;
+  const int64_t cp = std::max<int64_t>(1, job.parallel.context_parallel_size);
+  const int64_t tp = std::max<int64_t>(1, job.parallel.tensor_parallel_size);
+  const int64_t parts = cp > 1 ? 2 * cp : 1, step = std::lcm(parts, cp * tp);
+  if (length % step == 0) return;
+  const std::string hint = fmt::format("use a seq_length that is a multiple of {}, for example {}",
+                                       step, nearest_multiple(length, step));
+  if (length % parts != 0) {
+    out.error("CP_NOT_DIVIDING_SEQ", "parallel.context_parallel_size",
+              fmt::format("seq_length={} % (2*CP=2*{}={}) != 0: every rank takes a piece from both "
+                          "ends of a sequence",
+                          length, cp, parts),
+              hint);
+  } else {
+    out.error("TP_NOT_DIVIDING_SEQ", "parallel.tensor_parallel_size",
+              fmt::format("seq_length={} % (CP*TP={}*{}={}) != 0: a TP group's ranks hold parts of "
+                          "a sequence (sequence parallelism)",
+                          length, cp, tp, cp * tp),
+              hint);
+  }
+}
+
 }  // namespace
 
 void check_training(const JobSpec& job, const ValidateOptions& options, Findings& out) {
@@ -104,12 +129,7 @@ void check_training(const JobSpec& job, const ValidateOptions& options, Findings
                           t.seq_length, rope.factor, rope.original_max_position, reach),
               fmt::format("use at most {:.0f}, or a larger rope_scaling.factor", reach));
   }
-  const int64_t cp = job.parallel.context_parallel_size;
-  if (cp > 1 && t.seq_length % cp != 0) {
-    out.error("CP_NOT_DIVIDING_SEQ", "parallel.context_parallel_size",
-              fmt::format("seq_length={} % CP={} != 0", t.seq_length, cp),
-              fmt::format("use a seq_length that is a multiple of {}", cp));
-  }
+  check_sequence(job, out);
   if (t.min_learning_rate > t.learning_rate) {
     out.warning("MIN_LR_GT_PEAK", "training.min_learning_rate",
                 fmt::format("min_learning_rate={} > learning_rate={}: the rate would rise",

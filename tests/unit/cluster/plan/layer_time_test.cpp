@@ -35,9 +35,10 @@ TEST(LayerExchange, TensorRanksGatherLatentsAndKeepInputsCut) {
   // Their mirror image, and what the blocks read once more.
   EXPECT_DOUBLE_EQ(times.dense.backward.tp, 2 * kLatents + 4 * kHidden);
   EXPECT_DOUBLE_EQ(times.routed.backward.tp, 2 * kLatents + 4 * kHidden);
-  // Two heads, of MTP and the model, whose input is kept cut; the table's output is scattered.
-  EXPECT_DOUBLE_EQ(times.head.forward.tp, 2 * kHidden);
-  EXPECT_DOUBLE_EQ(times.head.backward.tp, 4 * kHidden);
+  // Two heads, of MTP and the model: the input, and three f32 of every row from both ranks; its
+  // gradient. The table's output is scattered.
+  EXPECT_DOUBLE_EQ(times.head.forward.tp, 2 * (kHidden + kTokens * 12));
+  EXPECT_DOUBLE_EQ(times.head.backward.tp, 2 * kHidden);
   EXPECT_DOUBLE_EQ(times.embedding.forward.tp, kHidden);
   EXPECT_DOUBLE_EQ(times.embedding.backward.tp, kHidden);
 }
@@ -51,9 +52,11 @@ TEST(LayerExchange, WithoutAQueryLatentTheStreamIsGatheredBesideTheLatent) {
 
 TEST(LayerExchange, CutExpertsGatherTheirSlotsOverTensorRanks) {
   const ModelTimes times = times_of(table_job("671b"), {.tp = 2, .etp = 2});
-  // Eight experts a token, there and back; their inputs are kept whole.
-  EXPECT_DOUBLE_EQ(times.routed.forward.tp, kLatents + 3 * kHidden + 16 * kHidden);
-  EXPECT_DOUBLE_EQ(times.routed.backward.tp, 2 * kLatents + 4 * kHidden + 16 * kHidden);
+  // Eight experts a token, there and back, a weight with each; their inputs are kept whole. Counts
+  // of 256 experts before.
+  const double rows = 16 * kHidden + kTokens * 8 * 4 / 2;
+  EXPECT_DOUBLE_EQ(times.routed.forward.tp, kLatents + 3 * kHidden + rows + 256 * 4);
+  EXPECT_DOUBLE_EQ(times.routed.backward.tp, 2 * kLatents + 4 * kHidden + rows);
   EXPECT_EQ(times.routed.forward.ep, 0);
   EXPECT_DOUBLE_EQ(times.dense.forward.tp, kLatents + 3 * kHidden);
 }
@@ -87,13 +90,27 @@ TEST(LayerExchange, TheBusiestExpertsTakeLongerThanTheMean) {
   EXPECT_NEAR(alone, seconds(gpu, layer_forward_ops(job, {}, LayerKind::kMoe)), 1e-12 * alone);
 }
 
-TEST(LayerExchange, ContextRanksPassKeysAndValuesRound) {
-  // Half of the tokens, 128 heads of 192 and 128, one step; gradients of them, too, on the way
-  // back.
-  const double ring = kTokens / 2 * 128 * (192 + 128) * 2;
+TEST(LayerExchange, ContextRanksGatherLatents) {
+  // Of 4096 tokens the latent and the shared rotary key, 576 numbers: the other half comes in. On
+  // the way back once more, and the gradients are scattered.
+  const double latents = kTokens * (512 + 64) * 2 / 2;
   const ModelTimes times = times_of(table_job("671b"), {.cp = 2});
-  EXPECT_DOUBLE_EQ(times.dense.forward.cp, ring);
-  EXPECT_DOUBLE_EQ(times.dense.backward.cp, 2 * ring);
+  EXPECT_DOUBLE_EQ(times.dense.forward.cp, latents);
+  EXPECT_DOUBLE_EQ(times.dense.backward.cp, 2 * latents);
+  // With TP a rank's own tokens first, then whole sequences over TP.
+  const ModelTimes both = times_of(table_job("671b"), {.tp = 2, .cp = 2});
+  EXPECT_DOUBLE_EQ(both.dense.forward.cp, latents / 2);
+  const double query = kTokens * 1536 * 2 / 2;
+  EXPECT_DOUBLE_EQ(both.dense.forward.tp, latents + (query + 3 * kHidden) / 2);
+}
+
+TEST(LayerExchange, TheRoutersStatisticsGoOverTensorAndContextRanks) {
+  spec::JobSpec job = table_job("671b");
+  job.model.moe.router_aux_loss_weight = 1e-4;
+  // 256 counts of 4 bytes from the other rank.
+  EXPECT_DOUBLE_EQ(times_of(job, {.tp = 2}).routed.forward.tp, kLatents + 3 * kHidden + 1024);
+  EXPECT_DOUBLE_EQ(times_of(job, {.tp = 2}).routed.backward.tp, 2 * kLatents + 4 * kHidden);
+  EXPECT_DOUBLE_EQ(times_of(job, {.tp = 2}).dense.forward.tp, kLatents + 3 * kHidden);
 }
 
 TEST(LayerExchange, FullRecomputationExchangesTheForwardPassAgain) {

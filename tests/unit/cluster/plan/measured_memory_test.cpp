@@ -1,7 +1,8 @@
 // The memory model of the CPU runtime against arenas that were measured.
 //
 // Oracle: `tests/bench/predict_memory.sh` with DSV3_BENCH_LINES=1 on an AMD EPYC with AVX512-BF16,
-// one thread a rank, 2026-11-22: megabytes of the worst rank. The runtime's own pushes decide these
+// one thread a rank, 2026-11-22: megabytes of the worst rank, or of
+// the one named. The runtime's own pushes decide these
 // figures (runtime/model/*.cpp), so what changes them there must change the formulas here.
 #include <gtest/gtest.h>
 
@@ -149,6 +150,38 @@ TEST(MeasuredMemory, OfLargerModels) {
   job.training.seq_length = 2048;
   job.model.mtp_layers = 1;
   expect_measured("small fp32 MTP", job, {779.52, 100.83, 10.10, 4090.74});
+}
+
+// Of one rank of a layout, the demo in bf16; MB.
+void expect_of_rank(Layout layout, int64_t stage, double activations, double transient) {
+  spec::JobSpec job = demo();
+  job.training.micro_batch_size = layout.micro_batch;
+  job.training.global_batch_size = 8;
+  layout.grad_accumulation = 8 / (layout.micro_batch * layout.ep * layout.dp);
+  const MemoryModel model(job, DeviceKind::kCpu);
+  const auto megabytes = [](int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  const std::string what = to_string(layout) + ", stage " + std::to_string(stage);
+  EXPECT_NEAR(megabytes(activations_bytes(model, layout, stage)), activations, 0.005 * activations)
+      << what;
+  EXPECT_NEAR(megabytes(transient_bytes(model, layout, stage)), transient, 0.02 * transient)
+      << what;
+}
+
+// Layouts whose arenas don't depend on where tokens are routed.
+TEST(MeasuredMemory, OfLayouts) {
+  expect_of_rank({.cp = 2, .micro_batch = 8}, 0, 75.08, 24.12);
+  const Layout two{.pp = 2, .micro_batch = 2};
+  expect_of_rank(two, 0, 41.22, 4.09);
+  expect_of_rank(two, 1, 21.65, 26.21);
+  const Layout afab{.pp = 2, .schedule = "afab", .micro_batch = 2};
+  expect_of_rank(afab, 0, 81.40, 4.09);
+  expect_of_rank(afab, 1, 83.45, 26.21);
+  const Layout four{.pp = 4, .micro_batch = 1};
+  expect_of_rank(four, 0, 20.63, 2.04);
+  expect_of_rank(four, 2, 10.56, 2.04);
+  expect_of_rank({.pp = 2, .schedule = "zero_bubble", .micro_batch = 1}, 1, 21.13, 20.55);
+  expect_of_rank({.recompute = "full", .micro_batch = 8}, 0, 40.81, 4.03);
+  expect_of_rank({.pp = 2, .recompute = "full", .micro_batch = 2}, 1, 7.38, 21.46);
 }
 
 }  // namespace

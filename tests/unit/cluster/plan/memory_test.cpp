@@ -113,7 +113,8 @@ TEST(StaticBytes, TinyModelCountedByHand) {
   const int64_t whole = 2 * (attention_whole + layer_norms) + router + 8;
   const int64_t cut = 2 * attention_cut + dense_ffn + shared + 2 * 10 * 8;
   const int64_t experts = 4 * 3 * 8 * 6;
-  EXPECT_EQ(model.counts.stage({.tp = 2, .ep = 2}, 0), (LocalParams{whole + cut / 2, experts / 4}));
+  EXPECT_EQ(model.counts.stage({.tp = 2, .ep = 2}, 0),
+            (LocalParams{whole + cut / 2, experts / 4, whole}));
 }
 
 std::map<std::string, double> terms_mib(const spec::JobSpec& job, const Layout& layout,
@@ -306,6 +307,7 @@ TEST(StaticBytes, AnInterleavedRankHoldsItsChunks) {
     for (int64_t i = part.first; i < part.end; ++i) {
       sum.dense += model.counts.layer(layout, i).dense;
       sum.experts += model.counts.layer(layout, i).experts;
+      sum.replicated += model.counts.layer(layout, i).replicated;
     }
   }
   EXPECT_EQ(model.counts.stage(layout, 2), sum);
@@ -365,8 +367,12 @@ TEST(MemoryLedger, PeakIsTheLedgersSum) {
 TEST(MemoryLedger, ContextParallelismCutsTheTokens) {
   const spec::JobSpec job = table_job("10b");
   const MemoryModel model(job, DeviceKind::kCuda);
+  // But for k and v, which every context rank has of the whole sequence: three quarters more.
+  const spec::ModelSpec& m = job.model;
+  const double kv = 2.0 * 4096 * static_cast<double>(m.num_heads * (m.num_layers + m.mtp_layers)) *
+                    static_cast<double>(m.mla.qk_head_dim() + m.mla.v_head_dim);
   EXPECT_NEAR(static_cast<double>(activations_bytes(model, {.cp = 4}, 0)),
-              static_cast<double>(activations_bytes(model, {}, 0)) / 4, 1);
+              static_cast<double>(activations_bytes(model, {}, 0)) / 4 + 0.75 * kv, 1);
 }
 
 TEST(MemoryLedger, ACpuWithoutBf16ComputesInFp32) {

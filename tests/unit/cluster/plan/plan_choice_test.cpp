@@ -126,7 +126,7 @@ TEST(PlanRefusal, SaysWhatOffloadingWouldAllow) {
   EXPECT_EQ(too_few.reason.find("offload_optimizer"), std::string::npos) << too_few.reason;
 }
 
-TEST(PlanOnCpus, TakesWhatRunsAndNamesWhatWouldBeFaster) {
+TEST(PlanOnCpus, EveryAxisIsOpen) {
   spec::JobSpec job = free_job("small");
   job.cluster.devices = "cpu";
   job.cluster.ranks_per_node = 4;
@@ -136,17 +136,16 @@ TEST(PlanOnCpus, TakesWhatRunsAndNamesWhatWouldBeFaster) {
   const Plan made = plan(job, cpu_machine(256, 16));
   ASSERT_TRUE(made.feasible) << made.reason;
   EXPECT_TRUE(made.runnable);
-  EXPECT_EQ(made.layout.dp, 4);
-  EXPECT_EQ(made.layout.zero_stage, 0);
+  EXPECT_EQ(made.layout.world_size(), 4);
+  EXPECT_LT(made.layout.dp, 4) << to_string(made.layout);
+  EXPECT_LT(made.layout.zero_stage, 3);
   EXPECT_FALSE(made.predicted.step_s.has_value());
   const DeviceModel cpu = generic_cpu_model(16);
   const Plan timed = plan(job, cpu_machine(256, 16), {.device = &cpu});
   EXPECT_EQ(timed.layout, made.layout);
   EXPECT_TRUE(timed.predicted.step_s.has_value());
   EXPECT_FALSE(timed.predicted.tokens_per_s_per_gpu.has_value());
-  EXPECT_NE(timed.why.find("would be faster, but"), std::string::npos) << timed.why;
   EXPECT_NE(timed.why.find("run today"), std::string::npos) << timed.why;
-  EXPECT_NE(timed.why.find("not run yet"), std::string::npos) << timed.why;
 }
 
 TEST(PlanOnCpus, GivesUpPrecisionOnlyForARun) {
@@ -160,6 +159,7 @@ TEST(PlanOnCpus, GivesUpPrecisionOnlyForARun) {
   const MemoryModel memory(job, DeviceKind::kCpu);
   Layout low = roomy.layout;
   low.moments_dtype = "bf16";
+  low.recompute = "full";
   low.micro_batch = 1;
   const double between =
       (static_cast<double>(peak_bytes(memory, low, 0)) / kFitShare + 4.0 * 2e8) / kGib;
@@ -176,7 +176,7 @@ TEST(PlanOnCpus, SaysWhatALayoutThatRunsWouldNeed) {
   const Plan refused = plan(job, cpu_machine(24, 2));
   ASSERT_FALSE(refused.feasible);
   EXPECT_TRUE(refused.not_runnable.empty());
-  EXPECT_EQ(refused.layout.recompute, "none");
+  EXPECT_EQ(refused.layout.recompute, "full");
   const double enough = static_cast<double>(refused.predicted.peak_memory_bytes) / kFitShare / kGib;
   const Plan roomy = plan(job, cpu_machine(enough + 0.1, 2));
   EXPECT_TRUE(roomy.feasible && roomy.runnable) << roomy.reason;
@@ -198,12 +198,13 @@ TEST(CapabilityOfChoice, LooksAtTheLayoutNotAtWhatTheJobAllows) {
   EXPECT_EQ(missing(job, {}), Names{});
   EXPECT_EQ(missing(job, {.moments_dtype = "bf16"}), Names{});  // AdamW has them
   EXPECT_EQ(missing(job, {.grads_dtype = "bf16"}), Names{"bf16_gradients"});
-  EXPECT_EQ(missing(job, {.offload_optimizer = true}), Names{"offload_optimizer"});
-  EXPECT_EQ(missing(job, {.pp = 2}), Names{"pipeline_parallel"});
-  EXPECT_EQ(missing(job, {.pp = 2, .schedule = "zero_bubble"}),
-            (Names{"pipeline_parallel", "pipeline_schedules"}));
-  EXPECT_EQ(missing(job, {.schedule = "zero_bubble"}), Names{});  // one stage: no schedule
-  EXPECT_EQ(missing(job, {.recompute = "full"}), Names{"recompute"});
+  EXPECT_EQ(missing(job, {.offload_optimizer = true}), Names{});
+  EXPECT_EQ(missing(job, {.tp = 2, .cp = 2, .pp = 2, .ep = 2, .dp = 2}), Names{});
+  EXPECT_EQ(missing(job, {.pp = 2, .schedule = "zero_bubble", .recompute = "full"}), Names{});
+  EXPECT_EQ(missing(job, {.dp = 2, .zero_stage = 2}), Names{});
+  EXPECT_EQ(missing(job, {.pp = 2, .dp = 2, .zero_stage = 2}), Names{"zero2_pipeline"});
+  EXPECT_EQ(missing(job, {.dp = 2, .zero_stage = 3}), Names{"zero3"});
+  EXPECT_EQ(missing(job, {.pp = 2, .zero_stage = 3}), Names{});  // nothing to cut
 }
 
 TEST(LayoutOfChoice, NamesWhatIsNotUsual) {

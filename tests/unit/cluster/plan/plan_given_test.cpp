@@ -161,6 +161,29 @@ TEST(PlanGiven, TensorRanksShareTheTokensEvenly) {
   EXPECT_EQ(check_layout(job, {.tp = 4}, 8), "");
   job.training.seq_length = 100;
   EXPECT_TRUE(has(check_layout(job, {.tp = 4, .cp = 2}, 8), "seq_length/CP 50"));
+  EXPECT_TRUE(has(check_layout(job, {.tp = 4, .cp = 2}, 8), "seq_length 96 or 104 would do"));
+  EXPECT_EQ(check_layout(job, {.cp = 2}, 8), "");
+  EXPECT_EQ(check_layout(job, {.cp = 3}, 8),
+            "seq_length 100 is not divisible by 2·CP 6: 96 or 102 would do");
+  EXPECT_TRUE(has(check_layout(job, {.cp = 64}, 8), "2·CP 128: 128 would do"));
+}
+
+TEST(PlanGiven, TensorRanksShareEveryWidth) {
+  spec::JobSpec job = free_job("10b");
+  job.model.moe.first_k_dense = 1;
+  EXPECT_EQ(check_layout(job, {.tp = 2}, 8), "");
+  job.model.dense_intermediate_size = 1001;
+  EXPECT_TRUE(has(check_layout(job, {.tp = 2}, 8), "dense_intermediate_size 1001"));
+  job.model.moe.first_k_dense = 0;  // then there is none
+  EXPECT_EQ(check_layout(job, {.tp = 2}, 8), "");
+  job.model.moe.num_shared_experts = 1;
+  job.model.moe.expert_intermediate_size = 1003;
+  EXPECT_TRUE(has(check_layout(job, {.tp = 2}, 8), "shared experts 1003"));
+  job.model.moe.num_shared_experts = 0;
+  EXPECT_EQ(check_layout(job, {.tp = 2}, 8), "");
+  job.model.mtp_layers = 1;
+  job.model.d_model += 1;
+  EXPECT_TRUE(has(check_layout(job, {.tp = 2}, 8), "d_model"));
 }
 
 TEST(PlanGiven, APlanOfAbsurdlyManyRanksIsNotRead) {

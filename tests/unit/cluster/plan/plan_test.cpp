@@ -1,6 +1,7 @@
 // plan(): feasibility against reference cases, placement,
 // refusals and the JSON object.
 #include "cluster/plan/plan.h"
+#include "cluster/plan/rank_grid.h"
 
 #include <gtest/gtest.h>
 
@@ -206,41 +207,51 @@ TEST(Refusal, NamesNoPresetThatIsLargerThanTheJob) {
 
 TEST(Refusal, OfALayoutSpeaksNeitherOfMemoryNorOfOtherModels) {
   spec::JobSpec job = cpu_job("small");
-  job.parallel.tensor_parallel_size = 2;
+  job.parallel.tensor_parallel_size = 3;
   const ClusterSpec machine = cpu_machine(64);
   const Plan result = plan(job, machine);
   const Status status = refusal(result, job, machine, {{"small", table_job("small")}});
   EXPECT_EQ(status.code(), Code::kDoesNotFit);
-  EXPECT_NE(status.message().find("tensor parallelism"), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("num_heads 16 is not divisible by TP 3"), std::string::npos)
+      << status.message();
   EXPECT_EQ(status.hint(), "");
 }
 
 TEST(Refusal, NamesEverythingThatTheRuntimeLacks) {
   spec::JobSpec job = table_job("10b");
-  job.model.moe.capacity_factor = 1.25;
+  job.model.moe.use_deep_ep = true;
   const ClusterSpec cluster = cluster_of_gpus(8, 80, "h100");
   const Plan result = plan(job, cluster);
   ASSERT_TRUE(result.feasible);
   EXPECT_FALSE(result.runnable);
   const Status status = refusal(result, job, cluster);
   EXPECT_EQ(status.code(), Code::kDoesNotFit);
-  for (const char* part : {"GPUs", "expert parallelism", "capacity_factor"}) {
+  for (const char* part : {"GPUs", "use_deep_ep"}) {
     EXPECT_NE(status.message().find(part), std::string::npos) << part << ": " << status.message();
   }
 }
 
-TEST(Capability, PlainCpuJobIsRunnable) {
-  EXPECT_TRUE(check_runnable(cpu_job("small")).ok());
+TEST(Capability, EveryAxisOfACpuJobIsRunnable) {
   spec::JobSpec job = cpu_job("small");
+  EXPECT_TRUE(check_runnable(job).ok());
   job.parallel.tensor_parallel_size = 2;
+  job.parallel.context_parallel_size = 2;
+  job.parallel.pipeline_parallel_size = 2;
+  job.parallel.expert_parallel_size = 2;
+  job.parallel.data_parallel_size = 2;
+  job.parallel.pipeline_schedule = "zero_bubble";
+  job.parallel.recompute = "full";
+  job.model.moe.capacity_factor = 1.25;
+  EXPECT_TRUE(check_runnable(job).ok());
+  job.parallel.zero_stage = 3;
   job.training.dtype = "fp8";
   const Status status = check_runnable(job);
   EXPECT_EQ(status.code(), Code::kInvalid);
-  EXPECT_NE(status.message().find("tensor parallelism"), std::string::npos);
+  EXPECT_NE(status.message().find("ZeRO-3"), std::string::npos);
   EXPECT_NE(status.message().find("fp8"), std::string::npos);
 }
 
-TEST(Capability, DataRanksOnCpusRunWithWholeOptimizerStates) {
+TEST(Capability, DataRanksOnCpusShareOptimizerStates) {
   spec::JobSpec job = cpu_job("small");
   job.parallel.data_parallel_size = 2;
   job.training.global_batch_size = 4 * job.training.micro_batch_size;
@@ -248,14 +259,35 @@ TEST(Capability, DataRanksOnCpusRunWithWholeOptimizerStates) {
   const Plan two = plan(job, cpu_machine(64));
   ASSERT_TRUE(two.feasible) << two.reason;
   EXPECT_TRUE(two.runnable);
-  EXPECT_EQ(two.layout.zero_stage, 0);
+  EXPECT_EQ(two.layout.zero_stage, 1);
   EXPECT_EQ(two.ranks.size(), 2u);
-  job.parallel.zero_stage = 2;  // asked for: not lowered, and refused by name
+  job.parallel.zero_stage = 3;  // asked for: not lowered, and refused by name
   const Plan asked = plan(job, cpu_machine(64));
   EXPECT_FALSE(asked.runnable);
-  EXPECT_EQ(asked.layout.zero_stage, 2);
+  EXPECT_EQ(asked.layout.zero_stage, 3);
   ASSERT_FALSE(asked.not_runnable.empty());
-  EXPECT_NE(asked.not_runnable[0].find("ZeRO"), std::string::npos);
+  EXPECT_NE(asked.not_runnable[0].find("ZeRO-3"), std::string::npos);
+}
+
+TEST(Plan, SaysWhatEveryStageHolds) {
+  spec::JobSpec job = cpu_job("small");
+  job.parallel.pipeline_parallel_size = 4;
+  job.parallel.tensor_parallel_size = 2;
+  const Plan made = plan(job, cpu_machine(64));
+  ASSERT_TRUE(made.feasible) << made.reason;
+  ASSERT_EQ(made.stage_ledgers.size(), 4u);
+  const auto worst = RankGrid(made.layout).position(made.worst_rank);
+  EXPECT_EQ(ledger_of_stage(made, worst.pp_stage), made.ledger);
+  for (const auto& ledger : made.stage_ledgers)
+    EXPECT_LE(sum_bytes(ledger), made.predicted.peak_memory_bytes);
+  // The head and its logits are on the last stage only.
+  EXPECT_NE(made.stage_ledgers[1], made.stage_ledgers[3]);
+  const auto read = parse_plan(plan_json(made));
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  EXPECT_EQ(read->stage_ledgers, made.stage_ledgers);
+  Plan old = *read;
+  old.stage_ledgers.clear();
+  EXPECT_EQ(ledger_of_stage(old, 2), made.ledger);
 }
 
 TEST(PlanJson, ReadsBackWhatItWrote) {

@@ -228,6 +228,48 @@ TEST(Schedule, TheBoundIsNeverAboveTheTime) {
   }
 }
 
+TEST(Schedule, AReplayOfTheModelsTimesIsTheSimulation) {
+  std::mt19937 random(5);
+  for (const PipelineShape& shape : shapes()) {
+    const std::vector<ChunkTime> times = random_times(shape, random);
+    std::vector<std::vector<double>> seconds(static_cast<size_t>(shape.stages));
+    double busy = 0;
+    for (int64_t stage = 0; stage < shape.stages; ++stage) {
+      for (const Action& action : stage_actions(shape, stage)) {
+        const ChunkTime& time = times[static_cast<size_t>(action.chunk * shape.stages + stage)];
+        double taken = time.forward_s;
+        if (action.kind == ActionKind::kBackward) taken = time.backward_s + time.weight_s;
+        if (action.kind == ActionKind::kBackwardInput) taken = time.backward_s;
+        if (action.kind == ActionKind::kBackwardWeight) taken = time.weight_s;
+        seconds[static_cast<size_t>(stage)].push_back(taken);
+        busy += taken;
+      }
+    }
+    const Replay replayed = replay(shape, seconds, 0.1);
+    EXPECT_DOUBLE_EQ(replayed.step_s, simulate(shape, times, 0.1)) << name(shape);
+    EXPECT_NEAR(replayed.bubble(), 1 - busy / (static_cast<double>(shape.stages) * replayed.step_s),
+                1e-12);
+    if (shape.stages == 1) {
+      EXPECT_NEAR(replayed.bubble(), 0, 1e-12);
+    }
+  }
+}
+
+TEST(Schedule, AReplaySeesTheOneActionThatWasSlow) {
+  const PipelineShape shape{ScheduleKind::k1F1B, 2, 1, 2};
+  // F0 F1 B0 B1 and F0 B0 F1 B1, a second each: the last stage waits 1 at the start and 0 after,
+  // the first 1 before B0 and 1 before B1.
+  std::vector<std::vector<double>> seconds(2, std::vector<double>(4, 1.0));
+  EXPECT_DOUBLE_EQ(replay(shape, seconds, 0).step_s, 6);
+  EXPECT_DOUBLE_EQ(replay(shape, seconds, 0).bubble(), 1.0 / 3);
+  seconds[1][2] = 5;  // F1 of the last stage, which everything behind it waits for
+  EXPECT_DOUBLE_EQ(replay(shape, seconds, 0).step_s, 10);
+  EXPECT_DOUBLE_EQ(replay(shape, seconds, 0).busy_s[1], 8);
+  seconds[1][2] = 1;
+  seconds[0][1] = 1.5;  // F1 of the first, while the last has B0 to do: nothing waits for it
+  EXPECT_DOUBLE_EQ(replay(shape, seconds, 0).step_s, 6);
+}
+
 TEST(Schedule, NamesAreThoseOfTheConfiguration) {
   EXPECT_EQ(schedule_kind("afab"), ScheduleKind::kAfab);
   EXPECT_EQ(schedule_kind("1f1b"), ScheduleKind::k1F1B);

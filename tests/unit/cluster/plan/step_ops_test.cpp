@@ -49,10 +49,23 @@ TEST(StepOps, ThePartsOfATensorGroupSumToTheWhole) {
   EXPECT_NEAR(4 * step_flops(job, cut), step_flops(job, alone()), 1e-9 * step_flops(job, cut) * 4);
   cut.etp = 4;
   EXPECT_NEAR(4 * step_flops(job, cut), step_flops(job, alone()), 1e-9 * step_flops(job, cut) * 4);
-  Layout context = alone();
-  context.cp = 2;
-  EXPECT_NEAR(2 * step_flops(job, context), step_flops(job, alone()),
-              1e-9 * step_flops(job, alone()));
+}
+
+TEST(StepOps, ContextRanksProjectWholeSequencesUpAndShareTheRest) {
+  const spec::JobSpec job = testing::table_job("5b");
+  const spec::MlaSpec& mla = job.model.mla;
+  // Keys and values of 4096 tokens: forward, and two products backward.
+  const double up = 3 * 2 * 4096.0 * static_cast<double>(mla.kv_lora_rank) *
+                    static_cast<double>(job.model.num_heads) *
+                    static_cast<double>(mla.qk_nope_head_dim + mla.v_head_dim);
+  const auto layers = static_cast<double>(job.model.num_layers + job.model.mtp_layers);
+  for (const int64_t ranks : {2, 4}) {
+    Layout context = alone();
+    context.cp = ranks;
+    const auto n = static_cast<double>(ranks);
+    EXPECT_NEAR(n * step_flops(job, context), step_flops(job, alone()) + (n - 1) * layers * up,
+                1e-9 * step_flops(job, alone()));
+  }
 }
 
 TEST(StepOps, ExpertRanksHaveAsManyRowsAndFewerExperts) {

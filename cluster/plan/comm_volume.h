@@ -1,0 +1,121 @@
+// Communication volume: what one rank sends in a step, exchange by exchange, in payload bytes as
+// runtime/comm's Traffic counts them (its COMM.md says how each operation goes on the wire).
+//
+// Laws: PURE. The one home of volumes: layer_time.h turns the same lists into seconds, and a test
+// of the runtime holds them against what its communicators count. Only what the experts exchange
+// depends on the data: the rows that leave and arrive are given.
+//
+// Letters: t tokens of the micro-batch on one CP rank (gathered over TP), T = t·CP, h d_model, e
+// bytes of an activation, L = kv_lora_rank + rope dimensions.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "cluster/plan/layout.h"
+#include "cluster/plan/rank_grid.h"
+#include "cluster/plan/step_ops.h"
+#include "configs/spec/job_spec.h"
+
+namespace dsv3::plan {
+
+// An all-gather whose result, or a reduce-scatter whose input, has `bytes` on each of `ranks`:
+// every rank keeps its own part, (ranks − 1)/ranks · bytes go out. Example: 8 MiB over 4 ranks: 6
+// MiB.
+double gather_sent_bytes(double bytes, int64_t ranks);
+// Up to this many bytes an all-reduce is one round of each to each, (ranks − 1) · bytes; above it a
+// reduce-scatter and an all-gather, 2 (ranks − 1)/ranks · bytes.
+// Example, 4 ranks: 16 KiB → 48 KiB; 8 MiB → 12 MiB.
+inline constexpr double kOneRoundBytesMax = 32.0 * 1024;
+double all_reduce_sent_bytes(double bytes, int64_t ranks);
+
+// One exchange of a layer's pass over one micro-batch: an all-gather or a reduce-scatter, or an
+// all-to-all that turns a cut by columns into a cut by rows, which sends as much.
+struct Exchange {
+  std::string_view name;
+  AxisSet axes = 0;  // of the group that exchanges
+  double bytes = 0;  // of the whole
+};
+// Ranks of the group over `axes`.
+int64_t group_size(const Layout& layout, AxisSet axes);
+double sent_bytes(const Exchange& exchange, const Layout& layout);
+// Of those over exactly `axes`.
+double sent_bytes(const std::vector<Exchange>& exchanges, const Layout& layout, AxisSet axes);
+
+// One layer, one micro-batch, without what the experts exchange over their group (expert_volume());
+// nothing over groups of one rank. Forward: attention gathers the query's latent over TP
+// (t·q_lora·e; the residual stream t·h·e where there is none), the latents with the rotary key over
+// CP (T/TP·L·e) and then over TP (T·L·e), and scatters its output (t·h·e); a feed-forward gathers
+// and scatters t·h·e; with ETP the experts gather and scatter the rows of a TP group, here as even
+// routing gives them; the router's counts of a sequence go over TP·CP where a loss or a capacity
+// needs them. Backward: the mirror image, and the inputs gathered once more for the weight
+// gradients, which were not kept; under full recomputation the exchanges of the layer's forward
+// pass too (not those of MTP's projection, whose input is kept). Example, DeepSeek-V3, bf16, 4096
+// tokens, TP 2: attention's inputs 4096·2112·2 B = 16.5 MiB, of which a rank sends half.
+std::vector<Exchange> layer_exchanges(const spec::JobSpec& job, const Layout& layout,
+                                      LayerKind kind, bool backward);
+// The embedding on the first stage: rows of t tokens scattered, their gradient gathered.
+std::vector<Exchange> embedding_exchanges(const spec::JobSpec& job, const Layout& layout,
+                                          bool backward);
+// Norm, head and loss on the last, for the model and each MTP module: the input gathered, three f32
+// of every row and rank; backward its gradient scattered (loss and gradient are computed together:
+// the input is not gathered again).
+std::vector<Exchange> head_exchanges(const spec::JobSpec& job, const Layout& layout, bool backward);
+
+// Rows (a token for one expert) of one layer and micro-batch that leave this rank for experts
+// elsewhere, and that arrive here.
+struct ExpertRows {
+  double leave = 0;
+  double arrive = 0;
+};
+// What even routing gives: of the rank's k·t/TP rows all but a share of 1/members, both ways.
+ExpertRows even_expert_rows(const spec::JobSpec& job, const Layout& layout);
+// Over the experts' group, with the routing weight (4 bytes) beside each row, and its gradient:
+// forward leave·(h·e + 4) + arrive·h·e, and 4 bytes a count of rows for each expert elsewhere;
+// backward leave·h·e + arrive·(h·e + 4). FP8 dispatch (deep_ep_fp8) sends h bytes for h·e.
+double expert_sent_bytes(const spec::JobSpec& job, const Layout& layout, const ExpertRows& rows,
+                         bool backward);
+
+// Sums of gradients. f32; ZeRO 0: all-reduce once a step; ZeRO 1: reduce-scatter once a step, and
+// the updated weights are gathered; ZeRO 2: the reduce-scatter after each of the micro-batches.
+// ZeRO 0 counts all as one all-reduce. The runtime's are one a bucket (runtime/parallel/buckets.h),
+// and of those up to kOneRoundBytesMax, a class's last, such as its norms' gains, each sends
+// (ranks − 1)(ranks − 2)/ranks of its bytes more: nothing with two ranks, less than 48 KiB each
+// with four.
+struct GradientSums {
+  int64_t zero_stage = 0;
+  int64_t micro_batches = 1;
+  double weight_share = 1;  // bytes of a gathered weight over those of a gradient
+};
+double gradient_sent_bytes(double bytes, int64_t ranks, const GradientSums& sums);
+
+// Elements of this rank's gradients by class (shard_map.h), and of its copy of a shared embedding.
+struct ClassElements {
+  double replicated = 0, dense = 0, expert = 0;
+  double embedding = 0;  // of dense, that the first and the last stage sum once more
+};
+ClassElements class_elements(const spec::ModelSpec& model, const Layout& layout,
+                             const RankPosition& position);
+
+// One rank's step, by communicator (runtime/comm/groups.h). Without the few bytes of agreement on
+// requests and on checkpoints.
+struct StepVolume {
+  double tensor = 0, context = 0, sequence = 0, experts = 0;
+  double forward = 0, backward = 0;  // between stages
+  double replicated = 0, dense = 0, expert = 0, embedding = 0;
+  double world = 0;  // losses and norms (8 f64), tokens per expert (i64)
+  double total() const {
+    return tensor + context + sequence + experts + forward + backward + replicated + dense +
+           expert + embedding + world;
+  }
+};
+// `rows`: of every MoE layer and micro-batch alike.
+StepVolume step_volume(const spec::JobSpec& job, const Layout& layout, const RankPosition& position,
+                       const ExpertRows& rows);
+
+// Bytes that a stage sends to the next one for one micro-batch: t/TP·h·e.
+double stage_output_bytes(const spec::JobSpec& job, const Layout& layout);
+
+}  // namespace dsv3::plan

@@ -1,0 +1,219 @@
+// What a rank sends, by hand: DeepSeek-V3's sizes for a layer, a model of four layers for a step.
+#include "cluster/plan/comm_volume.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cluster/plan/shard_map.h"
+#include "tests/unit/cluster/plan/table_jobs.h"
+
+namespace dsv3::plan {
+namespace {
+
+using testing::table_job;
+
+constexpr double kTokens = 4096;
+constexpr double kHidden = kTokens * 7168 * 2;  // bytes, bf16
+
+TEST(CommVolume, CollectivesSendWhatTheirTableSays) {
+  EXPECT_DOUBLE_EQ(gather_sent_bytes(8, 4), 6);
+  EXPECT_DOUBLE_EQ(gather_sent_bytes(8, 1), 0);
+  // One round of each to each up to 32 KiB, then a reduce-scatter and an all-gather.
+  EXPECT_DOUBLE_EQ(all_reduce_sent_bytes(16384, 4), 3 * 16384);
+  EXPECT_DOUBLE_EQ(all_reduce_sent_bytes(32768, 4), 3 * 32768);
+  EXPECT_DOUBLE_EQ(all_reduce_sent_bytes(65536, 4), 2 * 49152);
+  EXPECT_DOUBLE_EQ(all_reduce_sent_bytes(65536, 1), 0);
+}
+
+TEST(CommVolume, GroupSizesAreTheGrids) {
+  const Layout layout{.tp = 2, .cp = 3, .pp = 2, .ep = 5, .dp = 7};
+  const RankGrid grid(layout);
+  for (AxisSet axes = 0; axes < 1u << kNumAxes; ++axes) {
+    EXPECT_EQ(group_size(layout, axes), static_cast<int64_t>(grid.group_of(0, axes).size()));
+  }
+}
+
+TEST(CommVolume, AloneNothingIsSent) {
+  spec::JobSpec job = table_job("671b");
+  job.model.moe.router_aux_loss_weight = 1e-4;
+  for (const LayerKind kind : {LayerKind::kDense, LayerKind::kMoe, LayerKind::kMtp}) {
+    EXPECT_TRUE(layer_exchanges(job, {}, kind, false).empty());
+    EXPECT_TRUE(layer_exchanges(job, {}, kind, true).empty());
+  }
+  EXPECT_EQ(step_volume(job, {}, {}, even_expert_rows(job, {})).total(), 0);
+}
+
+TEST(CommVolume, ATensorRankSendsItsPartOfEveryGather) {
+  const spec::JobSpec job = table_job("671b");
+  const Layout layout{.tp = 4};
+  const auto sent = [&](LayerKind kind, bool backward) {
+    return sent_bytes(layer_exchanges(job, layout, kind, backward), layout, kTpGroup);
+  };
+  const double away = 3.0 / 4;
+  const double latents = kTokens * (1536 + 512 + 64) * 2;
+  EXPECT_DOUBLE_EQ(sent(LayerKind::kDense, false), away * (latents + 3 * kHidden));
+  EXPECT_DOUBLE_EQ(sent(LayerKind::kDense, true), away * (2 * latents + 4 * kHidden));
+  // An MTP module: embedding out, both inputs in, a quarter of the product's columns each turned
+  // into a quarter of its rows; then an MoE layer.
+  EXPECT_DOUBLE_EQ(sent(LayerKind::kMtp, false) - sent(LayerKind::kMoe, false),
+                   away * (3 + 0.25) * kHidden);
+  EXPECT_DOUBLE_EQ(sent(LayerKind::kMtp, true) - sent(LayerKind::kMoe, true),
+                   away * (5 + 0.25) * kHidden);
+}
+
+TEST(CommVolume, ContextRanksSendLatentsNotHeads) {
+  const spec::JobSpec job = table_job("671b");
+  const Layout layout{.cp = 4};
+  const auto forward = layer_exchanges(job, layout, LayerKind::kDense, false);
+  ASSERT_EQ(forward.size(), 1u);
+  EXPECT_DOUBLE_EQ(sent_bytes(forward, layout, kCpGroup), 3.0 / 4 * kTokens * 576 * 2);
+  // Heads' keys and values would be 128·(128 + 128) + 64 numbers.
+  EXPECT_GT(kTokens * 128 * 256 * 2 * 3 / 4, 50 * sent_bytes(forward, layout, kCpGroup));
+}
+
+TEST(CommVolume, ExpertsSendRowsWithTheirWeights) {
+  const spec::JobSpec job = table_job("671b");
+  const Layout layout{.tp = 2, .ep = 4};
+  // 2048 tokens of eight choices; one of eight members is this rank.
+  const ExpertRows even = even_expert_rows(job, layout);
+  EXPECT_DOUBLE_EQ(even.leave, 2048 * 8 * 7 / 8.0);
+  EXPECT_DOUBLE_EQ(even.arrive, even.leave);
+  EXPECT_DOUBLE_EQ(even_expert_rows(job, {.tp = 2, .ep = 4, .etp = 2}).leave, 2048 * 8 * 3 / 4.0);
+  EXPECT_DOUBLE_EQ(even_expert_rows(job, {.dp = 4}).leave, 0);
+  const ExpertRows rows{.leave = 10, .arrive = 3};
+  const double row = 7168 * 2;
+  // 4 bytes for each of the 32 experts of seven others.
+  EXPECT_DOUBLE_EQ(expert_sent_bytes(job, layout, rows, false),
+                   10 * (row + 4) + 3 * row + 7 * 32 * 4);
+  EXPECT_DOUBLE_EQ(expert_sent_bytes(job, layout, rows, true), 10 * row + 3 * (row + 4));
+}
+
+TEST(CommVolume, LatentsGoOverContextRanksFirst) {
+  const spec::JobSpec job = table_job("671b");
+  const Layout layout{.tp = 2, .cp = 4};
+  const auto forward = layer_exchanges(job, layout, LayerKind::kDense, false);
+  const double here = kTokens / 4;  // of a context rank
+  // Half of its 1024 tokens over CP; then half of all 4096 over TP, beside the query's latents.
+  EXPECT_DOUBLE_EQ(sent_bytes(forward, layout, kCpGroup), here / 2 * 3 * 576 * 2);
+  EXPECT_DOUBLE_EQ(sent_bytes(forward, layout, kTpGroup),
+                   (kTokens * 576 + here * 1536 + here * 3 * 7168) * 2 / 2);
+}
+
+TEST(CommVolume, CutExpertsGatherTheRowsOfTheirTensorGroup) {
+  const spec::JobSpec job = table_job("671b");
+  const Layout cut{.tp = 2, .ep = 2, .etp = 2};
+  Layout whole = cut;
+  whole.etp = 1;
+  const auto sent = [&](const Layout& layout, bool backward) {
+    return sent_bytes(layer_exchanges(job, layout, LayerKind::kMoe, backward), layout, kTpGroup);
+  };
+  // Rows with a weight one way, and without the other; 256 counts of 4 bytes to the other rank.
+  const double rows = kTokens * 8, row = 7168 * 2;
+  EXPECT_DOUBLE_EQ(sent(cut, false) - sent(whole, false), rows * (2 * row + 4) / 2 + 256 * 4);
+  EXPECT_DOUBLE_EQ(sent(cut, true) - sent(whole, true), rows * (2 * row + 4) / 2);
+}
+
+TEST(CommVolume, FullRecomputationRepeatsTheForwardPass) {
+  spec::JobSpec job = table_job("671b");
+  job.model.moe.router_aux_loss_weight = 1e-4;
+  const Layout plain{.tp = 2, .cp = 2, .ep = 2};
+  Layout full = plain;
+  full.recompute = "full";
+  const auto sent = [&](const Layout& layout, bool backward, AxisSet axes) {
+    return sent_bytes(layer_exchanges(job, layout, LayerKind::kMoe, backward), layout, axes);
+  };
+  for (const AxisSet axes : {kTpGroup, kCpGroup, kTpGroup | kCpGroup}) {
+    EXPECT_DOUBLE_EQ(sent(full, true, axes), sent(plain, true, axes) + sent(plain, false, axes));
+    EXPECT_GT(sent(plain, false, axes), 0);
+  }
+  // One run of a sequence on each rank; two, its parts, where TP cuts between them.
+  EXPECT_DOUBLE_EQ(sent(full, false, kTpGroup | kCpGroup), 3 * 256 * 4);
+  EXPECT_DOUBLE_EQ(sent({.cp = 2}, false, kTpGroup | kCpGroup), 2 * 256 * 4);
+  // MTP's own projection is not made again.
+  const auto mtp = [&](const Layout& layout) {
+    return sent_bytes(layer_exchanges(job, layout, LayerKind::kMtp, true), layout, kTpGroup);
+  };
+  EXPECT_DOUBLE_EQ(mtp(full) - mtp(plain), sent(plain, false, kTpGroup));
+}
+
+TEST(CommVolume, GradientsByZeroStage) {
+  const double big = 1 << 20;
+  EXPECT_DOUBLE_EQ(gradient_sent_bytes(big, 4, {.zero_stage = 0, .micro_batches = 8}), 1.5 * big);
+  EXPECT_DOUBLE_EQ(gradient_sent_bytes(big, 4, {.zero_stage = 1, .micro_batches = 8}), 1.5 * big);
+  EXPECT_DOUBLE_EQ(gradient_sent_bytes(big, 4, {.zero_stage = 2, .micro_batches = 8}), 6.75 * big);
+  EXPECT_DOUBLE_EQ(gradient_sent_bytes(16384, 4, {.zero_stage = 0}), 3 * 16384);
+  EXPECT_EQ(gradient_sent_bytes(big, 1, {.zero_stage = 2}), 0);
+}
+
+// Two dense and two MoE layers, one MTP module.
+spec::JobSpec small_job() {
+  spec::JobSpec job = table_job("671b");
+  spec::ModelSpec& model = job.model;
+  model.num_layers = 4;
+  model.moe.first_k_dense = 2;
+  model.mtp_layers = 1;
+  job.training.dtype = "fp32";
+  job.training.seq_length = 64;
+  return job;
+}
+
+TEST(CommVolume, AStepOfAPipelineIsTheSumOfItsParts) {
+  const spec::JobSpec job = small_job();
+  const Layout layout{.tp = 2, .pp = 2, .ep = 2, .dp = 2, .zero_stage = 1, .grad_accumulation = 3};
+  const ExpertRows rows{.leave = 100, .arrive = 50};
+  const StepVolume first = step_volume(job, layout, {.pp_stage = 0}, rows);
+  const StepVolume last = step_volume(job, layout, {.pp_stage = 1}, rows);
+  // t 64, h 7168, 4 bytes; half goes out. First: two dense layers and the embedding.
+  const double hidden = 64 * 7168 * 4 / 2.0, latents = 64 * 2112 * 4 / 2.0;
+  EXPECT_DOUBLE_EQ(first.tensor, 3 * (2 * (3 * latents + 7 * hidden) + 2 * hidden));
+  EXPECT_EQ(first.experts, 0);
+  // Last: two MoE layers and MTP's; its embedding, two inputs and their product; two heads.
+  const double mtp = 2 * hidden + 6 * hidden + 2 * hidden / 2;
+  const double heads = 2 * (2 * hidden + 64 * 12);
+  EXPECT_DOUBLE_EQ(last.tensor, 3 * (3 * (3 * latents + 7 * hidden) + mtp + heads));
+  EXPECT_DOUBLE_EQ(last.experts, 3 * 3 *
+                                     (expert_sent_bytes(job, layout, rows, false) +
+                                      expert_sent_bytes(job, layout, rows, true)));
+  // 32 of the 64 tokens are on a TP rank.
+  const double boundary = 32 * 7168 * 4;
+  EXPECT_DOUBLE_EQ(first.forward, 3 * boundary);
+  EXPECT_DOUBLE_EQ(last.backward, 3 * boundary);
+  EXPECT_EQ(first.backward + last.forward, 0);
+  EXPECT_EQ(first.context + first.sequence, 0);
+  // Half of the table, f32, in pieces of EP·DP = 4.
+  EXPECT_DOUBLE_EQ(first.embedding, 4.0 * 129280 / 2 * 7168 / 4);
+  EXPECT_DOUBLE_EQ(last.embedding, first.embedding);
+  // 64 bytes of scalars and 3 · 256 counts, in one round over 16 ranks.
+  EXPECT_DOUBLE_EQ(first.world, 15 * 64 + 15 * 3 * 256 * 8);
+}
+
+TEST(CommVolume, GradientsOfEveryClassGoOverTheirOwnRanks) {
+  const spec::JobSpec job = small_job();
+  const Layout layout{.tp = 2, .cp = 2, .ep = 4, .dp = 2, .zero_stage = 0};
+  const ClassElements elements = class_elements(job.model, layout, {});
+  const LocalParams local = ShardedCounts(job.model).stage(layout, 0);
+  EXPECT_EQ(elements.replicated + elements.dense, static_cast<double>(local.dense));
+  EXPECT_EQ(elements.expert, static_cast<double>(local.experts));
+  EXPECT_EQ(elements.embedding, 0);
+  const StepVolume volume = step_volume(job, layout, {}, {});
+  EXPECT_DOUBLE_EQ(volume.replicated, 4 * elements.replicated * 2 * 31 / 32);
+  EXPECT_DOUBLE_EQ(volume.dense, 4 * elements.dense * 2 * 15 / 16);
+  EXPECT_DOUBLE_EQ(volume.expert, 4 * elements.expert * 2 * 3 / 4);
+}
+
+TEST(CommVolume, InterleavedStagesSendAfterEveryChunk) {
+  const spec::JobSpec job = small_job();
+  const Layout layout{
+      .pp = 2, .schedule = "interleaved", .grad_accumulation = 2, .virtual_stages = 2};
+  const double boundary = 64 * 7168 * 4;
+  const StepVolume first = step_volume(job, layout, {.pp_stage = 0}, {});
+  const StepVolume last = step_volume(job, layout, {.pp_stage = 1}, {});
+  EXPECT_DOUBLE_EQ(first.forward, 2 * 2 * boundary);
+  EXPECT_DOUBLE_EQ(first.backward, 2 * boundary);
+  EXPECT_DOUBLE_EQ(last.forward, 2 * boundary);
+  EXPECT_DOUBLE_EQ(last.backward, 2 * 2 * boundary);
+}
+
+}  // namespace
+}  // namespace dsv3::plan
