@@ -143,8 +143,7 @@ class Forward {
     for (int64_t j = 0; j <= blocks_.last_kv(i); ++j) {
       scores_.at(is_short).run(q, packed_keys(slot, j), scores, scratch + scratch_at_);
       for (int64_t r = 0; r < queries; ++r) {
-        const int64_t visible =
-            std::clamp<int64_t>(begin + r + 1 - j * blocks_.kv_rows, 0, blocks_.kv_rows);
+        const int64_t visible = blocks_.visible(begin + r, j);
         const float correction = softmax_row(scores + r * blocks_.kv_rows, p + r * blocks_.kv_rows,
                                              visible, blocks_.kv_rows, s_.scale, m + r, l + r);
         if (correction == 1.0f) continue;
@@ -155,7 +154,7 @@ class Forward {
       values_.at(is_short).run(p, packed_values(slot, j), o, scratch + scratch_at_);
     }
     for (int64_t r = 0; r < queries; ++r) {
-      const int64_t token = head.token + begin + r;
+      const int64_t token = head.q_token + begin + r;
       T* out = row_of<T>(args_.out, token) + head.h * s_.v_dim;
       const float inverse = 1.0f / l[r];
 #pragma omp simd

@@ -87,6 +87,7 @@ class Backward {
       : args_(args),
         s_(args.shape),
         d_(s_.nope_dim + s_.rope_dim),
+        num_queries_(s_.num_queries()),
         blocks_(s_),
         threads_(team_size()),
         heads_(std::min<int64_t>(s_.batch * s_.heads, threads_)),
@@ -101,13 +102,13 @@ class Backward {
     queries_at_ = head_.add_bytes(blocks_.num_q * products_.dk.packed_bytes());
     douts_at_ = head_.add_bytes(blocks_.num_q * products_.dv.packed_bytes());
     if (kWiden) {
-      wide_q_at_ = head_.add<C>(s_.sequence * d_);
-      wide_dout_at_ = head_.add<C>(s_.sequence * s_.v_dim);
+      wide_q_at_ = head_.add<C>(num_queries_ * d_);
+      wide_dout_at_ = head_.add<C>(num_queries_ * s_.v_dim);
     }
-    delta_at_ = head_.add<float>(s_.sequence);
-    lse_at_ = head_.add<float>(s_.sequence);
+    delta_at_ = head_.add<float>(num_queries_);
+    lse_at_ = head_.add<float>(num_queries_);
     dk_rope_at_ = head_.add<float>(s_.sequence * s_.rope_dim);
-    dq_at_ = shared_.add<float>(dq_buffers * s_.sequence * d_);
+    dq_at_ = shared_.add<float>(dq_buffers * num_queries_ * d_);
     dk_rope_sum_at_ = shared_.add<float>(s_.sequence * s_.rope_dim);
     plain_at_ = own_.add<C>(blocks_.kv_rows * std::max(d_, s_.v_dim));
     s_at_ = own_.add<float>(blocks_.q_rows * blocks_.kv_rows);
@@ -140,7 +141,7 @@ class Backward {
       for_each_item(round * parts, threads_, own_memory_, own_.size(),
                     [&](int64_t item, std::byte* own) {
                       float* dq = dq_buffer(item);
-                      std::fill(dq, dq + s_.sequence * d_, 0.0f);
+                      std::fill(dq, dq + num_queries_ * d_, 0.0f);
                       for (int64_t j = item % parts; j < blocks_.num_kv; j += parts)
                         key_block(first, item / parts, j, dq, own);
                     });
@@ -164,7 +165,7 @@ class Backward {
     return of_head<std::byte>(slot, at) + block * product.packed_bytes();
   }
   float* dq_buffer(int64_t item) const {
-    return reinterpret_cast<float*>(shared_memory_ + dq_at_) + item * s_.sequence * d_;
+    return reinterpret_cast<float*>(shared_memory_ + dq_at_) + item * num_queries_ * d_;
   }
 
   void pack_keys(int64_t first, int64_t slot, int64_t j, std::byte* own) const {
@@ -195,20 +196,20 @@ class Backward {
     products_.dk.at(is_short).pack(plain, packed(slot, queries_at_, products_.dk, i));
     if (kWiden)
       std::memcpy(of_head<C>(slot, wide_q_at_) + begin * d_, plain, rows * d_ * sizeof(C));
-    const T* dout = row_of<T>(args_.dout, head.token + begin) + head.h * s_.v_dim;
+    const T* dout = row_of<T>(args_.dout, head.q_token + begin) + head.h * s_.v_dim;
     copy_block(dout, args_.dout.stride, rows, s_.v_dim, plain, s_.v_dim, rows);
     products_.dv.at(is_short).pack(plain, packed(slot, douts_at_, products_.dv, i));
     if (kWiden)
       std::memcpy(of_head<C>(slot, wide_dout_at_) + begin * s_.v_dim, plain,
                   rows * s_.v_dim * sizeof(C));
     for (int64_t r = begin; r < begin + rows; ++r) {
-      const T* d = row_of<T>(args_.dout, head.token + r) + head.h * s_.v_dim;
-      const T* o = row_of<T>(args_.out, head.token + r) + head.h * s_.v_dim;
+      const T* d = row_of<T>(args_.dout, head.q_token + r) + head.h * s_.v_dim;
+      const T* o = row_of<T>(args_.out, head.q_token + r) + head.h * s_.v_dim;
       float delta = 0.0f;
 #pragma omp simd reduction(+ : delta)
       for (int64_t c = 0; c < s_.v_dim; ++c) delta += to_float(d[c]) * to_float(o[c]);
       of_head<float>(slot, delta_at_)[r] = delta;
-      of_head<float>(slot, lse_at_)[r] = args_.lse.data[(head.token + r) * s_.heads + head.h];
+      of_head<float>(slot, lse_at_)[r] = args_.lse.data[(head.q_token + r) * s_.heads + head.h];
     }
   }
 
@@ -238,7 +239,7 @@ class Backward {
       products_.dp.at(is_short).run(dout + begin * dout_stride_,
                                     packed(slot, values_t_at_, products_.dp, j), dp, scratch);
       for (int64_t r = 0; r < queries; ++r) {
-        const int64_t visible = std::clamp<int64_t>(begin + r + 1 - j * kv_rows, 0, kv_rows);
+        const int64_t visible = blocks_.visible(begin + r, j);
         gradient_row(scores + r * kv_rows, dp + r * kv_rows, p + r * kv_rows, ds + r * kv_rows,
                      visible, kv_rows, s_.scale, lse[begin + r], delta[begin + r]);
       }
@@ -267,7 +268,7 @@ class Backward {
     if constexpr (kWiden)
       return of_head<C>(slot, wide_dout_at_);
     else
-      return row_of<T>(args_.dout, head.token) + head.h * s_.v_dim;
+      return row_of<T>(args_.dout, head.q_token) + head.h * s_.v_dim;
   }
 
   void store_dq(int64_t first, int64_t slot, int64_t i, int64_t parts) const {
@@ -279,7 +280,7 @@ class Backward {
 #pragma omp simd
         for (int64_t c = 0; c < d_; ++c) sum[c] += add[c];
       }
-      store_row(sum, row_of<T>(args_.dq, head.token + r) + head.h * d_, d_);
+      store_row(sum, row_of<T>(args_.dq, head.q_token + r) + head.h * d_, d_);
     }
   }
 
@@ -290,7 +291,7 @@ class Backward {
 
   const ops::MlaAttentionBackward& args_;
   const ops::MlaShape& s_;
-  int64_t d_;
+  int64_t d_, num_queries_;
   AttentionBlocks blocks_;
   int threads_;
   int64_t heads_;  // of one round

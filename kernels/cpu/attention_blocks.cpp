@@ -55,10 +55,14 @@ void transpose_tile(const Bf16* from, int64_t from_stride, Bf16* to, int64_t to_
 }
 
 AttentionBlocks::AttentionBlocks(const ops::MlaShape& shape)
-    : sequence(shape.sequence), q_rows(kQueryRows), kv_rows(kKeyRows) {
+    : sequence(shape.sequence),
+      all_queries(shape.num_queries()),
+      offset(sequence - all_queries),
+      q_rows(kQueryRows),
+      kv_rows(kKeyRows) {
   // A short sequence is one block; sizes come in steps of 16 so that few primitives are made.
   if (sequence <= kQueryRows) q_rows = kv_rows = ceil_div(sequence, 16) * 16;
-  num_q = ceil_div(sequence, q_rows);
+  num_q = ceil_div(all_queries, q_rows);
   num_kv = ceil_div(sequence, kv_rows);
 }
 

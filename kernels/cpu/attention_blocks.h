@@ -22,20 +22,24 @@
 namespace dsv3::cpu {
 
 // How a sequence is cut: queries in blocks of q_rows, keys and values in blocks of kv_rows (a
-// multiple of q_rows).
+// multiple of q_rows). Query 0 stands at position `offset`.
 struct AttentionBlocks {
   explicit AttentionBlocks(const ops::MlaShape& shape);
 
   int64_t first_query(int64_t i) const { return i * q_rows; }
-  int64_t queries(int64_t i) const { return std::min(q_rows, sequence - i * q_rows); }
-  bool is_short(int64_t i) const { return sequence - i * q_rows < q_rows; }
+  int64_t queries(int64_t i) const { return std::min(q_rows, all_queries - i * q_rows); }
+  bool is_short(int64_t i) const { return all_queries - i * q_rows < q_rows; }
   int64_t keys(int64_t j) const { return std::min(kv_rows, sequence - j * kv_rows); }
   // The last block of keys that block i of queries sees; the first block of queries that sees block
   // j of keys.
-  int64_t last_kv(int64_t i) const { return (first_query(i) + queries(i) - 1) / kv_rows; }
-  int64_t first_q(int64_t j) const { return j * kv_rows / q_rows; }
+  int64_t last_kv(int64_t i) const { return (offset + first_query(i) + queries(i) - 1) / kv_rows; }
+  int64_t first_q(int64_t j) const { return std::max<int64_t>(j * kv_rows - offset, 0) / q_rows; }
+  // How many keys of block j the query sees.
+  int64_t visible(int64_t query, int64_t j) const {
+    return std::clamp<int64_t>(offset + query + 1 - j * kv_rows, 0, kv_rows);
+  }
 
-  int64_t sequence = 0;
+  int64_t sequence = 0, all_queries = 0, offset = 0;
   int64_t q_rows = 0, kv_rows = 0;
   int64_t num_q = 0, num_kv = 0;
 };
@@ -120,16 +124,18 @@ struct HeadRows {
   HeadRows(const ops::MlaShape& s, int64_t head, const ops::ConstMatrix& q_all,
            const ops::ConstMatrix& kv_all, const ops::ConstMatrix& k_rope_all)
       : token((head / s.heads) * s.sequence),
+        q_token((head / s.heads) * s.num_queries()),
         h(head % s.heads),
         q_stride(q_all.stride),
         kv_stride(kv_all.stride),
         k_rope_stride(k_rope_all.stride) {
-    q = q_all.as<T>() + token * q_stride + h * (s.nope_dim + s.rope_dim);
+    q = q_all.as<T>() + q_token * q_stride + h * (s.nope_dim + s.rope_dim);
     k_nope = kv_all.as<T>() + token * kv_stride + h * (s.nope_dim + s.v_dim);
     v = k_nope + s.nope_dim;
     k_rope = s.rope_dim > 0 ? k_rope_all.as<T>() + token * k_rope_stride : nullptr;
   }
-  int64_t token = 0;  // the sequence's first
+  int64_t token = 0;    // the sequence's first row of keys
+  int64_t q_token = 0;  // and of queries
   int64_t h = 0;
   int64_t q_stride = 0, kv_stride = 0, k_rope_stride = 0;
   const T* q = nullptr;

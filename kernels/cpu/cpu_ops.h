@@ -31,20 +31,22 @@ void embedding_backward(const ops::Context& ctx, const ops::EmbeddingBackward& a
 // Row ops: loops over rows that the compiler turns into vector code. Their files (norm, rope,
 // swiglu, permute, cross_entropy, elementwise, optimizer .cpp) are compiled twice, for the
 // x86-64-v3 level (AVX2) and for v4 (AVX-512); CpuBackend asks the processor which to call.
-#define DSV3_CPU_ROW_OPS(OP)             \
-  OP(rms_norm_forward, RmsNormForward)   \
-  OP(rms_norm_backward, RmsNormBackward) \
-  OP(rope, Rope)                         \
-  OP(swiglu_forward, SwigluForward)      \
-  OP(swiglu_backward, SwigluBackward)    \
-  OP(route_plan, RoutePlan)              \
-  OP(permute_rows, PermuteRows)          \
-  OP(unpermute_sum, UnpermuteSum)        \
-  OP(cross_entropy, CrossEntropy)        \
-  OP(add, Add)                           \
-  OP(cast, Cast)                         \
-  OP(squared_norm, SquaredNorm)          \
-  OP(adamw, AdamW)                       \
+#define DSV3_CPU_ROW_OPS(OP)                           \
+  OP(rms_norm_forward, RmsNormForward)                 \
+  OP(rms_norm_backward, RmsNormBackward)               \
+  OP(rope, Rope)                                       \
+  OP(swiglu_forward, SwigluForward)                    \
+  OP(swiglu_backward, SwigluBackward)                  \
+  OP(route_plan, RoutePlan)                            \
+  OP(permute_rows, PermuteRows)                        \
+  OP(unpermute_sum, UnpermuteSum)                      \
+  OP(cross_entropy, CrossEntropy)                      \
+  OP(cross_entropy_statistics, CrossEntropyStatistics) \
+  OP(cross_entropy_finish, CrossEntropyFinish)         \
+  OP(add, Add)                                         \
+  OP(cast, Cast)                                       \
+  OP(squared_norm, SquaredNorm)                        \
+  OP(adamw, AdamW)                                     \
   OP(clip_scale, ClipScale)
 #define DSV3_DECLARE_ROW_OP(op, Args) void op(const ops::Context& ctx, const ops::Args& args);
 namespace rows_v3 {

@@ -124,17 +124,24 @@ float dot(const float* x, const float* y, int64_t n) {
   return sum;
 }
 
-// f_i of every sequence: E / (K · sequence) times the tokens of it that chose expert i.
+// f_i of every sequence: E / (K · sequence) times the tokens of it that chose expert i, whether
+// they are counted here or were told.
 void write_fractions(const ops::RouterLoss& args) {
   const ops::RouterShape& shape = args.shape;
   const int64_t slots = shape.sequence * shape.top_k;  // per sequence
-  const float unit = static_cast<float>(shape.experts) / static_cast<float>(slots);
+  const float unit =
+      static_cast<float>(shape.experts) / static_cast<float>(shape.loss_sequence() * shape.top_k);
 #pragma omp parallel for schedule(static) if (shape.tokens * shape.top_k > kParallelMin)
   for (int64_t s = 0; s < shape.tokens / shape.sequence; ++s) {
     float* fraction = args.fraction.data + s * shape.experts;
-    std::fill_n(fraction, shape.experts, 0.0f);
-    for (int64_t i = 0; i < slots; ++i)
-      fraction[args.expert_idx.data[s * slots + i]] += 1.0f;  // exact below 2^24
+    if (!args.sequence_counts.empty()) {
+      const int32_t* counts = args.sequence_counts.data + s * shape.experts;
+      for (int64_t e = 0; e < shape.experts; ++e) fraction[e] = static_cast<float>(counts[e]);
+    } else {
+      std::fill_n(fraction, shape.experts, 0.0f);
+      for (int64_t i = 0; i < slots; ++i)
+        fraction[args.expert_idx.data[s * slots + i]] += 1.0f;  // exact below 2^24
+    }
     for (int64_t e = 0; e < shape.experts; ++e) fraction[e] *= unit;
   }
 }
@@ -151,7 +158,7 @@ void score_gradient(const ops::RouterBackward& args, int64_t token, float* dscor
     const float* fraction = args.fraction.data + token / shape.sequence * shape.experts;
     const float inverse_sum = 1.0f / sum_of(scores, shape.experts);
     const float mean = dot(fraction, scores, shape.experts) * inverse_sum;
-    const float factor = args.aux_weight / static_cast<float>(shape.sequence) * inverse_sum;
+    const float factor = args.aux_weight / static_cast<float>(shape.loss_sequence()) * inverse_sum;
 #pragma omp simd
     for (int64_t e = 0; e < shape.experts; ++e) dscores[e] = factor * (fraction[e] - mean);
   } else {
@@ -190,6 +197,11 @@ void router_forward(const ops::Context& ctx, const ops::RouterForward& args) {
   }
   // One pass by one thread: a few nanoseconds a slot, against an [threads, E] scratch and its sum.
   for (int64_t i = 0; i < shape.tokens * top_k; ++i) ++args.counts.data[args.expert_idx.data[i]];
+  if (args.run_counts.empty()) return;
+  std::fill_n(args.run_counts.data, args.run_counts.size, 0);
+  for (int64_t i = 0; i < shape.tokens * top_k; ++i) {
+    ++args.run_counts.data[i / (args.run * top_k) * experts + args.expert_idx.data[i]];
+  }
 }
 
 void router_loss(const ops::Context& ctx, const ops::RouterLoss& args) {
@@ -223,7 +235,7 @@ void router_loss(const ops::Context& ctx, const ops::RouterLoss& args) {
     z += partial[2 * chunk + 1];
   }
   if (args.aux_weight != 0.0f)
-    *args.aux_loss += args.aux_weight * aux / static_cast<double>(shape.sequence);
+    *args.aux_loss += args.aux_weight * aux / static_cast<double>(shape.loss_sequence());
   if (args.z_weight != 0.0f) *args.z_loss += args.z_weight * z;
 }
 

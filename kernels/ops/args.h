@@ -105,24 +105,28 @@ struct MlaShape {
   int64_t rope_dim = 0;
   int64_t v_dim = 0;
   float scale = 1.0f;  // softmax scale > 0, YaRN's mscale² included
+  // Of each sequence's positions only the last so many are queries; 0: all. Keys are all positions.
+  // A context-parallel rank asks so for a part of a sequence, whose keys end where the part ends.
+  int64_t queries = 0;
+  int64_t num_queries() const { return queries == 0 ? sequence : queries; }
 };
 // out[t,h,:] = Σ_s softmax_s(scale · (q_nope·k_nope + q_rope·k_rope)) v[s,h,:] over s ≤ t of the
 // same sequence. Never holds a [sequence, sequence] tensor: blocked with a running softmax (Dao
-// 2022/2023).
+// 2022/2023). U = batch · queries: the rows of q, out, lse and their gradients.
 struct MlaAttentionForward {
   MlaShape shape;
-  ConstMatrix q;       // [T, H·(nope + rope)] act: per head nope, then rope (rotated)
+  ConstMatrix q;       // [U, H·(nope + rope)] act: per head nope, then rope (rotated)
   ConstMatrix kv;      // [T, H·(nope + v)] act: per head k_nope, then v (kv_b's output)
   ConstMatrix k_rope;  // [T, rope] act, rotated, shared by all heads
-  Matrix out;          // [T, H·v] act
-  Vector<float> lse;   // [T, H] log-sum-exp of the scaled scores
+  Matrix out;          // [U, H·v] act
+  Vector<float> lse;   // [U, H] log-sum-exp of the scaled scores
 };
 struct MlaAttentionBackward {
   MlaShape shape;
   ConstMatrix q, kv, k_rope, out;  // as in the forward
-  Vector<const float> lse;         // [T, H]
-  ConstMatrix dout;                // [T, H·v] act
-  Matrix dq;                       // [T, H·(nope + rope)] act =
+  Vector<const float> lse;         // [U, H]
+  ConstMatrix dout;                // [U, H·v] act
+  Matrix dq;                       // [U, H·(nope + rope)] act =
   Matrix dkv;                      // [T, H·(nope + v)] act =
   Matrix dk_rope;                  // [T, rope] act = summed over heads
 };
@@ -161,6 +165,9 @@ struct RouterShape {
   ScoreFunction score = ScoreFunction::kSigmoid;
   bool normalise = true;  // weights / (sum + 1e-20)
   float scaling = 1.0f;   // times routed_scaling_factor
+  // Tokens of a whole sequence, where `sequence` are the part of it that is here; 0: all are.
+  int64_t whole_sequence = 0;
+  int64_t loss_sequence() const { return whole_sequence > 0 ? whole_sequence : sequence; }
 };
 // scores = score(logits); biased = scores + bias; group score = sum of its two best biased
 // (sigmoid) or its best (softmax); groups not kept are masked with −inf; top-k of biased, ties to
@@ -173,10 +180,13 @@ struct RouterForward {
   Vector<int32_t> expert_idx;  // [T, K] = in descending order of the biased score
   Vector<float> weights;       // [T, K] =
   Vector<int64_t> counts;      // [E] += exact tokens per expert
+  int64_t run = 0;             // with run_counts: so many tokens are counted together
+  Vector<int32_t> run_counts;  // [T / run, E] = choices of every run of tokens; optional
 };
-// aux_loss += aux_weight · Σ_sequences Σ_i f_i P_i; f_i = E / (K·sequence) · count_i, P_i = mean_t
-// scores_i / Σ_j scores_j. z_loss += z_weight · Σ_tokens logsumexp(logits)². The weights carry 1 /
-// sequences and 1 / tokens of the global batch.
+// aux_loss += aux_weight · Σ_sequences Σ_i f_i P_i; f_i = E / (K·S) · count_i over the whole
+// sequence of S tokens, P_i = Σ_t scores_i / Σ_j scores_j / S over the tokens that are here: the
+// shares of the ranks that hold parts of a sequence add up to its loss. z_loss += z_weight ·
+// Σ_tokens logsumexp(logits)². The weights carry 1 / sequences and 1 / tokens of the global batch.
 struct RouterLoss {
   RouterShape shape;
   Vector<const float> logits;        // [T, E]
@@ -187,6 +197,8 @@ struct RouterLoss {
   Vector<float> fraction;      // [T / sequence, E] = f_i per sequence, kept for the backward
   double* aux_loss = nullptr;  // device scalar +=
   double* z_loss = nullptr;    // device scalar +=
+  // [T / sequence, E] choices of the whole sequences; optional: those that are here are all.
+  Vector<const int32_t> sequence_counts;
 };
 // dlogits = through the chosen weights, plus the gradients of both losses (f_i is a constant).
 struct RouterBackward {
@@ -211,7 +223,9 @@ struct RouterBiasUpdate {
 // ---- moving tokens to their experts and back
 // ----------------------------------------------------------------------------------
 
-// Sorts the T·K (token, choice) slots by expert, stable: within an expert in token order.
+// Sorts the T·K (token, choice) slots by expert, stable: within an expert in token order. With a
+// capacity an expert takes that many slots of a sequence, the first ones; the others are dropped:
+// they get row −1, and rows from offsets[E] on don't exist.
 struct RoutePlan {
   Vector<const int32_t> expert_idx;  // [T, K]
   int64_t top_k = 0;
@@ -219,6 +233,12 @@ struct RoutePlan {
   Vector<int32_t> offsets;      // [E + 1] = first row of each expert
   Vector<int32_t> row_of_slot;  // [T·K] = row of slot t·K + k
   Vector<int32_t> slot_of_row;  // [T·K] = its inverse
+  int64_t capacity = 0;         // 0: nothing is dropped
+  // With a capacity: `run` tokens at a time are consecutive tokens of one sequence, of which
+  // `before` counts the choices at earlier positions.
+  int64_t run = 0;
+  Vector<const int32_t> before;  // [T / run, E]; optional: a run is a whole sequence
+  double* dropped = nullptr;     // device scalar += dropped slots; optional
 };
 // y[r, :] = x[slot_of_row[r] / K, :] and, with weights, row_weight[r] = weights[slot_of_row[r]].
 struct PermuteRows {
@@ -230,7 +250,7 @@ struct PermuteRows {
   Vector<float> row_weight;     // [rows] =; with weights
 };
 // y[t, :] (+)= Σ_k x[row_of_slot[t·K + k], :]; with row_values, slot_values[t·K + k] =
-// row_values[row_of_slot[t·K + k]].
+// row_values[row_of_slot[t·K + k]]. A dropped slot (row −1) adds nothing and has value 0.
 struct UnpermuteSum {
   ConstMatrix x;                      // [rows, D] act; optional
   Vector<const int32_t> row_of_slot;  // [T·K]
@@ -245,15 +265,21 @@ struct UnpermuteSum {
 // ---- embedding, loss, elementwise
 // ------------------------------------------------------------------------------------------------
 
+// The table, or rows [first, first + V) of a table of `vocabulary` rows: an id that the rows don't
+// have gives a row of zeros, and nothing to dtable.
 struct EmbeddingForward {
   ConstMatrix table;          // [V, D] act
-  Vector<const int32_t> ids;  // [T], each in [0, V)
+  Vector<const int32_t> ids;  // [T], each in [0, V), or [0, vocabulary)
   Matrix y;                   // [T, D] act =
+  int64_t first = 0;
+  int64_t vocabulary = 0;  // 0: the table is whole
 };
 struct EmbeddingBackward {
   ConstMatrix dy;             // [T, D] act
   Vector<const int32_t> ids;  // [T]
   Matrix dtable;              // [V, D] f32 +=; the same order of additions on every run
+  int64_t first = 0;
+  int64_t vocabulary = 0;  // 0: the table is whole
 };
 
 // Per row r with label ≥ 0: loss += scale · (logsumexp(logits[r]) − logits[r, label]); with
@@ -266,6 +292,33 @@ struct CrossEntropy {
   float grad_scale = 1.0f;       // scale of the gradient
   bool want_grad = false;
   double* loss = nullptr;  // device scalar +=
+};
+
+// The same of a vocabulary that is cut: each rank has columns [first, first + V) of the logits.
+// First each row's statistics of these columns: their largest m, Σ e^(logit − m), and the label's
+// logit where the label is one of them, else 0; with keep_terms, logits become e^(logit − m) in
+// place.
+struct CrossEntropyStatistics {
+  Matrix logits;                 // [rows, V] f32, overwritten when keep_terms
+  Vector<const int32_t> labels;  // [rows], of the whole vocabulary
+  int64_t first = 0;
+  bool keep_terms = false;
+  Vector<float> statistics;  // [rows, 3] =
+};
+// Then, from all ranks' statistics, what CrossEntropy does with the whole: per row with label ≥ 0,
+// loss += scale · (logsumexp − label's logit); with want_grad, terms become scale · (softmax −
+// onehot) of these columns.
+struct CrossEntropyFinish {
+  Matrix terms;                  // [rows, V] f32: kept terms; only with want_grad
+  Vector<const int32_t> labels;  // [rows], of the whole vocabulary
+  int64_t first = 0;
+  int64_t ranks = 1;
+  int64_t rank = 0;                // whose columns these are
+  Vector<const float> statistics;  // [ranks, rows, 3]
+  double loss_scale = 1.0;
+  float grad_scale = 1.0f;
+  bool want_grad = false;
+  double* loss = nullptr;  // device scalar +=; optional: one rank reports
 };
 
 struct Add {      // y += x, elementwise

@@ -92,6 +92,12 @@ class Backend {
     missing("embedding_backward");
   }
   virtual void cross_entropy(const Context&, const CrossEntropy&) { missing("cross_entropy"); }
+  virtual void cross_entropy_statistics(const Context&, const CrossEntropyStatistics&) {
+    missing("cross_entropy_statistics");
+  }
+  virtual void cross_entropy_finish(const Context&, const CrossEntropyFinish&) {
+    missing("cross_entropy_finish");
+  }
   virtual void add(const Context&, const Add&) { missing("add"); }
   virtual void cast(const Context&, const Cast&) { missing("cast"); }
   virtual void squared_norm(const Context&, const SquaredNorm&) { missing("squared_norm"); }

@@ -27,7 +27,8 @@ double flops(double m, double n, double k) {
 }
 // Pairs of a query and a key that it sees, over all heads.
 double pairs(const MlaShape& s) {
-  return product(s.batch, s.heads) * product(s.sequence, s.sequence + 1) / 2;
+  const int64_t n = s.num_queries(), before = s.sequence - n;  // keys that every query sees
+  return product(s.batch, s.heads) * (product(n, before) + product(n, n + 1) / 2);
 }
 OpSignature rows_of(const ConstMatrix& m, const void* parameter = nullptr) {
   return {Role::kNone, m.dtype, {m.rows, m.cols}, parameter};
@@ -133,6 +134,14 @@ OpCost cost_of(const EmbeddingBackward& a) {
 OpCost cost_of(const CrossEntropy& a) {
   return {0, touched(bytes_of(a.logits), a.want_grad) + bytes_of(a.labels)};
 }
+OpCost cost_of(const CrossEntropyStatistics& a) {
+  return {0,
+          touched(bytes_of(a.logits), a.keep_terms) + bytes_of(a.labels) + bytes_of(a.statistics)};
+}
+OpCost cost_of(const CrossEntropyFinish& a) {
+  return {
+      0, (a.want_grad ? 2 * bytes_of(a.terms) : 0.0) + bytes_of(a.labels) + bytes_of(a.statistics)};
+}
 OpCost cost_of(const Add& a) {
   return {0, bytes_of(a.x) + 2 * bytes_of(a.y)};
 }
@@ -221,6 +230,12 @@ OpSignature signature_of(const EmbeddingBackward& a) {
 }
 OpSignature signature_of(const CrossEntropy& a) {
   return rows_of(a.logits);
+}
+OpSignature signature_of(const CrossEntropyStatistics& a) {
+  return rows_of(a.logits);
+}
+OpSignature signature_of(const CrossEntropyFinish& a) {
+  return {Role::kNone, DType::kF32, {a.labels.size, a.want_grad ? a.terms.cols : 0}};
 }
 OpSignature signature_of(const Add& a) {
   return rows_of(a.y);

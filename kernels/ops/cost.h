@@ -40,7 +40,8 @@ OpCost cost_of(const GroupedGemmWeightGrad& args);
 OpCost cost_of(const RmsNormForward& args);
 OpCost cost_of(const RmsNormBackward& args);
 OpCost cost_of(const Rope& args);
-// batch · heads · s (s + 1) / 2 pairs, each 2 (nope + rope + v) FLOPs.
+// batch · heads · (n (s − n) + n (n + 1) / 2) pairs with n queries (n = s: all), each
+// 2 (nope + rope + v) FLOPs.
 OpCost cost_of(const MlaAttentionForward& args);
 // The same pairs with five products: scores again (the contract keeps none), and the gradients of
 // probabilities, v, q and k: 2 (3 (nope + rope) + 2 v) FLOPs a pair.
@@ -58,6 +59,8 @@ OpCost cost_of(const EmbeddingForward& args);
 // As if no token stood twice: T rows of dtable are read and written.
 OpCost cost_of(const EmbeddingBackward& args);
 OpCost cost_of(const CrossEntropy& args);
+OpCost cost_of(const CrossEntropyStatistics& args);
+OpCost cost_of(const CrossEntropyFinish& args);
 OpCost cost_of(const Add& args);
 OpCost cost_of(const Cast& args);
 OpCost cost_of(const SquaredNorm& args);
@@ -84,6 +87,8 @@ OpSignature signature_of(const UnpermuteSum& args);
 OpSignature signature_of(const EmbeddingForward& args);
 OpSignature signature_of(const EmbeddingBackward& args);
 OpSignature signature_of(const CrossEntropy& args);
+OpSignature signature_of(const CrossEntropyStatistics& args);
+OpSignature signature_of(const CrossEntropyFinish& args);
 OpSignature signature_of(const Add& args);
 OpSignature signature_of(const Cast& args);
 OpSignature signature_of(const SquaredNorm& args);

@@ -27,6 +27,8 @@ void unpermute_sum(const Context& ctx, const UnpermuteSum& args);
 void embedding_forward(const Context& ctx, const EmbeddingForward& args);
 void embedding_backward(const Context& ctx, const EmbeddingBackward& args);
 void cross_entropy(const Context& ctx, const CrossEntropy& args);
+void cross_entropy_statistics(const Context& ctx, const CrossEntropyStatistics& args);
+void cross_entropy_finish(const Context& ctx, const CrossEntropyFinish& args);
 void add(const Context& ctx, const Add& args);
 void cast(const Context& ctx, const Cast& args);
 void squared_norm(const Context& ctx, const SquaredNorm& args);

@@ -16,6 +16,13 @@ void route_plan(const Context& ctx, const RoutePlan& args) {
   DSV3_CHECK(has_size(args.offsets, args.experts + 1), "route_plan: offsets is [E + 1]");
   DSV3_CHECK(has_size(args.row_of_slot, slots), "route_plan: row_of_slot is [T·K]");
   DSV3_CHECK(has_size(args.slot_of_row, slots), "route_plan: slot_of_row is [T·K]");
+  DSV3_CHECK(args.capacity >= 0, "route_plan: capacity");
+  if (args.capacity > 0) {
+    const int64_t tokens = slots / args.top_k;
+    DSV3_CHECK(args.run >= 1 && tokens % args.run == 0, "route_plan: a capacity needs whole runs");
+    DSV3_CHECK(is_absent_or_has_size(args.before, tokens / args.run * args.experts),
+               "route_plan: before is [T / run, E]");
+  }
   ctx.backend->route_plan(ctx, args);
 }
 

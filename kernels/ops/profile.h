@@ -16,31 +16,33 @@
 #include "kernels/ops/backend.h"
 #include "kernels/ops/cost.h"
 
-#define DSV3_PROFILED_OPS(X)                         \
-  X(gemm, Gemm)                                      \
-  X(grouped_gemm, GroupedGemm)                       \
-  X(grouped_gemm_weight_grad, GroupedGemmWeightGrad) \
-  X(rms_norm_forward, RmsNormForward)                \
-  X(rms_norm_backward, RmsNormBackward)              \
-  X(rope, Rope)                                      \
-  X(mla_attention_forward, MlaAttentionForward)      \
-  X(mla_attention_backward, MlaAttentionBackward)    \
-  X(swiglu_forward, SwigluForward)                   \
-  X(swiglu_backward, SwigluBackward)                 \
-  X(router_forward, RouterForward)                   \
-  X(router_loss, RouterLoss)                         \
-  X(router_backward, RouterBackward)                 \
-  X(router_bias_update, RouterBiasUpdate)            \
-  X(route_plan, RoutePlan)                           \
-  X(permute_rows, PermuteRows)                       \
-  X(unpermute_sum, UnpermuteSum)                     \
-  X(embedding_forward, EmbeddingForward)             \
-  X(embedding_backward, EmbeddingBackward)           \
-  X(cross_entropy, CrossEntropy)                     \
-  X(add, Add)                                        \
-  X(cast, Cast)                                      \
-  X(squared_norm, SquaredNorm)                       \
-  X(adamw, AdamW)                                    \
+#define DSV3_PROFILED_OPS(X)                          \
+  X(gemm, Gemm)                                       \
+  X(grouped_gemm, GroupedGemm)                        \
+  X(grouped_gemm_weight_grad, GroupedGemmWeightGrad)  \
+  X(rms_norm_forward, RmsNormForward)                 \
+  X(rms_norm_backward, RmsNormBackward)               \
+  X(rope, Rope)                                       \
+  X(mla_attention_forward, MlaAttentionForward)       \
+  X(mla_attention_backward, MlaAttentionBackward)     \
+  X(swiglu_forward, SwigluForward)                    \
+  X(swiglu_backward, SwigluBackward)                  \
+  X(router_forward, RouterForward)                    \
+  X(router_loss, RouterLoss)                          \
+  X(router_backward, RouterBackward)                  \
+  X(router_bias_update, RouterBiasUpdate)             \
+  X(route_plan, RoutePlan)                            \
+  X(permute_rows, PermuteRows)                        \
+  X(unpermute_sum, UnpermuteSum)                      \
+  X(embedding_forward, EmbeddingForward)              \
+  X(embedding_backward, EmbeddingBackward)            \
+  X(cross_entropy, CrossEntropy)                      \
+  X(cross_entropy_statistics, CrossEntropyStatistics) \
+  X(cross_entropy_finish, CrossEntropyFinish)         \
+  X(add, Add)                                         \
+  X(cast, Cast)                                       \
+  X(squared_norm, SquaredNorm)                        \
+  X(adamw, AdamW)                                     \
   X(clip_scale, ClipScale)
 
 namespace dsv3::ops {

@@ -11,8 +11,9 @@ bool is_valid(const RouterShape& s) {
          s.top_groups >= 1 && s.top_groups <= s.groups && s.top_k >= 1 &&
          s.top_k <= s.top_groups * (s.experts / s.groups);
 }
+// As many tokens of each sequence, and no more than it has.
 bool has_whole_sequences(const RouterShape& s) {
-  return s.sequence >= 1 && s.tokens % s.sequence == 0;
+  return s.sequence >= 1 && s.tokens % s.sequence == 0 && s.loss_sequence() >= s.sequence;
 }
 
 }  // namespace
@@ -26,6 +27,10 @@ void router_forward(const Context& ctx, const RouterForward& args) {
   DSV3_CHECK(has_size(args.expert_idx, s.tokens * s.top_k), "router_forward: expert_idx is [T, K]");
   DSV3_CHECK(has_size(args.weights, s.tokens * s.top_k), "router_forward: weights is [T, K]");
   DSV3_CHECK(has_size(args.counts, s.experts), "router_forward: counts is [E]");
+  DSV3_CHECK(
+      args.run_counts.empty() || (args.run >= 1 && s.tokens % args.run == 0 &&
+                                  has_size(args.run_counts, s.tokens / args.run * s.experts)),
+      "router_forward: run_counts is [T / run, E]");
   ctx.backend->router_forward(ctx, args);
 }
 
@@ -41,6 +46,8 @@ void router_loss(const Context& ctx, const RouterLoss& args) {
              "router_loss: an aux_weight needs fraction and aux_loss");
   DSV3_CHECK(args.z_weight == 0.0f || s.tokens == 0 || args.z_loss,
              "router_loss: a z_weight needs z_loss");
+  DSV3_CHECK(is_absent_or_has_size(args.sequence_counts, s.tokens / s.sequence * s.experts),
+             "router_loss: sequence_counts is [T / sequence, E]");
   ctx.backend->router_loss(ctx, args);
 }
 

@@ -16,19 +16,20 @@ DSV3_OP_TEST_DTYPES(AttentionTest);
 struct Case {
   Case(ops::MlaShape s, DType act, uint64_t seed, int64_t pad = 3)
       : shape(s),
-        q(input(act, s.heads * (s.nope_dim + s.rope_dim), seed, pad)),
-        kv(input(act, s.heads * (s.nope_dim + s.v_dim), seed + 1, pad)),
-        k_rope(input(act, s.rope_dim, seed + 2, pad)),
-        dout(input(act, s.heads * s.v_dim, seed + 3, pad)),
+        q(input(act, queries(), s.heads * (s.nope_dim + s.rope_dim), seed, pad)),
+        kv(input(act, tokens(), s.heads * (s.nope_dim + s.v_dim), seed + 1, pad)),
+        k_rope(input(act, tokens(), s.rope_dim, seed + 2, pad)),
+        dout(input(act, queries(), s.heads * s.v_dim, seed + 3, pad)),
         out(like(dout)),
-        lse(DType::kF32, tokens(), s.heads),
+        lse(DType::kF32, queries(), s.heads),
         dq(like(q)),
         dkv(like(kv)),
         dk_rope(like(k_rope)) {}
 
   int64_t tokens() const { return shape.batch * shape.sequence; }
-  Tensor input(DType act, int64_t width, uint64_t seed, int64_t pad) const {
-    return Tensor::random(act, tokens(), width, seed, 1.0, width + pad);
+  int64_t queries() const { return shape.batch * shape.num_queries(); }
+  Tensor input(DType act, int64_t rows, int64_t width, uint64_t seed, int64_t pad) const {
+    return Tensor::random(act, rows, width, seed, 1.0, width + pad);
   }
   Tensor like(Tensor& t) const { return Tensor(t.dtype(), t.rows(), t.cols(), t.matrix().stride); }
   ops::MlaAttentionForward forward() {
@@ -44,17 +45,23 @@ struct Case {
   Tensor q, kv, k_rope, dout, out, lse, dq, dkv, dk_rope;
 };
 
-//                          batch, sequence, heads, nope, rope, v, scale
+//                          batch, sequence, heads, nope, rope, v, scale, queries
 const ops::MlaShape kShapes[] = {
-    {1, 1, 1, 4, 2, 3, 1.0f},       {2, 5, 3, 8, 4, 8, 0.3f},      {1, 16, 2, 16, 8, 16, 0.2f},
-    {1, 63, 1, 7, 2, 5, 0.4f},      {3, 64, 2, 16, 0, 16, 0.25f},  {2, 65, 2, 0, 16, 12, 0.25f},
-    {1, 128, 3, 24, 8, 32, 0.18f},  {1, 129, 1, 13, 6, 11, 0.2f},  {2, 193, 2, 32, 16, 24, 0.15f},
-    {1, 257, 5, 16, 16, 16, 0.18f}, {1, 331, 1, 40, 24, 48, 0.12f}};
+    {1, 1, 1, 4, 2, 3, 1.0f},           {2, 5, 3, 8, 4, 8, 0.3f},
+    {1, 16, 2, 16, 8, 16, 0.2f},        {1, 63, 1, 7, 2, 5, 0.4f},
+    {3, 64, 2, 16, 0, 16, 0.25f},       {2, 65, 2, 0, 16, 12, 0.25f},
+    {1, 128, 3, 24, 8, 32, 0.18f},      {1, 129, 1, 13, 6, 11, 0.2f},
+    {2, 193, 2, 32, 16, 24, 0.15f},     {1, 257, 5, 16, 16, 16, 0.18f},
+    {1, 331, 1, 40, 24, 48, 0.12f},     {2, 5, 3, 8, 4, 8, 0.3f, 1},
+    {1, 64, 2, 16, 8, 16, 0.2f, 32},    {2, 128, 3, 24, 8, 32, 0.18f, 64},
+    {2, 193, 2, 32, 16, 24, 0.15f, 70}, {1, 257, 5, 16, 16, 16, 0.18f, 130},
+    {3, 331, 1, 40, 24, 48, 0.12f, 7},  {1, 200, 9, 16, 0, 16, 0.2f, 199},
+    {1, 320, 2, 12, 4, 20, 0.2f, 192}};
 
 std::string name_of(const ops::MlaShape& s) {
   return "batch " + std::to_string(s.batch) + " sequence " + std::to_string(s.sequence) +
          " heads " + std::to_string(s.heads) + " nope " + std::to_string(s.nope_dim) + " rope " +
-         std::to_string(s.rope_dim);
+         std::to_string(s.rope_dim) + " queries " + std::to_string(s.num_queries());
 }
 
 TEST_P(AttentionTest, ForwardMatchesReference) {
@@ -160,9 +167,35 @@ TEST_P(AttentionTest, WorkspaceIsFarBelowSequenceSquared) {
   EXPECT_LT(workspace().peak_bytes(), static_cast<size_t>(sequence * sequence * 4 / 8));
 }
 
+// A part of a sequence is those rows of the whole: its queries see the keys that they saw there.
+TEST_P(AttentionTest, PartsOfASequenceAreItsRows) {
+  const ops::MlaShape shape{1, 160, 2, 12, 4, 8, 0.3f};
+  Case whole(shape, act(), 5);
+  ops::mla_attention_forward(cpu(), whole.forward());
+  const auto copy_rows = [](const Tensor& from, int64_t first, Tensor& to) {
+    for (int64_t r = 0; r < to.rows(); ++r)
+      for (int64_t i = 0; i < to.cols(); ++i) to.set(r, i, from.at(first + r, i));
+  };
+  for (const int64_t end : {64, 100, 160}) {
+    for (const int64_t queries : {int64_t{1}, int64_t{36}, end}) {
+      ops::MlaShape part = shape;
+      part.sequence = end, part.queries = queries;
+      Case c(part, act(), 5);
+      copy_rows(whole.q, end - queries, c.q);
+      copy_rows(whole.kv, 0, c.kv);
+      copy_rows(whole.k_rope, 0, c.k_rope);
+      ops::mla_attention_forward(cpu(), c.forward());
+      Tensor expected(act(), queries, c.out.cols());
+      copy_rows(whole.out, end - queries, expected);
+      expect_close(c.out, expected, name_of(part) + " out");
+    }
+  }
+}
+
 TEST(AttentionReference, BackwardMatchesFiniteDifferences) {
   for (const ops::MlaShape& shape :
-       {ops::MlaShape{2, 5, 2, 3, 2, 4, 0.7f}, ops::MlaShape{1, 4, 1, 0, 4, 2, 0.5f}}) {
+       {ops::MlaShape{2, 5, 2, 3, 2, 4, 0.7f}, ops::MlaShape{1, 4, 1, 0, 4, 2, 0.5f},
+        ops::MlaShape{2, 5, 2, 3, 2, 4, 0.7f, 3}}) {
     Case c(shape, DType::kF64, 11, 1);
     auto backend = make_reference_backend();
     const ops::Context ctx{backend.get(), nullptr, nullptr};

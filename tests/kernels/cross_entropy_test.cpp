@@ -96,6 +96,63 @@ TEST_P(CrossEntropyTest, GradientIsTheGradientOfTheLoss) {
   expect_gradient(gradient, logits, loss, "logits");
 }
 
+// A vocabulary in parts, each with its statistics, gives the loss and the gradient of the whole.
+void expect_parts_are_the_whole(const ops::Context& ctx, int64_t rows, int64_t vocabulary,
+                                int64_t ranks) {
+  Tensor labels = random_labels(rows, vocabulary);
+  Tensor logits = Tensor::random(DType::kF32, rows, vocabulary, 8, 3.0, vocabulary + 3);
+  const int64_t columns = vocabulary / ranks;
+  Tensor statistics(DType::kF32, ranks, rows * 3);
+  const auto all = statistics.vector<float>();
+  std::vector<Tensor> parts;
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    Tensor& part = parts.emplace_back(DType::kF32, rows, columns, columns + 2);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t v = 0; v < columns; ++v) part.set(r, v, logits.at(r, rank * columns + v));
+    ops::cross_entropy_statistics(ctx, {part.matrix(),
+                                        labels.vector<int32_t>(),
+                                        rank * columns,
+                                        true,
+                                        {all.data + rank * rows * 3, rows * 3}});
+  }
+  auto plain = make_reference_backend();
+  double expected_loss = 1.0;
+  plain->cross_entropy(
+      ctx, {logits.matrix(), labels.vector<int32_t>(), 0.25, 0.5f, true, &expected_loss});
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    double loss = 1.0;
+    ops::cross_entropy_finish(ctx, {.terms = parts[static_cast<size_t>(rank)].matrix(),
+                                    .labels = labels.vector<int32_t>(),
+                                    .first = rank * columns,
+                                    .ranks = ranks,
+                                    .rank = rank,
+                                    .statistics = all,
+                                    .loss_scale = 0.25,
+                                    .grad_scale = 0.5f,
+                                    .want_grad = true,
+                                    .loss = rank == 0 ? &loss : nullptr});
+    if (rank == 0) {
+      EXPECT_NEAR(loss, expected_loss, 2e-6 * std::abs(expected_loss));
+    }
+    Tensor expected(DType::kF32, rows, columns);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t v = 0; v < columns; ++v) expected.set(r, v, logits.at(r, rank * columns + v));
+    dsv3::test::expect_close(parts[static_cast<size_t>(rank)], expected,
+                             tolerance(DType::kF32, DType::kF32), "gradient");
+    EXPECT_TRUE(parts[static_cast<size_t>(rank)].guards_hold());
+  }
+}
+
+TEST_P(CrossEntropyTest, PartsOfTheVocabularyAreTheWhole) {
+  if (act() != DType::kF32) return;  // logits of a cut vocabulary are f32
+  for (const ops::Context* ctx : {&cpu(), &reference()}) {
+    expect_parts_are_the_whole(*ctx, 0, 6, 2);
+    expect_parts_are_the_whole(*ctx, 3, 2, 2);
+    expect_parts_are_the_whole(*ctx, 13, 128, 4);
+    expect_parts_are_the_whole(*ctx, 40, 2049, 3);
+  }
+}
+
 TEST_P(CrossEntropyTest, LossHasTheSameBitsForAnyNumberOfThreads) {
   Tensor labels = random_labels(150, 4099), one = Tensor::random(act(), 150, 4099, 3), many = one;
   double loss_one = 0.0, loss_many = 0.0;

@@ -47,6 +47,37 @@ TEST_P(EmbeddingTest, BackwardMatchesReference) {
   }
 }
 
+// Rows of a table in three parts: the parts' outputs add up to the whole's, their gradients are its
+// rows.
+TEST_P(EmbeddingTest, PartsOfATableAddUpToIt) {
+  const int64_t vocabulary = 30, cols = 9, tokens = 70, rows = 10;
+  Tensor table = Tensor::random(act(), vocabulary, cols, 1);
+  const Tensor dy = Tensor::random(act(), tokens, cols, 2, 1.0, cols + 3);
+  Tensor ids = random_ids(tokens, vocabulary), y(act(), tokens, cols), sum(act(), tokens, cols);
+  Tensor whole(DType::kF32, vocabulary, cols);
+  ops::embedding_backward(cpu(), {dy.matrix(), ids.vector<int32_t>(), whole.matrix()});
+  for (int64_t first = 0; first < vocabulary; first += rows) {
+    ops::embedding_forward(cpu(), {.table = table.matrix().row_range(first, rows),
+                                   .ids = ids.vector<int32_t>(),
+                                   .y = y.matrix(),
+                                   .first = first,
+                                   .vocabulary = vocabulary});
+    Tensor dtable(DType::kF32, rows, cols);
+    ops::embedding_backward(cpu(), {.dy = dy.matrix(),
+                                    .ids = ids.vector<int32_t>(),
+                                    .dtable = dtable.matrix(),
+                                    .first = first,
+                                    .vocabulary = vocabulary});
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < cols; ++c) ASSERT_EQ(dtable.at(r, c), whole.at(first + r, c));
+    for (int64_t t = 0; t < tokens; ++t)
+      for (int64_t c = 0; c < cols; ++c) sum.set(t, c, sum.at(t, c) + y.at(t, c));
+  }
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t c = 0; c < cols; ++c)
+      ASSERT_EQ(sum.at(t, c), table.at(static_cast<int64_t>(ids.at(0, t)), c));
+}
+
 // <embed(table), dy> is linear in the table, so its gradient is exact.
 TEST_P(EmbeddingTest, BackwardIsTheTransposeOfForward) {
   const Tensor table = Tensor::random(DType::kF32, 17, 5, 1),

@@ -160,6 +160,75 @@ TEST_P(PermuteTest, UnpermuteIsTheTransposeOfPermute) {
   EXPECT_NEAR(weighted_sum(px, u), weighted_sum(x, qu), 1e-4);
 }
 
+// A capacity of 2 a sequence of 4 tokens, one choice each, one expert: the first two are kept, of
+// the second sequence fewer, because one choice came before what is here.
+TEST_P(PermuteTest, ACapacityKeepsTheFirstSlotsOfEverySequence) {
+  for (const ops::Context* context : {&cpu(), &reference()}) {
+    Plan plan(8, 1, 2);
+    for (int64_t t = 0; t < 8; ++t) plan.expert_idx.set(t, 0, 1);
+    Tensor before(DType::kI32, 2, 2);
+    before.set(1, 1, 1);
+    double dropped = 3.0;
+    ops::RoutePlan args = plan.args();
+    args.capacity = 2;
+    args.run = 4;
+    args.before = before.vector<int32_t>();
+    args.dropped = &dropped;
+    ops::route_plan(*context, args);
+    const int64_t rows[] = {0, 1, -1, -1, 2, -1, -1, -1};
+    for (int64_t t = 0; t < 8; ++t) EXPECT_EQ(plan.row_of_slot.at(t, 0), rows[t]) << t;
+    const int64_t slots[] = {0, 1, 4};
+    for (int64_t r = 0; r < 3; ++r) EXPECT_EQ(plan.slot_of_row.at(0, r), slots[r]) << r;
+    EXPECT_EQ(plan.offsets.at(0, 1), 0);
+    EXPECT_EQ(plan.offsets.at(0, 2), 3);
+    EXPECT_EQ(dropped, 3.0 + 5.0);
+  }
+}
+
+TEST_P(PermuteTest, DroppedSlotsHaveNoRowAndAddNothing) {
+  const int threads = omp_get_max_threads();
+  for (const int workers : {1, 3}) {
+    omp_set_num_threads(workers);
+    const int64_t tokens = 9000, top_k = 3, experts = 16;
+    Plan actual(tokens, top_k, experts), expected(tokens, top_k, experts);
+    double dropped[2] = {};
+    for (Plan* plan : {&actual, &expected}) {
+      ops::RoutePlan args = plan->args();
+      args.capacity = 40;
+      args.run = 180;
+      args.dropped = &dropped[plan == &expected];
+      ops::route_plan(plan == &actual ? cpu() : reference(), args);
+    }
+    EXPECT_TRUE(actual.offsets.bits_equal(expected.offsets));
+    EXPECT_TRUE(actual.row_of_slot.bits_equal(expected.row_of_slot));
+    const int64_t rows = static_cast<int64_t>(actual.offsets.at(0, experts));
+    for (int64_t r = 0; r < rows; ++r)
+      ASSERT_EQ(actual.slot_of_row.at(0, r), expected.slot_of_row.at(0, r));
+    EXPECT_EQ(dropped[0], dropped[1]);
+    EXPECT_EQ(static_cast<double>(tokens * top_k - rows), dropped[0]);
+    EXPECT_GT(dropped[0], 0);
+
+    const Tensor x = Tensor::random(act(), rows, 5, 2);
+    Tensor row_values = Tensor::random(DType::kF32, 1, rows, 5);
+    Tensor y(act(), tokens, 5), values(DType::kF32, tokens, top_k);
+    Tensor expected_y = y, expected_values = values;
+    ops::UnpermuteSum args{x.matrix(),
+                           actual.row_of_slot.vector<int32_t>(),
+                           top_k,
+                           y.matrix(),
+                           false,
+                           row_values.vector<float>(),
+                           values.vector<float>()};
+    ops::unpermute_sum(cpu(), args);
+    args.y = expected_y.matrix();
+    args.slot_values = expected_values.vector<float>();
+    ops::unpermute_sum(reference(), args);
+    expect_close(y, expected_y, "y");
+    EXPECT_TRUE(values.bits_equal(expected_values));
+  }
+  omp_set_num_threads(threads);
+}
+
 using PermuteDeathTest = PermuteTest;
 DSV3_OP_TEST_DTYPES(PermuteDeathTest);
 

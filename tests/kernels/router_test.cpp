@@ -233,6 +233,63 @@ TEST_P(RouterTest, AuxiliaryLossOfPerfectBalanceIsItsWeightPerSequence) {
   EXPECT_NEAR(r.aux_loss, 2 * 0.3, 1e-6);
 }
 
+// Two ranks with halves of every sequence, told the whole's choices: their shares are the whole.
+TEST_P(RouterTest, PartsOfSequencesAddUpToTheWhole) {
+  const int64_t sequences = 3, sequence = 10, half = 5, experts = 12;
+  Router whole(shape_of(sequences * sequence, sequence, experts, 3, 3, 2));
+  whole.forward(reference());
+  whole.aux_loss = whole.z_loss = 0.0;
+  whole.loss(reference());
+  whole.backward(reference());
+  Tensor counts(DType::kI32, sequences, experts);
+  for (int64_t t = 0; t < whole.shape.tokens; ++t) {
+    for (const int e : whole.chosen(t)) counts.set(t / sequence, e, counts.at(t / sequence, e) + 1);
+  }
+  double aux = 0.0, z = 0.0;
+  for (int64_t part = 0; part < 2; ++part) {
+    RouterShape shape = shape_of(sequences * half, half, experts, 3, 3, 2);
+    shape.whole_sequence = sequence;
+    Router r(shape);
+    r.bias = whole.bias;
+    r.aux_loss = r.z_loss = 0.0;
+    const auto token_of = [&](int64_t t) { return t / half * sequence + part * half + t % half; };
+    for (int64_t t = 0; t < shape.tokens; ++t) {
+      for (int64_t e = 0; e < experts; ++e) r.logits.set(t, e, whole.logits.at(token_of(t), e));
+      for (int64_t k = 0; k < 3; ++k) r.dweights.set(t, k, whole.dweights.at(token_of(t), k));
+    }
+    r.forward(cpu());
+    ops::router_loss(
+        cpu(), {r.shape, r.logits.vector<float>(), r.scores.vector<float>(),
+                r.expert_idx.vector<int32_t>(), r.aux_weight, r.z_weight,
+                r.fraction.vector<float>(), &r.aux_loss, &r.z_loss, counts.vector<int32_t>()});
+    r.backward(cpu());
+    aux += r.aux_loss;
+    z += r.z_loss;
+    expect_close(r.fraction, whole.fraction, "fraction");
+    Tensor dlogits(DType::kF32, shape.tokens, experts);
+    for (int64_t t = 0; t < shape.tokens; ++t)
+      for (int64_t e = 0; e < experts; ++e) dlogits.set(t, e, whole.dlogits.at(token_of(t), e));
+    expect_close(r.dlogits, dlogits, "dlogits");
+  }
+  EXPECT_NEAR(aux, whole.aux_loss, 1e-6 * whole.aux_loss);
+  EXPECT_NEAR(z, whole.z_loss, 1e-6 * whole.z_loss);
+}
+
+TEST_P(RouterTest, RunsAreCountedByThemselves) {
+  Router r(shape_of(90, 30, 16, 4, 4, 2));
+  for (const ops::Context* context : {&cpu(), &reference()}) {
+    Tensor run_counts = Tensor::filled(DType::kI32, 6, 16, 77.0);  // two runs a sequence
+    ops::router_forward(*context, {r.shape, r.logits.vector<float>(), r.bias.vector<float>(),
+                                   r.scores.vector<float>(), r.expert_idx.vector<int32_t>(),
+                                   r.weights.vector<float>(), r.counts.vector<int64_t>(), 15,
+                                   run_counts.vector<int32_t>()});
+    Tensor expected(DType::kI32, 6, 16);
+    for (int64_t t = 0; t < 90; ++t)
+      for (const int e : r.chosen(t)) expected.set(t / 15, e, expected.at(t / 15, e) + 1);
+    EXPECT_TRUE(run_counts.bits_equal(expected)) << context->backend->name();
+  }
+}
+
 TEST_P(RouterTest, ResultsHaveTheSameBitsForAnyNumberOfThreads) {
   Router one(shape_of(500, 250, 64, 6, 8, 4)), many(one.shape);
   const int threads = omp_get_max_threads();

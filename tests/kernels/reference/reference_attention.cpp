@@ -31,6 +31,14 @@ struct Operands {
   }
 };
 
+// The first token of a query's sequence, and the one behind the query's own position.
+int64_t first_key(const ops::MlaShape& s, int64_t query) {
+  return query / s.num_queries() * s.sequence;
+}
+int64_t end_key(const ops::MlaShape& s, int64_t query) {
+  return first_key(s, query) + s.sequence - s.num_queries() + query % s.num_queries() + 1;
+}
+
 }  // namespace
 
 void ReferenceBackend::mla_attention_forward(const ops::Context&,
@@ -38,11 +46,11 @@ void ReferenceBackend::mla_attention_forward(const ops::Context&,
   const ops::MlaShape& s = args.shape;
   const Operands in{s, args.q, args.kv, args.k_rope};
   for (int64_t head = 0; head < s.heads; ++head)
-    for (int64_t query = 0; query < s.batch * s.sequence; ++query) {
-      const int64_t first = query / s.sequence * s.sequence;  // the sequence's first token
+    for (int64_t query = 0; query < s.batch * s.num_queries(); ++query) {
+      const int64_t first = first_key(s, query), end = end_key(s, query);
       std::vector<double> scores;
       double largest = -INFINITY, sum = 0.0;
-      for (int64_t key = first; key <= query; ++key) {
+      for (int64_t key = first; key < end; ++key) {
         scores.push_back(in.score(query, key, head));
         largest = std::max(largest, scores.back());
       }
@@ -50,7 +58,7 @@ void ReferenceBackend::mla_attention_forward(const ops::Context&,
       const double lse = largest + std::log(sum);
       for (int64_t i = 0; i < s.v_dim; ++i) {
         double out = 0.0;
-        for (int64_t key = first; key <= query; ++key)
+        for (int64_t key = first; key < end; ++key)
           out += std::exp(scores[key - first] - lse) * in.v(key, head, i);
         store(args.out, query, head * s.v_dim + i, out);
       }
@@ -63,16 +71,18 @@ void ReferenceBackend::mla_attention_backward(const ops::Context&,
   const ops::MlaShape& s = args.shape;
   const Operands in{s, args.q, args.kv, args.k_rope};
   const int64_t width = in.width(), tokens = s.batch * s.sequence;
+  const int64_t queries = s.batch * s.num_queries();
   std::vector<double> dk_rope(tokens * s.rope_dim, 0.0);
   for (int64_t head = 0; head < s.heads; ++head) {
-    std::vector<double> dq(tokens * width, 0.0), dk(tokens * width, 0.0), dv(tokens * s.v_dim, 0.0);
-    for (int64_t query = 0; query < tokens; ++query) {
+    std::vector<double> dq(queries * width, 0.0), dk(tokens * width, 0.0),
+        dv(tokens * s.v_dim, 0.0);
+    for (int64_t query = 0; query < queries; ++query) {
       double delta = 0.0;  // Σ dout · out
       for (int64_t i = 0; i < s.v_dim; ++i) {
         delta +=
             load(args.dout, query, head * s.v_dim + i) * load(args.out, query, head * s.v_dim + i);
       }
-      for (int64_t key = query / s.sequence * s.sequence; key <= query; ++key) {
+      for (int64_t key = first_key(s, query); key < end_key(s, query); ++key) {
         const double p =
             std::exp(in.score(query, key, head) - args.lse.data[query * s.heads + head]);
         double dp = 0.0;
@@ -87,9 +97,10 @@ void ReferenceBackend::mla_attention_backward(const ops::Context&,
           dv[key * s.v_dim + i] += p * load(args.dout, query, head * s.v_dim + i);
       }
     }
+    for (int64_t t = 0; t < queries; ++t)
+      for (int64_t i = 0; i < width; ++i) store(args.dq, t, head * width + i, dq[t * width + i]);
     for (int64_t t = 0; t < tokens; ++t) {
       const int64_t kv_column = head * (s.nope_dim + s.v_dim);
-      for (int64_t i = 0; i < width; ++i) store(args.dq, t, head * width + i, dq[t * width + i]);
       for (int64_t i = 0; i < s.nope_dim; ++i) store(args.dkv, t, kv_column + i, dk[t * width + i]);
       for (int64_t i = 0; i < s.v_dim; ++i)
         store(args.dkv, t, kv_column + s.nope_dim + i, dv[t * s.v_dim + i]);

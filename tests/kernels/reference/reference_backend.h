@@ -67,6 +67,9 @@ class ReferenceBackend : public ops::Backend {
   void embedding_backward(const ops::Context& ctx, const ops::EmbeddingBackward& args) override;
   // reference_cross_entropy.cpp
   void cross_entropy(const ops::Context& ctx, const ops::CrossEntropy& args) override;
+  void cross_entropy_statistics(const ops::Context& ctx,
+                                const ops::CrossEntropyStatistics& args) override;
+  void cross_entropy_finish(const ops::Context& ctx, const ops::CrossEntropyFinish& args) override;
   // reference_elementwise.cpp
   void add(const ops::Context& ctx, const ops::Add& args) override;
   void cast(const ops::Context& ctx, const ops::Cast& args) override;

@@ -7,8 +7,18 @@ void ReferenceBackend::route_plan(const ops::Context&, const ops::RoutePlan& arg
   int32_t row = 0;
   for (int64_t e = 0; e < args.experts; ++e) {
     args.offsets.data[e] = row;
+    int64_t run = -1, taken = 0;
     for (int64_t slot = 0; slot < args.expert_idx.size; ++slot) {
+      if (args.capacity > 0 && slot / args.top_k / args.run != run) {
+        run = slot / args.top_k / args.run;
+        taken = args.before.empty() ? 0 : args.before.data[run * args.experts + e];
+      }
       if (args.expert_idx.data[slot] != e) continue;
+      if (args.capacity > 0 && taken++ >= args.capacity) {
+        args.row_of_slot.data[slot] = -1;
+        if (args.dropped) *args.dropped += 1;
+        continue;
+      }
       args.row_of_slot.data[slot] = row;
       args.slot_of_row.data[row] = static_cast<int32_t>(slot);
       ++row;
@@ -31,11 +41,12 @@ void ReferenceBackend::unpermute_sum(const ops::Context&, const ops::UnpermuteSu
     const int32_t* rows = args.row_of_slot.data + t * args.top_k;
     for (int64_t c = 0; c < args.x.cols && args.x.data; ++c) {
       double sum = args.accumulate ? load(args.y, t, c) : 0.0;
-      for (int64_t k = 0; k < args.top_k; ++k) sum += load(args.x, rows[k], c);
+      for (int64_t k = 0; k < args.top_k; ++k) sum += rows[k] < 0 ? 0.0 : load(args.x, rows[k], c);
       store(args.y, t, c, sum);
     }
     for (int64_t k = 0; k < args.top_k && !args.row_values.empty(); ++k) {
-      args.slot_values.data[t * args.top_k + k] = args.row_values.data[rows[k]];
+      args.slot_values.data[t * args.top_k + k] =
+          rows[k] < 0 ? 0.0f : args.row_values.data[rows[k]];
     }
   }
 }

@@ -75,6 +75,11 @@ void ReferenceBackend::router_forward(const ops::Context&, const ops::RouterForw
       args.expert_idx.data[t * shape.top_k + k] = chosen[k];
       args.counts.data[chosen[k]] += 1;
     }
+    if (!args.run_counts.empty()) {
+      int32_t* counts = args.run_counts.data + t / args.run * experts;
+      if (t % args.run == 0) std::fill(counts, counts + experts, 0);
+      for (int expert : chosen) ++counts[expert];
+    }
     const double divisor = weight_divisor(shape, scores, args.expert_idx.data + t * shape.top_k);
     for (int64_t k = 0; k < shape.top_k; ++k) {
       args.weights.data[t * shape.top_k + k] =
@@ -91,13 +96,17 @@ void ReferenceBackend::router_loss(const ops::Context&, const ops::RouterLoss& a
     for (int64_t t = s * shape.sequence; t < (s + 1) * shape.sequence; ++t) {
       const float* scores = args.scores.data + t * experts;
       const double sum = std::accumulate(scores, scores + experts, 0.0);
-      for (int64_t e = 0; e < experts; ++e) share[e] += scores[e] / sum / shape.sequence;
+      for (int64_t e = 0; e < experts; ++e) share[e] += scores[e] / sum / shape.loss_sequence();
       for (int64_t k = 0; k < shape.top_k; ++k) {
         f[args.expert_idx.data[t * shape.top_k + k]] +=
-            static_cast<double>(experts) / (shape.top_k * shape.sequence);
+            static_cast<double>(experts) / (shape.top_k * shape.loss_sequence());
       }
       const double lse = log_sum_exp(args.logits.data + t * experts, experts);
       if (args.z_loss) *args.z_loss += args.z_weight * lse * lse;
+    }
+    for (int64_t e = 0; e < experts && !args.sequence_counts.empty(); ++e) {
+      f[e] = static_cast<double>(experts) / (shape.top_k * shape.loss_sequence()) *
+             args.sequence_counts.data[s * experts + e];
     }
     for (int64_t e = 0; e < experts; ++e) {
       if (!args.fraction.empty()) args.fraction.data[s * experts + e] = static_cast<float>(f[e]);
@@ -131,7 +140,7 @@ void ReferenceBackend::router_backward(const ops::Context&, const ops::RouterBac
         for (int64_t j = 0; j < experts; ++j) {
           // d(s_i / sum) / ds_j
           const double share_gradient = (i == j ? 1.0 / sum : 0.0) - scores[i] / (sum * sum);
-          dscores[j] += share_gradient * args.aux_weight * f[i] / shape.sequence;
+          dscores[j] += share_gradient * args.aux_weight * f[i] / shape.loss_sequence();
         }
       }
     }

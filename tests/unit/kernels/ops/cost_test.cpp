@@ -84,6 +84,24 @@ TEST(OpCost, OfAttentionCountsThePairsThatAreSeen) {
               24 * 2 * (6 + 5 + 5 + 6 + 6), 4 * (2 * (72 + 108 + 12) + 2 * 60 + 12));
 }
 
+// The last 2 of 5 positions ask: they see 4 and 5 keys, in each of 2 sequences and 3 heads.
+TEST(OpCost, OfAPartsAttentionCountsWhatItsQueriesSee) {
+  const MlaShape shape{.batch = 2,
+                       .sequence = 5,
+                       .heads = 3,
+                       .nope_dim = 4,
+                       .rope_dim = 2,
+                       .v_dim = 5,
+                       .queries = 2};
+  expect_cost(cost_of(MlaAttentionForward{.shape = shape,
+                                          .q = mat(kF32, 4, 18),
+                                          .kv = mat(kF32, 10, 27),
+                                          .k_rope = mat(kF32, 10, 2),
+                                          .out = mat(kF32, 4, 15),
+                                          .lse = vec<float>(12)}),
+              2 * 3 * (4 + 5) * 2 * (6 + 5), 4 * (72 + 270 + 20 + 60 + 12));
+}
+
 TEST(OpCost, OfNormsAndElementwiseOpsIsWhatTheyMove) {
   expect_cost(cost_of(RmsNormForward{.x = mat(kBf16, 4, 8),
                                      .gain = vec<const float>(8),
@@ -199,6 +217,18 @@ TEST(OpCost, OfTheLossAndTheOptimizer) {
   expect_cost(cost_of(loss), 0, 4 * 60 + 4 * 6);
   loss.want_grad = true;
   expect_cost(cost_of(loss), 0, 2 * 4 * 60 + 4 * 6);
+  CrossEntropyStatistics statistics{
+      .logits = mat(kF32, 6, 10), .labels = vec<const int32_t>(6), .statistics = vec<float>(18)};
+  expect_cost(cost_of(statistics), 0, 4 * 60 + 4 * 6 + 4 * 18);
+  statistics.keep_terms = true;
+  expect_cost(cost_of(statistics), 0, 2 * 4 * 60 + 4 * 6 + 4 * 18);
+  CrossEntropyFinish finish{.terms = mat(kF32, 6, 10),
+                            .labels = vec<const int32_t>(6),
+                            .ranks = 2,
+                            .statistics = vec<const float>(36)};
+  expect_cost(cost_of(finish), 0, 4 * 6 + 4 * 36);
+  finish.want_grad = true;
+  expect_cost(cost_of(finish), 0, 2 * 4 * 60 + 4 * 6 + 4 * 36);
   expect_cost(cost_of(SquaredNorm{.x = vec<const float>(100)}), 0, 400);
   AdamW adamw{.master = vec<float>(100),
               .grad = vec<const float>(100),
