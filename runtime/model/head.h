@@ -2,7 +2,9 @@
 //
 // Law: the [tokens, vocabulary] logits never exist in training: for each chunk of rows logits
 // (f32), loss, their gradient and the products with it are done before the next chunk begins, in
-// memory booked as "transient/logits".
+// memory booked as "transient/logits". Under TP a rank has some columns of the vocabulary: the
+// hidden states are gathered, each row's statistics go round (three numbers a rank), and the hidden
+// states' gradients are summed and scattered; the loss is added on TP rank 0 alone.
 #pragma once
 
 #include "runtime/model/pass.h"
@@ -16,7 +18,7 @@ inline constexpr int64_t kHeadRowsMin = 64;
 
 struct HeadLoss {
   ops::ConstMatrix x;                 // [tokens, d_model] act: normed hidden states
-  ops::Vector<const int32_t> labels;  // [tokens]; −1: left out
+  ops::Vector<const int32_t> labels;  // [gathered_tokens]; −1: left out
   double loss_scale = 0;              // of the reported loss
   double grad_scale = 0;              // of the differentiated loss
   double* loss = nullptr;             // device scalar +=

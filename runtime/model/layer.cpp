@@ -23,14 +23,32 @@ TransformerLayer::TransformerLayer(const spec::ModelSpec& model, const ParamStor
   }
 }
 
+tensor::Tensor TransformerLayer::push_normed(const Pass& pass) const {
+  if (!pass.drops_norms()) return pass.push("activations/norm", d_model_);
+  const tensor::OnStack aside(pass.arena, tensor::Arena::kAside);
+  return pass.push("transient/norm", d_model_);
+}
+
+tensor::Tensor TransformerLayer::normed_again(const Pass& pass, const Gain& gain,
+                                              const tensor::Tensor& kept, const tensor::Tensor& x,
+                                              const tensor::Tensor& rstd) const {
+  if (!pass.drops_norms()) return kept;
+  const tensor::OnStack aside(pass.arena, tensor::Arena::kAside);
+  const tensor::Tensor normed = pass.push("transient/norm", d_model_);
+  norm_forward(pass, gain, eps_, x, normed, rstd);  // writes the same rstd once more
+  return normed;
+}
+
 void TransformerLayer::forward(const Pass& pass, StepState& step, ops::Vector<const float> cos,
                                ops::Vector<const float> sin, const tensor::Tensor& x,
                                const tensor::Tensor& y, LayerStash& stash) const {
+  const tensor::AsideScope aside(pass.arena);
   stash.x = x;
-  stash.attention_in = pass.push("activations/norm", d_model_);
+  stash.attention_in = push_normed(pass);
   stash.attention_rstd = pass.push_f32("activations/norm/statistics", {pass.tokens()});
   stash.x_mid = pass.push("activations/residual", d_model_);
-  stash.ffn_in = pass.push("activations/norm", d_model_);
+  // One buffer takes turns where both are dropped.
+  stash.ffn_in = pass.drops_norms() ? stash.attention_in : push_normed(pass);
   stash.ffn_rstd = pass.push_f32("activations/norm/statistics", {pass.tokens()});
 
   norm_forward(pass, attention_norm_, eps_, x, stash.attention_in, stash.attention_rstd);
@@ -58,11 +76,22 @@ void TransformerLayer::ffn_backward_input(const Pass& pass, const LayerStash& st
 
 void TransformerLayer::ffn_backward_weight(const Pass& pass, const LayerStash& stash,
                                            ops::ConstMatrix dy, const LayerGrad& grad) const {
+  const tensor::AsideScope aside(pass.arena);
+  const tensor::Tensor ffn_in =
+      normed_again(pass, ffn_norm_, stash.ffn_in, stash.x_mid, stash.ffn_rstd);
   if (moe_) {
-    moe_->backward_weight(pass, stash.moe, stash.ffn_in, dy, grad.moe);
+    moe_->backward_weight(pass, stash.moe, ffn_in, dy, grad.moe);
   } else {
-    dense_->backward_weight(pass, stash.dense, stash.ffn_in, dy, grad.dense);
+    dense_->backward_weight(pass, stash.dense, ffn_in, dy, grad.dense);
   }
+}
+
+void TransformerLayer::attention_backward_weight(const Pass& pass, const LayerStash& stash,
+                                                 ops::ConstMatrix dy, const LayerGrad& grad) const {
+  const tensor::AsideScope aside(pass.arena);
+  const tensor::Tensor attention_in =
+      normed_again(pass, attention_norm_, stash.attention_in, stash.x, stash.attention_rstd);
+  attention_.backward_weight(pass, stash.attention, attention_in, dy, grad.attention);
 }
 
 void TransformerLayer::backward(const Pass& pass, ops::Vector<const float> cos,
@@ -73,12 +102,16 @@ void TransformerLayer::backward(const Pass& pass, ops::Vector<const float> cos,
   LayerGrad grad;
   {
     const tensor::Scope half(pass.arena);
-    ffn_backward_input(pass, stash, dh, dnormed, grad);
-    ffn_backward_weight(pass, stash, dh, grad);
+    if (moe_ && !pass.drops_norms()) {
+      moe_->backward(pass, stash.moe, stash.ffn_in, dh, dnormed, grad.moe);
+    } else {
+      ffn_backward_input(pass, stash, dh, dnormed, grad);
+      ffn_backward_weight(pass, stash, dh, grad);
+    }
     norm_backward(pass, ffn_norm_, dnormed, stash.x_mid, stash.ffn_rstd, dh, true);
   }
   attention_.backward_input(pass, cos, sin, stash.attention, dh, dnormed, grad.attention);
-  attention_.backward_weight(pass, stash.attention, stash.attention_in, dh, grad.attention);
+  attention_backward_weight(pass, stash, dh, grad);
   norm_backward(pass, attention_norm_, dnormed, stash.x, stash.attention_rstd, dh, true);
 }
 
@@ -102,12 +135,7 @@ void TransformerLayer::backward_input(const Pass& pass, ops::Vector<const float>
 void TransformerLayer::backward_weight(const Pass& pass, const LayerStash& stash,
                                        const LayerGrad& grad) const {
   ffn_backward_weight(pass, stash, grad.dffn_out, grad);
-  attention_.backward_weight(pass, stash.attention, stash.attention_in, grad.dattention_out,
-                             grad.attention);
-}
-
-void TransformerLayer::update_bias(const Pass& pass, const StepState& step) const {
-  if (moe_) moe_->update_bias(pass, step.counts(moe_idx_));
+  attention_backward_weight(pass, stash, grad.dattention_out, grad);
 }
 
 }  // namespace dsv3::model

@@ -1,8 +1,10 @@
 // TransformerLayer: x_mid = x + attention(norm(x)); x_out = x_mid + ffn(norm(x_mid)), the ffn
 // dense or MoE.
 //
-// Law: the gradient of the residual stream is one buffer, updated in place on the way down; what a
-// deferred backward_weight needs of it is copied before it changes.
+// Laws: the gradient of the residual stream is one buffer, updated in place on the way down; what a
+// deferred backward_weight needs of it is copied before it changes. With selective recomputation
+// the norms' outputs lie aside (tensor/arena.h) while they are needed, and are made again for the
+// weight gradients from what is kept: the same bits.
 #pragma once
 
 #include <optional>
@@ -15,7 +17,7 @@ namespace dsv3::model {
 
 struct LayerStash {
   tensor::Tensor x;                         // [tokens, d_model] act: the input, not owned
-  tensor::Tensor attention_in, ffn_in;      // [tokens, d_model] act: normed
+  tensor::Tensor attention_in, ffn_in;      // [tokens, d_model] act: normed; dropped when selective
   tensor::Tensor x_mid;                     // [tokens, d_model] act
   tensor::Tensor attention_rstd, ffn_rstd;  // [tokens] f32
   MlaStash attention;
@@ -51,10 +53,15 @@ class TransformerLayer {
   void backward_input(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin,
                       const LayerStash& stash, ops::Matrix dh, LayerGrad& grad) const;
   void backward_weight(const Pass& pass, const LayerStash& stash, const LayerGrad& grad) const;
-  // Of the router; nothing in a dense layer.
-  void update_bias(const Pass& pass, const StepState& step) const;
 
  private:
+  // The output of a norm in the forward: kept on the stack or, to be dropped, aside.
+  tensor::Tensor push_normed(const Pass& pass) const;
+  // It in the backward: what was kept or, aside, made again from the norm's input x.
+  tensor::Tensor normed_again(const Pass& pass, const Gain& gain, const tensor::Tensor& kept,
+                              const tensor::Tensor& x, const tensor::Tensor& rstd) const;
+  void attention_backward_weight(const Pass& pass, const LayerStash& stash, ops::ConstMatrix dy,
+                                 const LayerGrad& grad) const;
   void ffn_backward_input(const Pass& pass, const LayerStash& stash, ops::ConstMatrix dy,
                           ops::Matrix dx, LayerGrad& grad) const;
   void ffn_backward_weight(const Pass& pass, const LayerStash& stash, ops::ConstMatrix dy,

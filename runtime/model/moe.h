@@ -1,34 +1,30 @@
 // MoeBlock: router, routed experts and shared experts of one MoE layer (DeepSeek-V3 §2.1.2).
 //
-// Laws: the router is f32 from its input on; which expert is chosen follows the biased scores, how
-// much it weighs the unbiased ones; nothing is dropped; the routing weight is applied before the
-// down projection. The bias is no parameter: only update_bias() changes it, from the exact counts
-// of the global batch.
-//
-// Axis words: slots = tokens · top_k, one (token, choice) each; rows = the same slots, sorted by
-// expert.
+// Laws: without a capacity nothing is dropped; the routing weight is applied before the down
+// projection. A rank routes its own tokens (moe_router.h), sends them to the ranks that hold their
+// experts and takes back what comes out (expert_exchange.h). Meanwhile, with Pass::overlap_experts,
+// the shared experts are computed: up while rows leave, down while they come back; in the backward
+// their input's gradient, then the weights' gradients. The order of every sum is the same without
+// overlap. Where all experts are here nothing is exchanged.
 #pragma once
 
 #include <optional>
 #include <string>
 
+#include "runtime/model/expert_exchange.h"
 #include "runtime/model/ffn.h"
-#include "runtime/model/pass.h"
-#include "runtime/model/step_state.h"
+#include "runtime/model/moe_router.h"
 
 namespace dsv3::model {
 
-struct MoeStash {
-  tensor::Tensor logits, scores;            // [tokens, experts] f32
-  tensor::Tensor expert_idx;                // [tokens, top_k] i32
-  tensor::Tensor weights;                   // [tokens, top_k] f32
-  tensor::Tensor fraction;                  // [sequences, experts] f32
-  tensor::Tensor offsets;                   // [experts + 1] i32
-  tensor::Tensor row_of_slot, slot_of_row;  // [slots] i32
-  tensor::Tensor row_weight;                // [rows] f32
-  tensor::Tensor x;                         // [rows, d_model] act: the input, permuted
-  tensor::Tensor gate_up;                   // [rows, 2 · width] act
-  tensor::Tensor hidden;                    // [rows, width] act, weighted
+// rows: those of the experts that are here, sorted by expert, whoever sent them. width: of the
+// experts, or of this rank's strip of them.
+struct MoeStash : RouterStash {
+  ExpertRoutes routes;
+  tensor::Tensor row_weight;  // [rows] f32
+  tensor::Tensor x;           // [rows, d_model] act: their input
+  tensor::Tensor gate_up;     // [rows, 2 · width] act
+  tensor::Tensor hidden;      // [rows, width] act, weighted; empty under selective recomputation
   FfnStash shared;
 };
 struct MoeGrad {
@@ -53,25 +49,36 @@ class MoeBlock {
                       MoeGrad& grad) const;
   void backward_weight(const Pass& pass, const MoeStash& stash, ops::ConstMatrix x,
                        ops::ConstMatrix dy, const MoeGrad& grad) const;
-  // bias += rate · sign(mean − counts). Nothing without a bias.
-  void update_bias(const Pass& pass, ops::Vector<const int64_t> counts) const;
+  // Both, the weights' gradients while the rows' input gradients travel back where that needs no
+  // more memory (nothing recomputed; shared experts only with TP 1). The same bits.
+  void backward(const Pass& pass, const MoeStash& stash, ops::ConstMatrix x, ops::ConstMatrix dy,
+                ops::Matrix dx, MoeGrad& grad) const;
 
  private:
-  ops::RouterShape router_shape(const Pass& pass) const;
-  // x in f32: itself, or a copy pushed on the arena.
-  ops::ConstMatrix as_f32(const Pass& pass, ops::ConstMatrix x) const;
-  void route(const Pass& pass, StepState& step, int64_t moe_idx, ops::ConstMatrix x,
-             MoeStash& stash) const;
-  void router_backward_input(const Pass& pass, const MoeStash& stash,
-                             const tensor::Tensor& dweights, ops::Matrix dx, MoeGrad& grad) const;
+  // Of the shared experts' weight gradients; [tokens, d_model] act.
+  struct WeightInputs {
+    ops::ConstMatrix x, dy;
+  };
+  void bring_rows(const Pass& pass, ops::ConstMatrix x, ops::Matrix y, const MoeStash& stash) const;
+  void bring_gradients(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy, ops::Matrix dx,
+                       const MoeGrad& grad) const;
+  void return_rows(const Pass& pass, const MoeStash& stash, const tensor::Tensor& out,
+                   ops::Matrix y) const;
+  void return_gradients(const Pass& pass, const MoeStash& stash, const tensor::Tensor& drows,
+                        ops::Vector<const float> drow_weight, ops::Matrix dx,
+                        ops::Vector<float> dweights, const WeightInputs* meanwhile,
+                        const MoeGrad& grad) const;
+  void input_gradients(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy, ops::Matrix dx,
+                       const WeightInputs* meanwhile, MoeGrad& grad) const;
+  void expert_weights(const Pass& pass, const MoeStash& stash, const MoeGrad& grad) const;
+  void weights_meanwhile(const Pass& pass, const MoeStash& stash, const WeightInputs& inputs,
+                         const MoeGrad& grad) const;
+  bool shared_in_parts(const Pass& pass, const MoeStash& stash) const;
+  void weigh_hidden(const Pass& pass, const MoeStash& stash, ops::Matrix hidden) const;
 
-  int64_t experts_, top_k_, groups_, top_groups_, width_;
-  ops::ScoreFunction score_;
-  bool normalise_;
-  float scaling_, bias_rate_;
-  ops::Vector<float> bias_;
-  Weight gate_;  // f32
-  ExpertWeight gate_up_, down_;
+  MoeRouter router_;
+  ExpertWeight gate_up_, down_;  // of the experts that are here
+  int64_t experts_here_, width_;
   std::optional<DenseFfn> shared_;
 };
 

@@ -28,19 +28,24 @@ class MtpModule {
   MtpModule(const spec::ModelSpec& model, const ParamStore& params, int64_t layer, int64_t moe_idx,
             ops::Vector<float> bias);
 
-  // ids [tokens]: t_{i+depth}, 0 where there is none; previous: h^{depth−1}. Fills the stash.
+  // ids [gathered_tokens]: t_{i+depth}, 0 where there is none; previous: h^{depth−1}. Fills the
+  // stash.
   void forward(const Pass& pass, StepState& step, ops::Vector<const float> cos,
                ops::Vector<const float> sin, ops::Vector<const int32_t> ids,
                const tensor::Tensor& previous, MtpStash& stash) const;
+  // The layer's activations are dropped where pass.keeps_inputs_only(), and made again here.
   // dnormed: gradient of stash.normed. dh: gradient of h^depth from deeper modules when `has_dh`,
   // scratch otherwise; destroyed. dprevious (+)= gradient of h^{depth−1}.
-  void backward(const Pass& pass, ops::Vector<const float> cos, ops::Vector<const float> sin,
-                ops::Vector<const int32_t> ids, const MtpStash& stash, ops::ConstMatrix dnormed,
-                ops::Matrix dh, bool has_dh, ops::Matrix dprevious,
+  void backward(const Pass& pass, StepState& step, ops::Vector<const float> cos,
+                ops::Vector<const float> sin, ops::Vector<const int32_t> ids, MtpStash& stash,
+                ops::ConstMatrix dnormed, ops::Matrix dh, bool has_dh, ops::Matrix dprevious,
                 bool accumulate_dprevious) const;
   const TransformerLayer& layer() const { return layer_; }
 
  private:
+  void layer_backward(const Pass& pass, StepState& step, ops::Vector<const float> cos,
+                      ops::Vector<const float> sin, MtpStash& stash, ops::Matrix dh) const;
+
   int64_t d_model_;
   float eps_;
   Weight embedding_, eh_proj_;

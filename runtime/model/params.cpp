@@ -15,7 +15,7 @@ ParamStore::ParamStore(const spec::ModelSpec& model, tensor::Arena& arena, DType
       compute_dtype_(compute),
       layout_(param_layout(model, cut, position)) {
   master_ = arena.persistent("weights", DType::kF32, {layout_.elements});
-  if (gradients) grad_ = arena.persistent("gradients", DType::kF32, {layout_.elements});
+  if (gradients) grad_ = arena.persistent("gradients", DType::kF32, {layout_.grad_elements});
   if (compute == DType::kBf16)
     compute_ = arena.persistent("weights/compute", DType::kBf16, {layout_.decay_elements});
   for (size_t i = 0; i < layout_.blocks.size(); ++i) block_by_name_[layout_.blocks[i].name] = i;
@@ -29,11 +29,24 @@ const ParamBlock& ParamStore::block(std::string_view name) const {
   return layout_.blocks[found->second];
 }
 
+float* ParamStore::grad_at(int64_t offset) const {
+  const auto after =
+      std::upper_bound(layout_.blocks.begin(), layout_.blocks.end(), offset,
+                       [](int64_t at, const ParamBlock& b) { return at < b.offset; });
+  DSV3_CHECK(!grad_.empty() && after != layout_.blocks.begin());
+  const ParamBlock& block = *std::prev(after);
+  return grad_of(block) + (offset - block.offset);
+}
+
+void ParamStore::keep_grad_sums(int64_t elements) {
+  grad_sums_ = arena_.persistent("gradients/sums", DType::kF32, {elements});
+}
+
 Weight ParamStore::f32_weight(std::string_view name) const {
   const ParamBlock& b = block(name);
   DSV3_CHECK(b.groups == 1, name);
   return {ops::ConstMatrix(master_.as<float>() + b.offset, DType::kF32, b.rows, b.cols),
-          ops::Matrix(grad_at(b.offset), DType::kF32, b.rows, b.cols)};
+          ops::Matrix(grad_of(b), DType::kF32, b.rows, b.cols)};
 }
 
 Weight ParamStore::weight(std::string_view name) const {
@@ -49,14 +62,14 @@ Gain ParamStore::gain(std::string_view name) const {
   const ParamBlock& b = block(name);
   DSV3_CHECK(b.groups == 1 && b.rows == 1, name);
   return {ops::Vector<const float>(master_.as<float>() + b.offset, b.cols),
-          ops::Vector<float>(grad_at(b.offset), b.cols)};
+          ops::Vector<float>(grad_of(b), b.cols)};
 }
 
 ExpertWeight ParamStore::experts(std::string_view name) const {
   const ParamBlock& b = block(name);
   ExpertWeight weight{
       ops::ConstStack(master_.as<float>() + b.offset, DType::kF32, b.groups, b.rows, b.cols),
-      ops::Stack(grad_at(b.offset), DType::kF32, b.groups, b.rows, b.cols)};
+      ops::Stack(grad_of(b), DType::kF32, b.groups, b.rows, b.cols)};
   if (compute_dtype_ == DType::kBf16) {
     weight.value =
         ops::ConstStack(compute_.as<Bf16>() + b.offset, DType::kBf16, b.groups, b.rows, b.cols);
@@ -72,14 +85,17 @@ const ParamSlice* ParamStore::find(std::string_view hf_name) const {
 void ParamStore::initialise(int64_t seed) {
   std::vector<float> values;
   for (const ParamSlice& slice : layout_.slices) {
-    const int64_t n = slice.info.num_elements();
+    const plan::Box& box = slice.box;
+    const int64_t n = box.num_elements(), whole_cols = slice.info.shape.back();
     values.resize(static_cast<size_t>(n));
     if (slice.info.init == spec::InitRule::kNormal) {
       const CounterRng rng(static_cast<uint64_t>(seed), name_key(slice.info.name));
       const float deviation = static_cast<float>(init_std_);
 #pragma omp parallel for schedule(static) if (n > 4096)
       for (int64_t i = 0; i < n; ++i) {
-        values[static_cast<size_t>(i)] = rng.normal(static_cast<uint64_t>(i)) * deviation;
+        const int64_t row = box.row + i / box.cols, col = box.col + i % box.cols;
+        const auto index = static_cast<uint64_t>(row * whole_cols + col);  // in the whole tensor
+        values[static_cast<size_t>(i)] = rng.normal(index) * deviation;
       }
     } else {
       std::fill(values.begin(), values.end(),
@@ -91,16 +107,23 @@ void ParamStore::initialise(int64_t seed) {
 }
 
 void ParamStore::zero_grad() {
-  if (grad_.empty()) return;
-  arena_.device().backend().fill_zero(grad_.data, static_cast<size_t>(grad_.bytes()),
-                                      arena_.device().stream());
+  for (const tensor::Tensor* flat : {&grad_, &grad_sums_}) {
+    if (flat->empty()) continue;
+    arena_.device().backend().fill_zero(flat->data, static_cast<size_t>(flat->bytes()),
+                                        arena_.device().stream());
+  }
 }
 
 void ParamStore::refresh_compute() {
-  if (compute_.empty() || layout_.decay_elements == 0) return;
-  const int64_t n = layout_.decay_elements;
-  ops::cast(arena_.context(), {.x = ops::ConstMatrix(master_.data, DType::kF32, 1, n),
-                               .y = ops::Matrix(compute_.data, DType::kBf16, 1, n)});
+  refresh_compute(0, layout_.decay_elements);
+}
+
+void ParamStore::refresh_compute(int64_t begin, int64_t end) {
+  const int64_t n = std::min(end, layout_.decay_elements) - begin;
+  if (compute_.empty() || n <= 0) return;
+  ops::cast(arena_.context(),
+            {.x = ops::ConstMatrix(master_.as<float>() + begin, DType::kF32, 1, n),
+             .y = ops::Matrix(compute_.as<Bf16>() + begin, DType::kBf16, 1, n)});
 }
 
 void ParamStore::read(const tensor::Tensor& flat, int64_t begin, std::span<float> out) const {

@@ -46,10 +46,19 @@ class ParamStore {
   ParamStore& operator=(const ParamStore&) = delete;
 
   const ParamLayout& layout() const { return layout_; }
+  tensor::Arena& arena() const { return arena_; }
   DType compute_dtype() const { return compute_dtype_; }
   const tensor::Tensor& master() const { return master_; }    // [elements] f32
-  const tensor::Tensor& grad() const { return grad_; }        // [elements] f32, or empty
+  const tensor::Tensor& grad() const { return grad_; }        // [grad_elements] f32, or empty
   const tensor::Tensor& compute() const { return compute_; }  // [decay_elements] bf16, or empty
+
+  // Where the gradient of flat element `offset` is accumulated in a micro-batch. Requires
+  // gradients.
+  float* grad_at(int64_t offset) const;
+  // Under ZeRO 2 (parallel/gradient_sync.h): the sums over ranks and micro-batches, of the elements
+  // that this rank updates, one behind the other [n] f32; else empty, and the sums are in grad().
+  const tensor::Tensor& grad_sums() const { return grad_sums_; }
+  void keep_grad_sums(int64_t elements);
 
   // Views by block name (param_layout.h); an unknown name or another shape of block aborts. The
   // f32 weight is the master's.
@@ -68,6 +77,8 @@ class ParamStore {
   void zero_grad();
   // Derives the compute copy; call after writing the master (the optimizer does its own).
   void refresh_compute();
+  // The same for what of elements [begin, end) has one.
+  void refresh_compute(int64_t begin, int64_t end);
 
   // Host copies of elements [begin, begin + out.size()) of a flat f32 buffer of this store's
   // layout (master, grad, a moment).
@@ -76,15 +87,15 @@ class ParamStore {
 
  private:
   const ParamBlock& block(std::string_view name) const;
-  float* grad_at(int64_t offset) const {
-    return grad_.empty() ? nullptr : grad_.as<float>() + offset;
+  float* grad_of(const ParamBlock& block) const {
+    return grad_.empty() ? nullptr : grad_.as<float>() + block.grad_offset;
   }
 
   tensor::Arena& arena_;
   double init_std_;
   DType compute_dtype_;
   ParamLayout layout_;
-  tensor::Tensor master_, grad_, compute_;
+  tensor::Tensor master_, grad_, grad_sums_, compute_;
   std::unordered_map<std::string, size_t> block_by_name_, slice_by_name_;
 };
 

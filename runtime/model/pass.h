@@ -33,8 +33,6 @@ class BackwardObserver {
   virtual void head_done() = 0;
   // Nothing more is added to the gradients of this Hugging Face layer (MTP modules too).
   virtual void layer_done(int64_t layer) = 0;
-  // Often, between two operations; must be cheap.
-  virtual void between_operations() = 0;
 };
 
 // Factors of the losses: every micro-batch adds its share of a mean over the GLOBAL batch.
@@ -61,11 +59,14 @@ struct Pass {
   Recompute recompute = Recompute::kNone;
   // This forward only brings back what was dropped: losses and counts were added the first time.
   bool again = false;
+  // Whether something is computed while rows travel to and from their experts.
+  bool overlap_experts = true;
 
-  void between_operations() const {
-    if (observer) observer->between_operations();
-    groups->progress();
-  }
+  // Often, while something is computed: moves what is on its way.
+  void between_operations() const { groups->progress(); }
+  // Whether a layer keeps nothing but its input, and whether it drops its norms' outputs.
+  bool keeps_inputs_only() const { return training && recompute == Recompute::kFull; }
+  bool drops_norms() const { return training && recompute == Recompute::kSelective; }
   int64_t tp() const { return groups->layout.tp; }
   int64_t cp() const { return groups->layout.cp; }
   // Tokens of one sequence that are here: between modules, and gathered over TP.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 
 namespace dsv3::model {
 namespace {
@@ -46,7 +47,7 @@ std::vector<double> frequencies(const spec::MlaSpec& mla) {
 
 }  // namespace
 
-RopeTables rope_tables(const spec::MlaSpec& mla, int64_t sequence) {
+RopeTables rope_tables(const spec::MlaSpec& mla, std::span<const int64_t> positions) {
   const spec::RopeScaling& scaling = mla.rope_scaling;
   double gain = 1.0;
   if (is_yarn(mla)) {
@@ -57,7 +58,7 @@ RopeTables rope_tables(const spec::MlaSpec& mla, int64_t sequence) {
   }
   RopeTables tables;
   const std::vector<double> frequency = frequencies(mla);
-  for (int64_t position = 0; position < sequence; ++position) {
+  for (const int64_t position : positions) {
     for (const double f : frequency) {
       const double angle = static_cast<double>(position) * f;
       tables.cos.push_back(static_cast<float>(std::cos(angle) * gain));
@@ -65,6 +66,12 @@ RopeTables rope_tables(const spec::MlaSpec& mla, int64_t sequence) {
     }
   }
   return tables;
+}
+
+RopeTables rope_tables(const spec::MlaSpec& mla, int64_t sequence) {
+  std::vector<int64_t> positions(static_cast<size_t>(sequence));
+  std::iota(positions.begin(), positions.end(), 0);
+  return rope_tables(mla, positions);
 }
 
 float softmax_scale(const spec::MlaSpec& mla) {

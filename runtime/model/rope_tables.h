@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "configs/spec/job_spec.h"
@@ -25,11 +26,13 @@
 namespace dsv3::model {
 
 struct RopeTables {
-  std::vector<float> cos;  // [sequence, rope_dim / 2]
-  std::vector<float> sin;  // [sequence, rope_dim / 2]
+  std::vector<float> cos;  // [positions, rope_dim / 2]
+  std::vector<float> sin;  // [positions, rope_dim / 2]
 };
 
-// Tables of positions 0 … sequence − 1; empty when qk_rope_head_dim is 0.
+// Tables of these positions, a row each; empty when qk_rope_head_dim is 0.
+RopeTables rope_tables(const spec::MlaSpec& mla, std::span<const int64_t> positions);
+// Of positions 0 … sequence − 1.
 RopeTables rope_tables(const spec::MlaSpec& mla, int64_t sequence);
 // Factor of q·k before the softmax.
 float softmax_scale(const spec::MlaSpec& mla);

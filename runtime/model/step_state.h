@@ -13,9 +13,9 @@
 
 namespace dsv3::model {
 
-// Which scalar; all f64.
-enum class Scalar : int { kLmLoss, kMtpLoss, kAuxLoss, kZLoss, kSquaredNorm, kGradNorm };
-inline constexpr int64_t kNumScalars = 8;  // the last two are unused
+// Which scalar; all f64. kDropped: slots (of a token and an expert) beyond a capacity.
+enum class Scalar : int { kLmLoss, kMtpLoss, kAuxLoss, kZLoss, kSquaredNorm, kGradNorm, kDropped };
+inline constexpr int64_t kNumScalars = 8;  // the last one is unused
 
 class StepState {
  public:

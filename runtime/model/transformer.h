@@ -1,19 +1,17 @@
-// Transformer: the whole DeepSeek-V3 model on one device: embedding, layers, final norm, head, MTP
-// modules.
+// Transformer: the DeepSeek-V3 model of one rank: its parameters, the step's numbers, the routers'
+// biases, and its stage of the pipeline, which is the whole model where there is none.
 //
 // Laws: a micro-batch adds its share of the GLOBAL batch's loss and gradients, so any split into
-// micro-batches gives the same step (to rounding). Definitions of the losses:
+// micro-batches and over ranks gives the same step (to rounding). Definitions of the losses:
 // tests/golden/README.md. What is measured on validation text changes nothing: no count, bias or
-// gradient.
+// gradient. The step's counts and the biases are of ALL layers of the model, on every rank.
 #pragma once
 
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "configs/spec/job_spec.h"
-#include "runtime/model/head.h"
-#include "runtime/model/mtp.h"
+#include "runtime/model/stage.h"
 #include "runtime/model/step_state.h"
 
 namespace dsv3::model {
@@ -23,6 +21,10 @@ struct TransformerOptions {
   int64_t global_sequences = 1;  // sequences of a global batch: what losses are means over
   DType compute = DType::kF32;   // of activations and matrix products
   bool gradients = true;         // false: forward only, in half the memory
+  // The ranks that hold the model between them; outlive it.
+  const comm::Groups* groups = &comm::Groups::alone();
+  Recompute recompute = Recompute::kNone;
+  bool overlap_experts = true;  // Pass's
 };
 
 // The dtype to compute in for training.dtype on this device: bf16 only where asked for and where
@@ -40,6 +42,10 @@ class Transformer {
 
   ParamStore& params() { return params_; }
   StepState& step() { return step_; }
+  Stage& stage() { return stage_; }
+  tensor::Arena& arena() { return arena_; }
+  const comm::Groups& groups() const { return *options_.groups; }
+  int64_t d_model() const { return model_.d_model; }
   // The routers' biases [moe layers, experts] f32; no elements when they are not used.
   const tensor::Tensor& router_bias() const { return router_bias_; }
   int64_t num_moe_layers() const { return static_cast<int64_t>(moe_layers_.size()); }
@@ -48,6 +54,12 @@ class Transformer {
   // "model.layers.N.mlp.gate.e_score_correction_bias".
   std::string router_bias_name(int64_t moe_idx) const;
 
+  // What modules are told about a micro-batch of `sequences`.
+  Pass make_pass(int64_t sequences, bool training);
+
+  // The following are for a model that isn't cut into stages; with TP, CP or EP every rank calls
+  // them at once with the samples of its data rank. parallel/pipeline.h trains any model.
+
   // Forward and backward of `tokens` [sequences, sequence + 1] (host; inputs and labels overlap):
   // adds to the gradients, and to step()'s losses and counts. Leaves the arena's stack as it was.
   // `observer` (may be null) is told how far the backward pass is.
@@ -55,35 +67,24 @@ class Transformer {
   // Adds lm_loss · scale, summed over all tokens, to step()'s kLmLoss; touches nothing else.
   void evaluate(std::span<const int32_t> tokens, double scale);
   // Logits [tokens, vocabulary] f32 of the main model, left on the arena's stack: the caller
-  // releases it. Nothing else is kept, so one layer's activations is all the memory beside it.
+  // releases it. Nothing else is kept, so one layer's activations is all the memory beside it. One
+  // rank only.
   tensor::Tensor score(std::span<const int32_t> tokens);
   // Logits [tokens, vocabulary] f32 of the main model (depth 0) or an MTP depth, left on the
-  // arena's stack: the caller releases it. `tokens` as above.
+  // arena's stack: the caller releases it. `tokens` as above. One rank only.
   tensor::Tensor logits(std::span<const int32_t> tokens, int64_t depth = 0);
   // Chosen experts [tokens, top_k] of a MoE layer of the last logits() call, on the arena's stack
   // below its release.
   const tensor::Tensor& last_expert_idx(int64_t moe_idx) const {
     return last_expert_idx_[static_cast<size_t>(moe_idx)];
   }
-  // Moves every router's bias by step()'s counts, which must be those of the whole global batch.
+
+  // Moves every router's bias, those of other stages' layers too, by step()'s counts, which must be
+  // those of the whole global batch: bias += rate · sign(mean − counts).
   void update_router_bias();
 
  private:
-  // Ids and labels of one micro-batch on the device.
-  struct Inputs {
-    ops::Vector<const int32_t> ids, labels;                       // [tokens]
-    std::vector<ops::Vector<const int32_t>> mtp_ids, mtp_labels;  // by depth − 1
-  };
-  Pass make_pass(int64_t num_tokens, bool training);
-  Inputs upload(const Pass& pass, std::span<const int32_t> tokens);
-  // Embedding, layers, final norm with every stash kept; gives h⁰. hidden_[l] is the input of
-  // layer l.
-  void forward_main(const Pass& pass, const Inputs& inputs);
-  // The final norm's output [tokens, d_model], on the arena's stack; no stash is kept.
-  tensor::Tensor forward_only(const Pass& pass, const Inputs& inputs);
-  void forward_mtp(const Pass& pass, const Inputs& inputs);
-  double mtp_scale(int64_t depth) const;
-  const tensor::Tensor& mtp_previous(int64_t depth) const;
+  int64_t sequences_of(std::span<const int32_t> tokens) const;
 
   spec::ModelSpec model_;
   TransformerOptions options_;
@@ -91,21 +92,9 @@ class Transformer {
   ParamStore params_;
   std::vector<int64_t> moe_layers_;
   StepState step_;
-  tensor::Tensor router_bias_, cos_, sin_;
-  Weight embedding_, head_;
-  Gain norm_;
-  std::vector<TransformerLayer> layers_;
-  std::vector<MtpModule> mtp_;
-
-  // Scratch of one micro-batch, kept so that a step allocates nothing.
-  Inputs inputs_;
-  std::vector<int32_t> host_ids_;
-  std::vector<tensor::Tensor> hidden_;
-  std::vector<LayerStash> stashes_;
-  std::vector<size_t> marks_;
-  tensor::Tensor normed_, normed_rstd_;
-  std::vector<MtpStash> mtp_stashes_;
-  std::vector<tensor::Tensor> dnormed_;  // by depth, 0 first
+  tensor::Tensor router_bias_;
+  Stage stage_;
+  MicroBatch batch_;  // of the calls above, kept so that a step allocates nothing
   std::vector<tensor::Tensor> last_expert_idx_;
 };
 

@@ -1,8 +1,10 @@
 // The optimizer's step; see adamw.h.
 #include "runtime/optim/adamw.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "base/check.h"
 #include "kernels/ops/ops.h"
 #include "runtime/optim/schedule.h"
 
@@ -11,25 +13,38 @@ namespace dsv3::optim {
 using model::Scalar;
 
 Optimizer::Optimizer(const spec::TrainingSpec& training, model::ParamStore& params,
-                     tensor::Arena& arena)
-    : training_(training), params_(params), arena_(arena) {
+                     const parallel::Ownership& ownership, tensor::Arena& arena)
+    : training_(training), params_(params), arena_(arena), ownership_(ownership) {
+  const model::ParamLayout& layout = params.layout();
+  int64_t elements = 0;
+  for (const parallel::Range& range : ownership_.updated) {
+    const int64_t middle = std::clamp(layout.decay_elements, range.begin, range.end);
+    if (range.begin < middle) parts_.push_back({{range.begin, middle}, elements, true});
+    elements += middle - range.begin;
+    if (middle < range.end) parts_.push_back({{middle, range.end}, elements, false});
+    elements += range.end - middle;
+  }
   const DType dtype = training.moments_dtype == "bf16" ? DType::kBf16 : DType::kF32;
-  exp_avg_ = arena.persistent("optimizer/exp_avg", dtype, {params.layout().elements});
-  exp_avg_sq_ = arena.persistent("optimizer/exp_avg_sq", dtype, {params.layout().elements});
+  const bool host = layout.cut.offload_optimizer;
+  exp_avg_ =
+      arena.persistent(host ? "host/optimizer/exp_avg" : "optimizer/exp_avg", dtype, {elements});
+  exp_avg_sq_ = arena.persistent(host ? "host/optimizer/exp_avg_sq" : "optimizer/exp_avg_sq", dtype,
+                                 {elements});
 }
 
-void Optimizer::update_range(int64_t begin, int64_t end, bool decay, int64_t number, double lr,
-                             const model::StepState& step) {
-  if (begin == end) return;
-  const auto moment = [begin](const tensor::Tensor& t) {
+void Optimizer::update_part(const Part& part, int64_t number, double lr,
+                            const model::StepState& step) {
+  const int64_t begin = part.range.begin, end = part.range.end;
+  const bool decay = part.decay;
+  const auto moment = [&part](const tensor::Tensor& t) {
     return static_cast<void*>(static_cast<std::byte*>(t.data) +
-                              begin * static_cast<int64_t>(dtype_bytes(t.dtype)));
+                              part.at * static_cast<int64_t>(dtype_bytes(t.dtype)));
   };
   const tensor::Tensor& compute = params_.compute();
   const auto n = static_cast<double>(number);
   ops::adamw(arena_.context(),
              {.master = {params_.master().as<float>() + begin, end - begin},
-              .grad = {params_.grad().as<float>() + begin, end - begin},
+              .grad = {grad(part.range, part.at), end - begin},
               .exp_avg = moment(exp_avg_),
               .exp_avg_sq = moment(exp_avg_sq_),
               .moments_dtype = exp_avg_.dtype,
@@ -44,17 +59,29 @@ void Optimizer::update_range(int64_t begin, int64_t end, bool decay, int64_t num
               .bias2 = static_cast<float>(1.0 - std::pow(training_.beta2, n))});
 }
 
+// The sums of the gradients of `range`; `at` is where it begins among the updated elements.
+const float* Optimizer::grad(const parallel::Range& range, int64_t at) const {
+  const tensor::Tensor& sums = params_.grad_sums();
+  return sums.empty() ? params_.grad().as<float>() + range.begin : sums.as<float>() + at;
+}
+
+void Optimizer::add_squared_norm(model::StepState& step) {
+  DSV3_CHECK(params_.grad_sums().empty() || ownership_.represented == ownership_.updated);
+  int64_t at = 0;
+  for (const parallel::Range& range : ownership_.represented) {
+    ops::squared_norm(arena_.context(), {.x = {grad(range, at), range.size()},
+                                         .sum = step.scalar(Scalar::kSquaredNorm)});
+    at += range.size();
+  }
+}
+
 double Optimizer::update(int64_t number, model::StepState& step) {
   const double lr = learning_rate(training_, number);
-  const model::ParamLayout& layout = params_.layout();
-  ops::squared_norm(arena_.context(), {.x = params_.grad().vector<const float>(),
-                                       .sum = step.scalar(Scalar::kSquaredNorm)});
   ops::clip_scale(arena_.context(), {.sum_of_squares = step.scalar(Scalar::kSquaredNorm),
                                      .max_norm = static_cast<float>(training_.grad_clip),
                                      .scale = step.clip_scale(),
                                      .norm = step.scalar(Scalar::kGradNorm)});
-  update_range(0, layout.decay_elements, true, number, lr, step);
-  update_range(layout.decay_elements, layout.elements, false, number, lr, step);
+  for (const Part& part : parts_) update_part(part, number, lr, step);
   return lr;
 }
 

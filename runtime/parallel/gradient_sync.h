@@ -1,10 +1,17 @@
 // GradientSync: sums the gradients of the ranks that hold the same parameters, while backward still
-// computes the rest.
+// computes the rest; and, where each rank updates its pieces alone, brings the others' back.
 //
-// Laws: (1) what is summed, and in which order, follows from the parameters' layout alone: the same
-// on every rank, in every step, with overlap or without, so both give the same bits. (2) A range is
-// on its way only when nothing more is added to it. (3) Every element is in exactly one range.
-// (Buckets in backward order: PyTorch DDP, Li et al. 2020, arXiv 2006.15704.)
+// Laws: (1) what is summed (buckets.h) follows from the parameters' layout alone, and a sum adds in
+// the order of the ranks: overlap, lanes and ZeRO 0 or 1 change no bit of it. (2) The ranks of a
+// sum start their sums in the same order: they run the same schedule. (3) A bucket is on its way
+// only when nothing more is added to it. Sums: plan::ParamClass; a copied embedding is summed over
+// its class first, then over the two stages that hold it.
+//
+// ZeRO 0 sums everywhere, ZeRO 1 into the pieces of their owners, both in the last micro-batch.
+// ZeRO 2 (model::gradients_in_windows()) sums a layer's matrices after EVERY micro-batch: a layer's
+// gradients lie in one of two windows; while the next layer is computed in the other they travel,
+// the own pieces are then added to params.grad_sums(), and the window is zeroed for the next layer
+// but one. Embedding, head, norms and other vectors are accumulated whole and summed at the end.
 #pragma once
 
 #include <cstdint>
@@ -14,54 +21,79 @@
 #include "runtime/comm/groups.h"
 #include "runtime/model/params.h"
 #include "runtime/model/pass.h"
+#include "runtime/parallel/ownership.h"
 
 namespace dsv3::parallel {
 
-// The flat elements [begin, end) of the parameters' buffers.
-struct Range {
-  int64_t begin = 0;
-  int64_t end = 0;
-  bool operator==(const Range&) const = default;
-};
-
-// Ranges that are complete after an event of the backward pass, by event: 0 is head_done(), then
-// the layers from the last (MTP's) to the first, then the end. Neighbours are joined until a range
-// has at least `bytes_min` bytes of f32; what stays smaller goes with the end.
-// Worked example, 2 layers of 3 MiB and a head of 40 KiB before them, bytes_min 4 MiB: {} {} {both
-// layers, joined} {head and whatever is left}.
-std::vector<std::vector<Range>> gradient_schedule(const model::ParamLayout& layout,
-                                                  int64_t num_layers, int64_t bytes_min);
-
 struct SyncOptions {
   int64_t num_layers = 0;  // with MTP modules
-  bool overlap = true;     // false: everything is sent after the backward pass
+  bool overlap = true;     // false: sums are started at the end alone, or waited for at once
   int64_t bytes_min = int64_t{1} << 20;
+  int64_t zero_stage = 0;  // 2 is 1 where the store's layout has no windows
 };
 
-// Of one rank. Gradients must lie in memory that the communicator can read (CPU).
+// Of one rank. Gradients must lie in memory that the communicator can read (CPU). Any layout, that
+// of a rank alone too: nothing is sent then.
 class GradientSync final : public model::BackwardObserver {
  public:
-  // params and groups outlive it.
+  // params and groups outlive it; `groups` are those of the store's cut. Under ZeRO 2 takes
+  // "gradients/sums" from the store's arena.
   GradientSync(model::ParamStore& params, const comm::Groups& groups, const SyncOptions& options);
 
-  // Give it to the backward pass of the step's LAST micro-batch only.
+  // Before a micro-batch of a chunk: whether it is the chunk's last. In others the events mean
+  // nothing (ZeRO 0, 1), or layers alone (ZeRO 2, which must hear every micro-batch). Without a
+  // call it is the last.
+  void begin_micro_batch(bool last) { last_ = last; }
+  // Each at most once a micro-batch; layers in any order, the same on all ranks of a stage. Under
+  // ZeRO 2 head_done() comes first, and layers in order, up or down, each complete before the next
+  // begins.
   void head_done() override;
   void layer_done(int64_t layer) override;
-  void between_operations() override;
-  // After that backward pass: starts what is left and waits; the gradients are then the sum over
-  // the group, the same bits on every rank. Throws Failure.
+  // After the step's last backward pass: starts what is left and waits. The sums, the same bits on
+  // every rank that has them, are then in params.grad(): all under ZeRO 0, those of
+  // ownership().updated under ZeRO 1 (the rest is spoiled); under ZeRO 2 in params.grad_sums().
+  // Throws Failure.
   void finish();
 
+  const Ownership& ownership() const { return ownership_; }
+  // After the update: gathers the pieces that others updated into master and compute copy. Nothing
+  // under ZeRO 0. Throws Failure.
+  void gather_parameters();
+
  private:
-  void start_until(size_t events);
+  struct Sum {
+    Bucket bucket;
+    Range piece;                         // this rank's
+    float* grad = nullptr;               // the bucket's
+    comm::Communicator* lane = nullptr;  // null: a rank alone sums it
+    std::vector<int64_t> counts;         // elements of the members' pieces
+    std::string name, gather_name;
+    float* kept = nullptr;  // ZeRO 2: the piece in grad_sums()
+    size_t events_missing = 0;
+    bool started = false;
+    comm::Ticket ticket = 0;
+
+    float* own() const { return grad + (piece.begin - bucket.range.begin); }
+  };
+
+  const comm::Lanes& lanes_of(plan::ParamClass cls) const;
+  void add_sum(Bucket bucket, size_t number);
+  void keep_sums();
+  void event(int64_t event);
+  void layer_of_window_done(int64_t event);
+  void start(Sum& sum);
+  void keep(Sum& sum);
+  void empty_windows(int64_t except_event);
+  void sum_copies(Sum& sum);
 
   model::ParamStore& params_;
-  comm::Lanes lanes_;
+  const comm::Groups& groups_;
   SyncOptions options_;
-  std::vector<std::vector<Range>> schedule_;
-  std::vector<std::string> names_;  // of the ranges, in order
-  size_t next_event_ = 0;
-  size_t next_range_ = 0;
+  Ownership ownership_;
+  std::vector<Sum> sums_;
+  std::vector<std::vector<size_t>> sums_of_event_;
+  bool last_ = true;
+  bool windows_ = false;
 };
 
 }  // namespace dsv3::parallel

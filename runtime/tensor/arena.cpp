@@ -2,6 +2,7 @@
 #include "runtime/tensor/arena.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace dsv3::tensor {
 namespace {
@@ -20,7 +21,8 @@ Arena::Arena(device::Device& device) : device_(device) {}
 
 Arena::~Arena() {
   for (const auto& [data, bytes] : blocks_) give_back(data, bytes);
-  for (const Chunk& chunk : chunks_) give_back(chunk.data, chunk.bytes);
+  for (const Stack& stack : stacks_)
+    for (const Chunk& chunk : stack.chunks) give_back(chunk.data, chunk.bytes);
   if (workspace_) give_back(workspace_, workspace_bytes_);
 }
 
@@ -46,55 +48,68 @@ Tensor Arena::persistent(std::string_view name, DType dtype, Shape shape) {
   return tensor;
 }
 
+size_t Arena::select(size_t stack) {
+  if (stack >= stacks_.size()) stacks_.resize(stack + 1);
+  return std::exchange(selected_, stack);
+}
+
 Tensor Arena::push(std::string_view name, DType dtype, Shape shape) {
+  Stack& stack = stacks_[selected_];
   Tensor tensor{nullptr, dtype, shape};
   const int64_t bytes = rounded(std::max<int64_t>(tensor.bytes(), 1));
-  tensor.data = bump(bytes);
+  tensor.data = bump(stack, bytes);
   const int entry = ledger_.index(name);
   ledger_.add(entry, bytes);
-  stack_.push_back({entry, bytes, top_chunk_});
-  height_bytes_ += bytes;
-  height_bytes_peak_ = std::max(height_bytes_peak_, height_bytes_);
+  stack.pushes.push_back({entry, bytes, stack.top_chunk});
+  stack.height_bytes += bytes;
+  stack.height_bytes_peak = std::max(stack.height_bytes_peak, stack.height_bytes);
   return tensor;
 }
 
-std::byte* Arena::bump(int64_t bytes) {
+std::byte* Arena::bump(Stack& stack, int64_t bytes) {
   // Chunks above the top are empty: take the first with room; a smaller one between is left out
   // until the stack falls back.
-  for (size_t i = top_chunk_; i < chunks_.size(); ++i) {
-    Chunk& chunk = chunks_[i];
+  for (size_t i = stack.top_chunk; i < stack.chunks.size(); ++i) {
+    Chunk& chunk = stack.chunks[i];
     if (chunk.bytes - chunk.used < bytes) continue;
-    top_chunk_ = i;
+    stack.top_chunk = i;
     std::byte* data = chunk.data + chunk.used;
     chunk.used += bytes;
     return data;
   }
   const int64_t chunk_bytes = std::max(bytes, kChunkBytesMin);
-  chunks_.push_back({take(chunk_bytes), chunk_bytes, bytes});
-  top_chunk_ = chunks_.size() - 1;
-  return chunks_.back().data;
+  stack.chunks.push_back({take(chunk_bytes), chunk_bytes, bytes});
+  stack.top_chunk = stack.chunks.size() - 1;
+  return stack.chunks.back().data;
 }
 
 void Arena::release(size_t mark) {
-  DSV3_CHECK(mark <= stack_.size());
-  while (stack_.size() > mark) {
-    const Push& push = stack_.back();
+  Stack& stack = stacks_[selected_];
+  DSV3_CHECK(mark <= stack.pushes.size());
+  while (stack.pushes.size() > mark) {
+    const Push& push = stack.pushes.back();
     ledger_.subtract(push.entry, push.bytes);
-    chunks_[push.chunk].used -= push.bytes;
-    height_bytes_ -= push.bytes;
-    stack_.pop_back();
-    top_chunk_ = stack_.empty() ? 0 : stack_.back().chunk;
+    stack.chunks[push.chunk].used -= push.bytes;
+    stack.height_bytes -= push.bytes;
+    stack.pushes.pop_back();
+    stack.top_chunk = stack.pushes.empty() ? 0 : stack.pushes.back().chunk;
   }
 }
 
 void Arena::compact() {
-  DSV3_CHECK(stack_.empty(), "the arena's stack must be empty");
-  if (chunks_.empty() || (chunks_.size() == 1 && chunks_[0].bytes == height_bytes_peak_)) return;
+  for (Stack& stack : stacks_) compact(stack);
+}
+
+void Arena::compact(Stack& stack) {
+  DSV3_CHECK(stack.pushes.empty(), "the arena's stacks must be empty");
+  std::vector<Chunk>& chunks = stack.chunks;
+  const int64_t bytes = stack.height_bytes_peak;
+  if (chunks.empty() || (chunks.size() == 1 && chunks[0].bytes == bytes)) return;
   device_.synchronize();  // queued work may still use the old chunks
-  for (const Chunk& chunk : chunks_) give_back(chunk.data, chunk.bytes);
-  chunks_.clear();
-  chunks_.push_back({take(height_bytes_peak_), height_bytes_peak_, 0});
-  top_chunk_ = 0;
+  for (const Chunk& chunk : chunks) give_back(chunk.data, chunk.bytes);
+  chunks.clear();
+  chunks.push_back({take(bytes), bytes, 0});
+  stack.top_chunk = 0;
 }
 
 std::byte* Arena::reserve(size_t bytes) {

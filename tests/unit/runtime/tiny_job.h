@@ -83,11 +83,13 @@ inline std::vector<float> to_host(tensor::Arena& arena, const tensor::Tensor& t)
 // A model with initial weights on a device and arena of its own.
 struct TinyModel {
   explicit TinyModel(const spec::JobSpec& spec, int64_t global_sequences = 4,
-                     DType compute = DType::kF32)
+                     DType compute = DType::kF32,
+                     model::Recompute recompute = model::Recompute::kNone)
       : job(spec), device(cpu_device()), arena(*device) {
     const model::TransformerOptions options{.sequence = job.training.seq_length,
                                             .global_sequences = global_sequences,
-                                            .compute = compute};
+                                            .compute = compute,
+                                            .recompute = recompute};
     transformer = std::make_unique<model::Transformer>(job.model, options, arena);
     transformer->params().initialise(job.training.seed);
   }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "configs/spec/counts.h"
+#include "tests/unit/cluster/plan/many_layouts.h"
 #include "tests/unit/runtime/tiny_job.h"
 
 namespace dsv3::model {
@@ -115,6 +116,84 @@ TEST(ParamStore, AnotherSeedGivesOtherWeights) {
   other.training.seed = 7;
   TinyModel a(tiny_job()), b(other);
   EXPECT_NE(values_of(a, "lm_head.weight"), values_of(b, "lm_head.weight"));
+}
+
+// What a rank holds of a tensor are the numbers of that box of the whole tensor.
+TEST(ParamStore, InitialValuesOfAShardAreThoseOfItsBox) {
+  const spec::ModelSpec model = plan::enumerable_model();
+  auto device = testing_support::cpu_device();
+  tensor::Arena whole_arena(*device);
+  ParamStore whole(model, whole_arena, DType::kF32);
+  whole.initialise(7);
+  for (const plan::Layout& cut : plan::many_layouts(8)) {
+    const plan::RankGrid grid(cut);
+    const int64_t rank = grid.world_size() - 1;
+    tensor::Arena arena(*device);
+    ParamStore shard(model, arena, DType::kF32, false, cut, grid.position(rank));
+    shard.initialise(7);
+    for (const ParamSlice& slice : shard.layout().slices) {
+      const ParamSlice* of_whole = whole.find(slice.info.name);
+      ASSERT_NE(of_whole, nullptr);
+      const float* box = shard.master().as<float>() + slice.offset;
+      for (int64_t i = 0; i < slice.box.num_elements(); ++i) {
+        const int64_t row = slice.box.row + i / slice.box.cols;
+        const int64_t at = row * slice.info.shape.back() + slice.box.col + i % slice.box.cols;
+        ASSERT_EQ(box[i], whole.master().as<float>()[of_whole->offset + at])
+            << slice.info.name << " " << i << ", " << plan::to_string(cut);
+      }
+    }
+  }
+}
+
+// Blocks of a shard have local shapes, and lie in the order that sums and the optimizer need.
+TEST(ParamLayout, BlocksOfAShardAreOrderedByDecayAndClass) {
+  const spec::ModelSpec model = plan::enumerable_model();
+  for (const plan::Layout& cut : plan::many_layouts(8)) {
+    const plan::RankGrid grid(cut);
+    for (int64_t rank = 0; rank < grid.world_size(); ++rank) {
+      const ParamLayout layout = param_layout(model, cut, grid.position(rank));
+      int64_t end = 0;
+      std::pair<bool, plan::ParamClass> before{false, plan::ParamClass::kReplicated};
+      for (const ParamBlock& block : layout.blocks) {
+        EXPECT_GE(block.offset, end);
+        EXPECT_EQ(block.offset % 16, 0);
+        end = block.offset + block.num_elements();
+        const std::pair<bool, plan::ParamClass> now{block.offset >= layout.decay_elements,
+                                                    block.cls};
+        EXPECT_LE(before, now) << block.name << ", " << plan::to_string(cut);
+        before = now;
+      }
+      EXPECT_GE(layout.elements, end);
+    }
+  }
+}
+
+// Under ZeRO 2 the gradients of neighbouring layers, and those that stay, never share memory.
+TEST(ParamLayout, WindowsKeepNeighbouringLayersApart) {
+  const spec::ModelSpec model = plan::enumerable_model();
+  for (plan::Layout cut : plan::many_layouts(8)) {
+    cut.zero_stage = 2;
+    const ParamLayout layout = param_layout(model, cut, {});
+    EXPECT_EQ(gradients_in_windows(cut), cut.pp == 1 && cut.cp * cut.ep * cut.dp > 1);
+    if (!gradients_in_windows(cut)) {
+      EXPECT_EQ(layout.grad_elements, layout.elements);
+      for (const ParamBlock& block : layout.blocks) EXPECT_EQ(block.grad_offset, block.offset);
+      continue;
+    }
+    EXPECT_LT(layout.grad_elements, layout.elements);
+    for (const ParamBlock& a : layout.blocks) {
+      EXPECT_EQ(a.windowed, a.layer >= 0 && a.name.find("norm") == std::string::npos) << a.name;
+      EXPECT_LE(a.grad_offset + a.num_elements(), layout.grad_elements);
+      for (const ParamBlock& b : layout.blocks) {
+        const bool turns =
+            a.windowed && b.windowed && a.layer != b.layer && (a.layer - b.layer) % 2 == 0;
+        if (&a == &b || turns) continue;
+        EXPECT_TRUE(a.grad_offset + a.num_elements() <= b.grad_offset ||
+                    b.grad_offset + b.num_elements() <= a.grad_offset)
+            << a.name << " and " << b.name << ", " << plan::to_string(cut);
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -51,6 +51,36 @@ TEST(Transformer, TwoRunsGiveTheSameBits) {
   EXPECT_EQ(a.lm_loss(), b.lm_loss());
 }
 
+// What is dropped and computed again has the same bits, is counted once, and was memory.
+TEST(Transformer, RecomputationChangesNoBitAndNoCount) {
+  for (const DType compute : {DType::kF32, DType::kBf16}) {
+    TinyModel kept(tiny_job(), 4, compute);
+    const std::vector<int32_t> tokens = random_tokens(tiny_job(), 4);
+    kept.accumulate(tokens, 2);
+    int64_t bytes = kept.arena.ledger().peak_bytes("activations/");
+    for (const Recompute recompute : {Recompute::kSelective, Recompute::kFull}) {
+      TinyModel again(tiny_job(), 4, compute, recompute);
+      again.accumulate(tokens, 2);
+      EXPECT_EQ(again.grads(), kept.grads());
+      for (int i = 0; i < kNumScalars; ++i) {
+        const auto scalar = static_cast<Scalar>(i);
+        EXPECT_EQ(again.transformer->step().host_scalar(scalar),
+                  kept.transformer->step().host_scalar(scalar));
+      }
+      for (int64_t layer = 0; layer < kept.transformer->num_moe_layers(); ++layer) {
+        const auto x = kept.transformer->step().host_counts(layer),
+                   y = again.transformer->step().host_counts(layer);
+        EXPECT_TRUE(std::equal(x.begin(), x.end(), y.begin()));
+      }
+      // Selective keeps less than none, full less than selective.
+      const int64_t now = again.arena.ledger().peak_bytes("activations/");
+      EXPECT_LT(now, bytes);
+      bytes = now;
+      EXPECT_EQ(again.arena.mark(), 0u);
+    }
+  }
+}
+
 TEST(Transformer, EvaluationChangesNothing) {
   TinyModel tiny(tiny_job());
   const std::vector<int32_t> tokens = random_tokens(tiny_job(), 4);
@@ -131,6 +161,7 @@ TEST(Transformer, LearnsATinyBatchByHeart) {
   for (int64_t step = 1; step <= 80; ++step) {
     tiny.accumulate(tokens, 2);
     if (step == 1) first = tiny.lm_loss();
+    optimizer.add_squared_norm(tiny.transformer->step());
     optimizer.update(step, tiny.transformer->step());
     tiny.transformer->update_router_bias();
   }

@@ -80,6 +80,7 @@ TEST(Optimizer, IsAdamWWithDecayOnMatricesAndClippingByTheGlobalNorm) {
     }
     params.write(params.grad(), 0, g);
     tiny.transformer->step().reset();
+    optimizer.add_squared_norm(tiny.transformer->step());
     const double lr = optimizer.update(step, tiny.transformer->step());
     tiny.transformer->step().read_back();
     EXPECT_NEAR(tiny.transformer->step().host_scalar(model::Scalar::kGradNorm), std::sqrt(squares),
@@ -114,6 +115,8 @@ TEST(Optimizer, Bf16MomentsTakeHalfTheMemoryAndStayClose) {
   for (int step = 1; step <= 3; ++step) {
     exact.accumulate(tokens, 4);
     rounded.accumulate(tokens, 4);
+    a.add_squared_norm(exact.transformer->step());
+    b.add_squared_norm(rounded.transformer->step());
     a.update(step, exact.transformer->step());
     b.update(step, rounded.transformer->step());
   }
@@ -128,6 +131,7 @@ TEST(Optimizer, TheComputeCopyFollowsTheMaster) {
   TinyModel tiny(job, 4, DType::kBf16);
   Optimizer optimizer(job.training, tiny.transformer->params(), tiny.arena);
   tiny.accumulate(testing_support::random_tokens(job, 4), 4);
+  optimizer.add_squared_norm(tiny.transformer->step());
   optimizer.update(1, tiny.transformer->step());
   const model::ParamStore& params = tiny.transformer->params();
   const std::vector<float> master = tiny.weights();
@@ -135,6 +139,66 @@ TEST(Optimizer, TheComputeCopyFollowsTheMaster) {
   tiny.device->backend().copy_to_host(compute.data(), params.compute().data,
                                       compute.size() * sizeof(Bf16), nullptr);
   for (size_t i = 0; i < compute.size(); ++i) ASSERT_EQ(compute[i].bits, Bf16(master[i]).bits) << i;
+}
+
+// Pieces on several ranks: each is updated as the whole would be, and nothing else is touched.
+TEST(Optimizer, UpdatesWhatItOwnsLikeTheWhole) {
+  const spec::JobSpec job = tiny_job();
+  TinyModel whole(job), part(job);
+  const model::ParamLayout& layout = whole.transformer->params().layout();
+  // Two pieces, one of them across the end of decay.
+  const parallel::Ownership owned{
+      .updated = {{32, 96}, {layout.decay_elements - 64, layout.decay_elements + 16}},
+      .represented = {{32, 96}}};
+  Optimizer a(job.training, whole.transformer->params(), whole.arena);
+  Optimizer b(job.training, part.transformer->params(), owned, part.arena);
+  EXPECT_EQ(b.exp_avg().num_elements(), 64 + 80);
+  const std::vector<float> start = part.weights();
+  const std::vector<int32_t> tokens = testing_support::random_tokens(job, 4);
+  for (int step = 1; step <= 2; ++step) {
+    whole.accumulate(tokens, 4);
+    model::ParamStore& params = part.transformer->params();
+    const std::vector<float> grads = whole.grads();
+    params.write(params.grad(), 0, grads);
+    part.transformer->step().reset();
+    a.add_squared_norm(whole.transformer->step());
+    b.add_squared_norm(part.transformer->step());
+    // What it represents alone; the rest of the norm comes from other ranks.
+    double squares = 0;
+    for (const float g : std::span(grads).subspan(32, 64)) squares += double{g} * g;
+    double* sum = part.transformer->step().scalar(model::Scalar::kSquaredNorm);
+    EXPECT_NEAR(*sum, squares, 1e-12 * squares);
+    *sum = *whole.transformer->step().scalar(model::Scalar::kSquaredNorm);
+    a.update(step, whole.transformer->step());
+    b.update(step, part.transformer->step());
+    const std::vector<float> all = whole.weights(), own = part.weights();
+    const std::vector<float> moments = to_host(whole.arena, a.exp_avg());
+    const std::vector<float> pieces = to_host(part.arena, b.exp_avg());
+    size_t at = 0;
+    for (size_t i = 0; i < all.size(); ++i) {
+      const auto inside = [i](const parallel::Range& range) {
+        return static_cast<int64_t>(i) >= range.begin && static_cast<int64_t>(i) < range.end;
+      };
+      if (inside(owned.updated[0]) || inside(owned.updated[1])) {
+        ASSERT_EQ(own[i], all[i]) << i;
+        ASSERT_EQ(pieces[at++], moments[i]) << i;
+      } else {
+        ASSERT_EQ(own[i], start[i]) << i;
+      }
+    }
+    EXPECT_EQ(at, pieces.size());
+  }
+}
+
+TEST(Optimizer, OffloadedMomentsAreBookedAsTheHosts) {
+  const spec::JobSpec job = tiny_job();
+  auto device = testing_support::cpu_device();
+  tensor::Arena arena(*device);
+  const plan::Layout cut{.offload_optimizer = true};
+  model::ParamStore params(job.model, arena, DType::kF32, true, cut, {});
+  const Optimizer optimizer(job.training, params, arena);
+  EXPECT_EQ(arena.ledger().peak_bytes("optimizer/"), 0);
+  EXPECT_EQ(arena.ledger().peak_bytes("host/optimizer/"), 8 * params.layout().elements);
 }
 
 }  // namespace

@@ -61,12 +61,12 @@ std::vector<float> rank_gradients(const Setting& setting, int rank, const std::s
   groups.layout.dp = setting.ranks;
   groups.layout.zero_stage = 0;
   groups.position.dp_rank = rank;
-  for (size_t i = 0; i < setting.lanes; ++i) {
+  for (size_t i = 0; i < setting.lanes && setting.ranks > 1; ++i) {
     owned.push_back((*mesh)->create_group("lane " + std::to_string(i), members));
     groups.dense.push_back(owned.back().get());
   }
   groups.replicated = groups.expert = groups.dense;
-  groups.world = groups.dense[0];
+  if (setting.ranks > 1) groups.world = groups.dense[0];
   TinyModel tiny(tiny_job(), kSequences, setting.compute);
   GradientSync sync(tiny.transformer->params(), groups,
                     {.num_layers = 4, .overlap = setting.overlap, .bytes_min = 4096});

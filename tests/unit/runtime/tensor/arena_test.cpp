@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "tests/kernels/reference/reference_backend.h"
 
@@ -115,6 +117,51 @@ TEST_F(ArenaTest, PushesOfDifferentChunksDoNotOverlap) {
     EXPECT_EQ(data[i][0], static_cast<float>(i));
     EXPECT_EQ(data[i][n - 1], static_cast<float>(i));
   }
+}
+
+// What came first leaves first: the second micro-batch's memory stays where it is.
+TEST_F(ArenaTest, StacksAreReleasedInAnyOrder) {
+  Arena arena(device);
+  const auto step = [&arena] {
+    std::vector<float*> data;
+    for (size_t stack = Arena::kMain; stack < Arena::kMain + 3; ++stack) {
+      const OnStack on(arena, stack);
+      data.push_back(arena.push("activations", DType::kF32, {1000}).as<float>());
+      std::fill(data.back(), data.back() + 1000, static_cast<float>(stack));
+    }
+    for (size_t stack = Arena::kMain; stack < Arena::kMain + 3; ++stack) {
+      const OnStack on(arena, stack);
+      EXPECT_EQ(arena.mark(), 1u);
+      EXPECT_EQ(data[stack - Arena::kMain][999], static_cast<float>(stack));
+      arena.release(0);
+    }
+    EXPECT_EQ(arena.mark(), 0u);  // of the main stack, which is selected again
+  };
+  step();
+  EXPECT_EQ(arena.ledger().peak_bytes("activations"), 3 * 4032);
+  EXPECT_EQ(arena.ledger().current_bytes(), 0);
+  arena.compact();
+  EXPECT_EQ(arena.held_bytes(), 3 * 4032);  // each is one block, no waste
+  const int64_t allocations = arena.num_allocations();
+  step();
+  arena.compact();
+  EXPECT_EQ(arena.num_allocations(), allocations);
+}
+
+TEST_F(ArenaTest, WhatLiesAsideGoesBeforeWhatWasPushedAfterIt) {
+  Arena arena(device);
+  Tensor kept;
+  {
+    const AsideScope scope(arena);
+    const OnStack aside(arena, Arena::kAside);
+    arena.push("transient", DType::kF32, {16});
+    const OnStack main(arena, Arena::kMain);
+    kept = arena.push("activations", DType::kF32, {16});
+    EXPECT_EQ(arena.ledger().current_bytes(), 128);
+  }
+  EXPECT_EQ(arena.ledger().current_bytes(), 64);
+  EXPECT_EQ(arena.mark(), 1u);
+  kept.as<float>()[15] = 1;
 }
 
 TEST_F(ArenaTest, TheWorkspaceGrowsAndIsBooked) {
