@@ -6,11 +6,15 @@
 // leaves; whoever waits for it leaves gaps enough.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <future>
 #include <optional>
+#include <string>
+#include <system_error>
 
+#include "base/check.h"
 #include "base/status.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/image.h"
@@ -25,22 +29,53 @@ struct SaveOutcome {
 };
 SaveOutcome save_and_retire(const Image& image, int64_t keep_last);
 SaveOutcome save_and_retire(const SaveRequest& request, int64_t keep_last);
+// The same of what is published already, or has failed.
+SaveOutcome retired(Result<SavedCheckpoint> saved, const std::string& dir, int64_t keep_last);
 
-// Not thread-safe: one calling thread. The destructor waits for what is in flight.
-class BackgroundSaver {
+// The calling thread's alone; refused nowhere.
+void lower_priority();
+
+// One piece of work in a thread of the lowest priority. Not thread-safe: one calling thread. The
+// destructor waits for what is in flight.
+template <typename Outcome>
+class Background {
  public:
-  // Begins to write; the image's memory stays untouched until the outcome is taken. Requires
-  // !busy(). Where the system gives no thread the write is done before start() returns.
-  void start(Image image, int64_t keep_last);
+  // Requires !busy(). Where the system gives no thread the work is done before start() returns.
+  void start(std::function<Outcome()> work) {
+    DSV3_CHECK(!busy());
+    try {
+      outcome_ = std::async(std::launch::async, [work] {
+        lower_priority();
+        return work();
+      });
+    } catch (const std::system_error&) {
+      std::promise<Outcome> done;
+      outcome_ = done.get_future();
+      done.set_value(work());
+    }
+  }
   // Whether there is an outcome to come, or to be taken.
   bool busy() const { return outcome_.valid(); }
-  // The outcome if it is there; nullopt while it is written, or when nothing is.
-  std::optional<SaveOutcome> poll();
+  // Whether wait() would give one at once.
+  bool ready() const {
+    return busy() && outcome_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+  }
+  // The outcome if it is there; nullopt while it is worked on, or when nothing is.
+  std::optional<Outcome> poll() { return ready() ? wait() : std::nullopt; }
   // Waits for it; nullopt when nothing is in flight.
-  std::optional<SaveOutcome> wait();
+  std::optional<Outcome> wait() {
+    if (!busy()) return std::nullopt;
+    return outcome_.get();
+  }
 
  private:
-  std::future<SaveOutcome> outcome_;
+  std::future<Outcome> outcome_;
+};
+
+class BackgroundSaver : public Background<SaveOutcome> {
+ public:
+  // Begins to write; the image's memory stays untouched until the outcome is taken. As above.
+  void start(Image image, int64_t keep_last);
 };
 
 }  // namespace dsv3::checkpoint

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,6 +21,7 @@
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "runtime/checkpoint/box.h"
 
 namespace dsv3::checkpoint {
 
@@ -39,11 +41,12 @@ struct TensorRef {
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;  // of the whole, logical tensor
   const void* data = nullptr;  // the piece, contiguous, row-major; borrowed until save() returns
-  // Writes the elements [begin, begin + out.size() / element size) of the whole tensor into `out`.
+  // Writes the elements [begin, begin + out.size() / element size) of the box into `out`.
   std::function<Status(int64_t begin, std::span<std::byte> out)> fill;
-  // The piece: flat element range of the whole tensor; end −1 means the whole.
+  // The piece: flat element range of the box; end −1 means its end.
   int64_t begin = 0;
   int64_t end = -1;
+  std::optional<Box> box;  // of the whole tensor; none: all of it
 };
 
 // Everything beside the tensors that a run needs to go on where it was.
@@ -72,6 +75,10 @@ struct SaveRequest {
   std::vector<TensorRef> tensors;
   int64_t shard_bytes_max = int64_t{2} << 30;  // a larger single tensor has a shard of its own
   SaveProbe probe;                             // may be empty
+  // Of several ranks that write one checkpoint (part.h) this one writes these tensors, in files of
+  // its own.
+  int64_t rank = 0;
+  int64_t world = 1;
 };
 
 struct SavedCheckpoint {
@@ -98,12 +105,17 @@ struct TensorInfo {
   int64_t num_elements() const;
 };
 
-// An open checkpoint: shards memory-mapped. Move-only; const calls are thread-safe.
+// An open checkpoint: shards memory-mapped, all of them but for open_for_reading(). Move-only;
+// const calls are thread-safe.
 class Checkpoint {
  public:
   // Opens DIR/step-… . With `verify` every shard's checksum is computed; always its size, header
-  // and ranges. kNotFound when absent; kCheckpointUnusable, naming file and fault, otherwise.
+  // (job and step stand in it), and that each piece lies in its shard. kNotFound when absent;
+  // kCheckpointUnusable, naming file and fault, otherwise.
   static Result<Checkpoint> open(const std::string& path, bool verify = true);
+  // For a rank that reads its share of what another has verified: a shard is opened, and what is
+  // read of it checked, when it is first read; of those that hold nothing of it no file is touched.
+  static Result<Checkpoint> open_for_reading(const std::string& path);
   // Computes every shard's checksum; kCheckpointUnusable, naming the shard that is damaged.
   Status verify() const;
   Checkpoint(Checkpoint&&) noexcept;
@@ -120,6 +132,10 @@ class Checkpoint {
   const std::vector<TensorInfo>& tensors() const;
   // nullptr where there is no such tensor; lives as long as the checkpoint.
   const TensorInfo* find(std::string_view name) const;
+  // Copies the elements [begin, end), counted row by row, of a box of the tensor, whatever pieces
+  // it was saved in; out holds exactly them. kNotFound, kInvalid for what is not there.
+  Status read(std::string_view name, const Box& box, int64_t begin, int64_t end,
+              std::span<std::byte> out) const;
   // Copies the elements [element_begin, element_begin + count) of the flat tensor; out holds
   // exactly them.
   Status read(std::string_view name, std::span<std::byte> out, int64_t element_begin,
@@ -133,6 +149,7 @@ class Checkpoint {
  private:
   struct Impl;
   explicit Checkpoint(std::unique_ptr<Impl> impl);
+  static Result<std::unique_ptr<Impl>> read_impl(const std::string& path);
   std::unique_ptr<Impl> impl_;
 };
 
@@ -147,8 +164,10 @@ struct NewestValid {
 // The newest checkpoint in DIR that opens with all checksums right; kNotFound when there is none at
 // all, kCheckpointUnusable, with what is wrong with each, when none can be used.
 Result<NewestValid> newest_valid(const std::string& dir);
-// The checkpoint folder that `path` (of checkpoint.load, or a command line) means: itself if it is
-// a step's folder, else the newest valid one in it.
+// The checkpoint folder that `path` (of checkpoint.load, or a command line) means: itself, unread,
+// if it is a step's folder, else the newest valid one in it, with the newer ones that are not.
+Result<NewestValid> find_loadable(const std::string& path);
+// The same, its path alone.
 Result<std::string> find_checkpoint(const std::string& path);
 // Deletes all but the newest n (≥ 1) checkpoints, never the newest valid one, nor unreadable ones.
 // `known_valid` (what save() returned) spares reading it all again. Gives the paths deleted.

@@ -134,13 +134,16 @@ FolderLock::~FolderLock() {
   if (fd_ >= 0) ::close(fd_);
 }
 
-Status check_fence(const std::string& dir, const std::string& job, int64_t attempt) {
+Status check_not_fenced(const std::string& dir, int64_t attempt) {
   DSV3_ASSIGN_OR_RETURN(const Claim claimed, read_claim(dir));
-  if (claimed.attempt > attempt) {
-    return Status(Code::kConflict,
-                  fmt::format("attempt {} cannot publish in '{}': attempt {} has begun", attempt,
-                              dir, claimed.attempt));
-  }
+  if (claimed.attempt <= attempt) return {};
+  return Status(Code::kConflict,
+                fmt::format("attempt {} cannot publish in '{}': attempt {} has begun", attempt, dir,
+                            claimed.attempt));
+}
+
+Status check_fence(const std::string& dir, const std::string& job, int64_t attempt) {
+  DSV3_RETURN_IF_ERROR(check_not_fenced(dir, attempt));
   for (const Listed& entry : list_checkpoints(dir)) {
     if (entry.attempt < 0) continue;
     if (entry.job != job) {

@@ -46,6 +46,8 @@ class FolderLock {
 // kConflict when a higher attempt has claimed DIR or published in it, or when what is there is
 // another job's.
 Status check_fence(const std::string& dir, const std::string& job, int64_t attempt);
+// kConflict when a higher attempt has claimed DIR: the part of check_fence() that reads one number.
+Status check_not_fenced(const std::string& dir, int64_t attempt);
 // Renames `temporary` (in DIR, all flushed) to its step's folder, replacing what is there. The
 // caller holds the lock. What was replaced is left under the temporary name for the caller to
 // delete.

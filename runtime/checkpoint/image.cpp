@@ -36,20 +36,6 @@ Result<std::vector<LaidShard>> lay_shards(const SaveLayout& layout) {
   return shards;
 }
 
-Status write_shards(const Image& image, const std::string& folder, Manifest& manifest) {
-  for (size_t i = 0; i < image.shards.size(); ++i) {
-    DSV3_RETURN_IF_ERROR(probe_point(image.probe, "shard"));
-    Checksum running;
-    DSV3_RETURN_IF_ERROR(write_direct(
-        folder + "/" + manifest.shards[i].file, image.shards[i],
-        [&running](std::span<const std::byte> piece) { running.update(piece); },
-        [&image] { return probe_point(image.probe, "flush"); }));
-    manifest.shards[i].bytes = static_cast<int64_t>(image.shards[i].size());
-    manifest.shards[i].checksum = running.hex();
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<int64_t> image_bytes_max(const SaveRequest& request) {
@@ -60,6 +46,8 @@ Result<int64_t> image_bytes_max(const SaveRequest& request) {
   longest.step = std::numeric_limits<int64_t>::max();  // its digits stand in the headers
   longest.tensors = request.tensors;
   longest.shard_bytes_max = request.shard_bytes_max;
+  longest.rank = request.rank;
+  longest.world = request.world;
   DSV3_ASSIGN_OR_RETURN(const SaveLayout layout, lay_out(longest));
   DSV3_ASSIGN_OR_RETURN(const std::vector<LaidShard> shards, lay_shards(layout));
   int64_t bytes = kBlockBytes;  // to align its beginning
@@ -93,6 +81,20 @@ Result<Image> make_image(const SaveRequest& request, std::span<std::byte> memory
     at = end;
   }
   return image;
+}
+
+Status write_shards(const Image& image, const std::string& folder, Manifest& manifest) {
+  for (size_t i = 0; i < image.shards.size(); ++i) {
+    DSV3_RETURN_IF_ERROR(probe_point(image.probe, "shard"));
+    Checksum running;
+    DSV3_RETURN_IF_ERROR(write_direct(
+        folder + "/" + manifest.shards[i].file, image.shards[i],
+        [&running](std::span<const std::byte> piece) { running.update(piece); },
+        [&image] { return probe_point(image.probe, "flush"); }));
+    manifest.shards[i].bytes = static_cast<int64_t>(image.shards[i].size());
+    manifest.shards[i].checksum = running.hex();
+  }
+  return {};
 }
 
 Result<SavedCheckpoint> save(const Image& image) {

@@ -30,12 +30,13 @@ struct SaveLayout {
   std::map<std::string, std::string> metadata;  // of every shard
 };
 
-// Elements [begin, end) that a piece holds, resolved, and its bytes.
+// The box and its elements [begin, end) that a piece holds, resolved, and its bytes.
+Box box_of(const TensorRef& tensor);
 int64_t end_of(const TensorRef& tensor);
 int64_t bytes_of(const TensorRef& tensor);
 
-// Lays out the request; kInvalid for tensors that overlap, leave gaps or repeat, or for numbers
-// that cannot be. Looks at no data.
+// Lays out the request; kInvalid for tensors that overlap, leave gaps or repeat (gaps are seen
+// only where one rank writes everything), or for numbers that cannot be. Looks at no data.
 Result<SaveLayout> lay_out(const SaveRequest& request);
 
 }  // namespace dsv3::checkpoint

@@ -42,6 +42,17 @@ OrderedJson print_state(const TrainingState& state) {
   return json;
 }
 
+OrderedJson print_piece(const Piece& piece, const Box& whole) {
+  OrderedJson json;
+  const Box& box = piece.box;
+  if (box.row != whole.row || box.rows != whole.rows) json["rows"] = {box.row, box.row + box.rows};
+  if (box.col != whole.col || box.cols != whole.cols) json["cols"] = {box.col, box.col + box.cols};
+  json["shard"] = piece.shard;
+  json["key"] = piece.key;
+  if (piece.offset != 0) json["offset"] = piece.offset;
+  return json;
+}
+
 // A whole number that an int64 holds. The library itself would round 2.5 and take 1e300 for any
 // number at all.
 int64_t whole(const Json& value, const char* what) {
@@ -87,7 +98,47 @@ bool sane_shape(const TensorInfo& info) {
   return bytes < 0x1.0p62;
 }
 
-ManifestTensor parse_tensor(const Json& json, size_t num_shards, std::string* fault) {
+// "[first, end)" as two numbers; the whole where it does not stand there.
+void parse_span(const Json& json, const char* key, int64_t* first, int64_t* count) {
+  const auto found = json.find(key);
+  if (found == json.end()) return;
+  const int64_t begin = whole(found->at(0), key), end = whole(found->at(1), key);
+  if (begin < 0 || end < begin)
+    throw std::out_of_range(fmt::format("{} [{}, {})", key, begin, end));
+  *first = begin;
+  *count = end - begin;
+}
+
+Piece parse_piece(const Json& json, const TensorInfo& info) {
+  Piece piece;
+  piece.box = whole_box(info.shape);
+  parse_span(json, "rows", &piece.box.row, &piece.box.rows);
+  parse_span(json, "cols", &piece.box.col, &piece.box.cols);
+  if (json.contains("offset")) piece.offset = whole_at(json, "offset");
+  if (piece.offset < 0) throw std::out_of_range("an offset is negative");
+  return piece;
+}
+
+// Version 1: the flat elements [begin, end).
+std::vector<Piece> parse_range(const Json& json, const TensorInfo& info) {
+  const int64_t begin = whole_at(json, "begin"), end = whole_at(json, "end");
+  if (begin < 0 || end < begin || end > info.num_elements())
+    throw std::out_of_range(fmt::format("elements [{}, {})", begin, end));
+  const Box all = whole_box(info.shape);
+  if (info.num_elements() == 0) return {{all}};
+  std::vector<Piece> pieces;
+  for (const Box& box : boxes_of(all, begin, end)) {
+    pieces.push_back({box});
+    if (pieces.size() > 1) {
+      const Piece& before = pieces[pieces.size() - 2];
+      pieces.back().offset = before.offset + before.box.num_elements();
+    }
+  }
+  return pieces;
+}
+
+ManifestTensor parse_tensor(const Json& json, size_t num_shards, int64_t version, Extent extent,
+                            std::string* fault) {
   ManifestTensor tensor;
   json.at("name").get_to(tensor.info.name);
   if (!parse_dtype(json.at("dtype").get<std::string>(), &tensor.info.dtype))
@@ -95,17 +146,21 @@ ManifestTensor parse_tensor(const Json& json, size_t num_shards, std::string* fa
   if (!json.at("shape").is_array()) throw std::out_of_range("a shape is not a list");
   for (const Json& size : json.at("shape")) tensor.info.shape.push_back(whole(size, "a shape"));
   if (!sane_shape(tensor.info)) *fault = "impossible shape";
-  for (const Json& entry : json.at("ranges")) {
-    Range range;
-    range.begin = whole_at(entry, "begin");
-    range.end = whole_at(entry, "end");
-    range.shard = whole_at(entry, "shard");
-    entry.at("key").get_to(range.key);
-    if (range.shard < 0 || range.shard >= static_cast<int64_t>(num_shards))
-      *fault = "a range in no shard";
-    tensor.ranges.push_back(std::move(range));
+  if (fault->empty()) {
+    for (const Json& entry : json.at(version == 1 ? "ranges" : "pieces")) {
+      std::vector<Piece> pieces = version == 1
+                                      ? parse_range(entry, tensor.info)
+                                      : std::vector<Piece>{parse_piece(entry, tensor.info)};
+      for (Piece& piece : pieces) {
+        piece.shard = whole_at(entry, "shard");
+        entry.at("key").get_to(piece.key);
+        if (piece.shard < 0 || piece.shard >= static_cast<int64_t>(num_shards))
+          *fault = "a piece in no shard";
+        tensor.pieces.push_back(std::move(piece));
+      }
+    }
   }
-  if (fault->empty()) *fault = tiling_fault(tensor);
+  if (fault->empty() && extent == Extent::kWhole) *fault = settle_pieces(tensor);
   if (!fault->empty()) *fault = fmt::format("tensor '{}': {}", tensor.info.name, *fault);
   return tensor;
 }
@@ -118,13 +173,20 @@ bool numbers_possible(int64_t attempt, int64_t step) {
   return attempt >= 1 && step >= 0 && step <= kStepMax;
 }
 
+bool version_known(int64_t version) {
+  return version >= kManifestVersionMin && version <= kManifestVersion;
+}
+std::string unknown_version() {
+  return fmt::format("its format version is none of {} … {}, which this program reads",
+                     kManifestVersionMin, kManifestVersion);
+}
+
 // May throw a std::exception for what is absent or of another type; gives what else is wrong, or
 // "".
-std::string fill_manifest(const Json& json, Manifest* manifest) {
+std::string fill_manifest(const Json& json, Extent extent, Manifest* manifest) {
   if (json.at("format") != Json(kFormat)) return "its manifest is of something else";
-  if (json.at("format_version") != Json(kManifestVersion)) {
-    return fmt::format("its format version is not {}", kManifestVersion);
-  }
+  const int64_t version = whole_at(json, "format_version");
+  if (!version_known(version)) return unknown_version();
   json.at("job").get_to(manifest->job);
   manifest->attempt = whole_at(json, "attempt");
   manifest->step = whole_at(json, "step");
@@ -145,17 +207,11 @@ std::string fill_manifest(const Json& json, Manifest* manifest) {
   }
   std::string fault;
   for (const Json& entry : json.at("tensors")) {
-    manifest->tensors.push_back(parse_tensor(entry, manifest->shards.size(), &fault));
+    manifest->tensors.push_back(
+        parse_tensor(entry, manifest->shards.size(), version, extent, &fault));
     if (!fault.empty()) return fault;
   }
-  std::sort(manifest->tensors.begin(), manifest->tensors.end(),
-            [](const auto& a, const auto& b) { return a.info.name < b.info.name; });
-  for (size_t i = 1; i < manifest->tensors.size(); ++i) {
-    const std::string& name = manifest->tensors[i].info.name;
-    if (name == manifest->tensors[i - 1].info.name)
-      return fmt::format("tensor '{}' stands twice", name);
-  }
-  return "";
+  return settle_tensors(manifest->tensors);
 }
 
 // Finds the head's keys in the outermost object and stops as soon as it has them.
@@ -242,30 +298,26 @@ int64_t TensorInfo::num_elements() const {
   return elements;
 }
 
-std::string range_key(const TensorInfo& info, int64_t begin, int64_t end) {
-  if (begin == 0 && end == info.num_elements()) return info.name;
-  return fmt::format("{}[{}:{}]", info.name, begin, end);
+std::map<std::string, std::string> shard_metadata(const Manifest& manifest) {
+  return {{"job", manifest.job}, {"step", std::to_string(manifest.step)}};
 }
 
-std::vector<int64_t> range_shape(const TensorInfo& info, int64_t begin, int64_t end) {
-  if (begin == 0 && end == info.num_elements()) return info.shape;
-  return {end - begin};
-}
-
-std::string tiling_fault(ManifestTensor& tensor) {
-  std::sort(tensor.ranges.begin(), tensor.ranges.end(), [](const Range& a, const Range& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+std::string settle_pieces(ManifestTensor& tensor) {
+  std::sort(tensor.pieces.begin(), tensor.pieces.end(), [](const Piece& a, const Piece& b) {
+    return std::pair(a.box.row, a.box.col) < std::pair(b.box.row, b.box.col);
   });
-  int64_t at = 0;
-  for (const Range& range : tensor.ranges) {
-    if (range.begin != at || range.end < range.begin) {
-      return fmt::format("elements [{}, {}) follow element {}", range.begin, range.end, at);
-    }
-    at = range.end;
+  std::vector<Box> boxes;
+  for (const Piece& piece : tensor.pieces) boxes.push_back(piece.box);
+  return tiling_fault(whole_box(tensor.info.shape), boxes);
+}
+
+std::string settle_tensors(std::vector<ManifestTensor>& tensors) {
+  std::sort(tensors.begin(), tensors.end(),
+            [](const auto& a, const auto& b) { return a.info.name < b.info.name; });
+  for (size_t i = 1; i < tensors.size(); ++i) {
+    const std::string& name = tensors[i].info.name;
+    if (name == tensors[i - 1].info.name) return fmt::format("tensor '{}' stands twice", name);
   }
-  if (tensor.ranges.empty()) return "no part of it is there";
-  if (at != tensor.info.num_elements())
-    return fmt::format("{} of {} elements", at, tensor.info.num_elements());
   return "";
 }
 
@@ -288,17 +340,15 @@ std::string print_manifest(const Manifest& manifest) {
     OrderedJson entry = {{"name", tensor.info.name},
                          {"dtype", dtype_name(tensor.info.dtype)},
                          {"shape", tensor.info.shape}};
-    entry["ranges"] = OrderedJson::array();
-    for (const Range& range : tensor.ranges) {
-      entry["ranges"].push_back(
-          {{"begin", range.begin}, {"end", range.end}, {"shard", range.shard}, {"key", range.key}});
-    }
+    entry["pieces"] = OrderedJson::array();
+    for (const Piece& piece : tensor.pieces)
+      entry["pieces"].push_back(print_piece(piece, whole_box(tensor.info.shape)));
     json["tensors"].push_back(std::move(entry));
   }
   return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
-Result<Manifest> parse_manifest(std::string_view text, const std::string& path) {
+Result<Manifest> parse_manifest(std::string_view text, const std::string& path, Extent extent) {
   if (const int64_t values = json_bounds(text).values; values > kManifestValuesMax) {
     return unusable(
         path, fmt::format("its manifest has {} values, {} at most", values, kManifestValuesMax));
@@ -307,7 +357,7 @@ Result<Manifest> parse_manifest(std::string_view text, const std::string& path) 
   if (!json.is_object()) return unusable(path, "its manifest is not JSON");
   Manifest manifest;
   try {
-    if (const std::string fault = fill_manifest(json, &manifest); !fault.empty())
+    if (const std::string fault = fill_manifest(json, extent, &manifest); !fault.empty())
       return unusable(path, fault);
   } catch (const std::exception& error) {
     return unusable(path, fmt::format("its manifest: {}", error.what()));
@@ -325,8 +375,7 @@ Result<ManifestHead> read_manifest_head(const std::string& path) {
   HeadReader reader;
   Json::sax_parse(text, &reader);
   if (reader.format != kFormat) return unusable(path, "its manifest is of something else");
-  if (reader.version != kManifestVersion)
-    return unusable(path, fmt::format("its format version is not {}", kManifestVersion));
+  if (!version_known(reader.version)) return unusable(path, unknown_version());
   if (!numbers_possible(reader.head.attempt, reader.head.step))
     return unusable(path, fmt::format("attempt {} or step {} cannot be", reader.head.attempt,
                                       reader.head.step));

@@ -1,22 +1,26 @@
 // manifest.json: what a checkpoint folder holds. Read and written here only; the keys are in
 // FORMAT.md.
 //
-// Law: a manifest is outside input. parse_manifest() accepts it only when every tensor's ranges
-// tile the tensor and every range lies in a shard of the list, whose names are plain file names.
+// Laws: a manifest is outside input. parse_manifest() accepts it only when every tensor's boxes
+// tile the tensor and every box lies in a shard of the list, whose names are plain file names.
+// Versions of the format before this one are read; only this one is written.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "runtime/checkpoint/box.h"
 #include "runtime/checkpoint/checkpoint.h"
 
 namespace dsv3::checkpoint {
 
-inline constexpr int kManifestVersion = 1;
+inline constexpr int kManifestVersion = 2;
+inline constexpr int kManifestVersionMin = 1;  // that is read: flat ranges in place of boxes
 inline constexpr std::string_view kManifestFile = "manifest.json";
 // Holds the manifest's checksum and a newline; the last file written into a folder.
 inline constexpr std::string_view kCompleteFile = "complete";
@@ -29,17 +33,18 @@ struct Shard {
   std::string checksum;  // base/hash.h
 };
 
-// The flat elements [begin, end) of a tensor lie in shards[shard] under the name `key`.
-struct Range {
-  int64_t begin = 0;
-  int64_t end = 0;
+// A box of a tensor lies, row by row, in shards[shard] under the name `key`, from that entry's
+// element `offset` on.
+struct Piece {
+  Box box;
   int64_t shard = 0;
   std::string key;
+  int64_t offset = 0;
 };
 
 struct ManifestTensor {
   TensorInfo info;
-  std::vector<Range> ranges;  // growing
+  std::vector<Piece> pieces;  // by row, then column
 };
 
 struct Manifest {
@@ -52,12 +57,13 @@ struct Manifest {
   std::vector<ManifestTensor> tensors;  // sorted by name
 };
 
-// "name" for a whole tensor, "name[begin:end]" for a piece.
-std::string range_key(const TensorInfo& info, int64_t begin, int64_t end);
-// The shape under which a range lies in its shard: the tensor's, or [end − begin] for a piece.
-std::vector<int64_t> range_shape(const TensorInfo& info, int64_t begin, int64_t end);
-// Why the ranges (any order; sorted here) do not tile the tensor exactly; "" when they do.
-std::string tiling_fault(ManifestTensor& tensor);
+// What every shard's header says of the checkpoint that it belongs to.
+std::map<std::string, std::string> shard_metadata(const Manifest& manifest);
+
+// Sorts the pieces; why they do not tile the tensor exactly, "" when they do.
+std::string settle_pieces(ManifestTensor& tensor);
+// Sorts the tensors by name; why they can't stand together (one twice), or "".
+std::string settle_tensors(std::vector<ManifestTensor>& tensors);
 
 // What a listing needs of a manifest.
 struct ManifestHead {
@@ -67,8 +73,11 @@ struct ManifestHead {
 };
 
 std::string print_manifest(const Manifest& manifest);
+// What must be there: everything, or the part that one of several ranks wrote (part.h).
+enum class Extent { kWhole, kPart };
 // kCheckpointUnusable, naming `path` and the fault.
-Result<Manifest> parse_manifest(std::string_view text, const std::string& path);
+Result<Manifest> parse_manifest(std::string_view text, const std::string& path,
+                                Extent extent = Extent::kWhole);
 // Reads PATH/manifest.json after comparing it with PATH/complete. kNotFound when PATH is absent,
 // else kCheckpointUnusable.
 Result<Manifest> read_manifest(const std::string& path);

@@ -53,10 +53,8 @@ Status write_shard(const std::string& folder, const SaveRequest& request, const 
   return {};
 }
 
-// Writes every file of the checkpoint into `folder` and flushes it; gives the bytes written.
-Result<int64_t> write_all(const std::string& folder, Manifest& manifest, const SaveProbe& probe,
-                          const WriteShards& write_shards) {
-  DSV3_RETURN_IF_ERROR(write_shards(folder, manifest));
+// The last files of a checkpoint whose shards are written, all flushed; gives the bytes of it all.
+Result<int64_t> seal(const std::string& folder, const Manifest& manifest, const SaveProbe& probe) {
   int64_t bytes = 0;
   for (const Shard& shard : manifest.shards) bytes += shard.bytes;
   const std::string text = print_manifest(manifest);
@@ -82,25 +80,20 @@ Status probe_point(const SaveProbe& probe, std::string_view point) {
   return probe ? probe(point) : Status();
 }
 
-Result<SavedCheckpoint> write_and_publish(const std::string& dir, Manifest manifest,
-                                          const SaveProbe& probe, const WriteShards& write_shards) {
+Result<std::string> make_temporary_folder(const std::string& dir, int64_t attempt, int64_t step) {
   DSV3_RETURN_IF_ERROR(make_dirs(dir));
+  remove_leftovers(dir, attempt);
+  std::string temporary = fmt::format("{}/{}", dir, temporary_folder_name(step, attempt));
+  DSV3_RETURN_IF_ERROR(make_dirs(temporary));
+  return temporary;
+}
+
+Result<SavedCheckpoint> seal_and_publish(const std::string& dir, const std::string& temporary,
+                                         const Manifest& manifest, const SaveProbe& probe) {
   SavedCheckpoint saved;
   saved.path = fmt::format("{}/{}", dir, step_folder_name(manifest.step));
-  // Looked at twice: now, to spare a stale attempt the writing, and under the lock, where it
-  // counts.
-  DSV3_RETURN_IF_ERROR(check_fence(dir, manifest.job, manifest.attempt));
-  if (saved_before(manifest, saved.path)) {
-    saved.existed = true;
-    return saved;
-  }
-  remove_leftovers(dir, manifest.attempt);
-  const std::string temporary =
-      fmt::format("{}/{}", dir, temporary_folder_name(manifest.step, manifest.attempt));
-  const Leftover leftover(temporary);
-  DSV3_RETURN_IF_ERROR(make_dirs(temporary));
   const auto write_and_rename = [&]() -> Status {
-    DSV3_ASSIGN_OR_RETURN(saved.bytes, write_all(temporary, manifest, probe, write_shards));
+    DSV3_ASSIGN_OR_RETURN(saved.bytes, seal(temporary, manifest, probe));
     DSV3_RETURN_IF_ERROR(probe_point(probe, "publish"));
     DSV3_ASSIGN_OR_RETURN(const FolderLock lock, FolderLock::acquire(dir));
     DSV3_RETURN_IF_ERROR(check_fence(dir, manifest.job, manifest.attempt));
@@ -116,8 +109,36 @@ Result<SavedCheckpoint> write_and_publish(const std::string& dir, Manifest manif
   return saved;
 }
 
-Result<SavedCheckpoint> save(const SaveRequest& request) {
-  DSV3_ASSIGN_OR_RETURN(const SaveLayout layout, lay_out(request));
+Result<SavedCheckpoint> write_and_publish(const std::string& dir, Manifest manifest,
+                                          const SaveProbe& probe, const WriteShards& write_shards) {
+  DSV3_RETURN_IF_ERROR(make_dirs(dir));
+  SavedCheckpoint saved;
+  saved.path = fmt::format("{}/{}", dir, step_folder_name(manifest.step));
+  // Looked at twice: now, to spare a stale attempt the writing, and under the lock, where it
+  // counts.
+  DSV3_RETURN_IF_ERROR(check_fence(dir, manifest.job, manifest.attempt));
+  if (saved_before(manifest, saved.path)) {
+    saved.existed = true;
+    return saved;
+  }
+  DSV3_ASSIGN_OR_RETURN(const std::string temporary,
+                        make_temporary_folder(dir, manifest.attempt, manifest.step));
+  const Leftover leftover(temporary);
+  if (const Status status = write_shards(temporary, manifest); !status.ok()) {
+    DSV3_RETURN_IF_ERROR(remove_folder(temporary));
+    return status;
+  }
+  return seal_and_publish(dir, temporary, manifest, probe);
+}
+
+Status write_shards(const SaveRequest& request, const SaveLayout& layout, const std::string& folder,
+                    Manifest& manifest) {
+  for (size_t i = 0; i < layout.shards.size(); ++i)
+    DSV3_RETURN_IF_ERROR(write_shard(folder, request, layout, i, &manifest.shards[i]));
+  return {};
+}
+
+Status check_sources(const SaveRequest& request) {
   for (const TensorRef& tensor : request.tensors) {
     if (tensor.data == nullptr && !tensor.fill && bytes_of(tensor) > 0) {
       return Status(Code::kInvalid,
@@ -125,13 +146,16 @@ Result<SavedCheckpoint> save(const SaveRequest& request) {
                                 tensor.name));
     }
   }
-  const auto write_shards = [&](const std::string& folder, Manifest& manifest) -> Status {
-    for (size_t i = 0; i < layout.shards.size(); ++i) {
-      DSV3_RETURN_IF_ERROR(write_shard(folder, request, layout, i, &manifest.shards[i]));
-    }
-    return {};
-  };
-  return write_and_publish(request.dir, layout.manifest, request.probe, write_shards);
+  return {};
+}
+
+Result<SavedCheckpoint> save(const SaveRequest& request) {
+  DSV3_ASSIGN_OR_RETURN(const SaveLayout layout, lay_out(request));
+  DSV3_RETURN_IF_ERROR(check_sources(request));
+  return write_and_publish(request.dir, layout.manifest, request.probe,
+                           [&](const std::string& folder, Manifest& manifest) {
+                             return write_shards(request, layout, folder, manifest);
+                           });
 }
 
 }  // namespace dsv3::checkpoint

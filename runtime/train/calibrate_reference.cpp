@@ -75,6 +75,7 @@ class Reference {
     model_.params().zero_grad();
     for (size_t at = 0; at < tokens_.size(); at += part)
       model_.train_micro_batch(std::span(tokens_).subspan(at, part));
+    optimizer_.add_squared_norm(model_.step());
     optimizer_.update(++number_, model_.step());
     model_.update_router_bias();
     model_.step().read_back();

@@ -3,11 +3,13 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <set>
 #include <string_view>
 #include <utility>
 
 #include "base/log.h"
+#include "configs/spec/model_tensors.h"
 #include "configs/spec/render.h"
 #include "runtime/checkpoint/select.h"
 
@@ -16,31 +18,62 @@ namespace {
 
 using checkpoint::Checkpoint;
 
-Status check_tensor(const Checkpoint& saved, const StateTensor& tensor) {
-  const checkpoint::TensorInfo* info = saved.find(tensor.name);
+constexpr int64_t kReadBytes = int64_t{8} << 20;  // from the disk to the device at once
+
+// What a checkpoint of the session's model holds: all of it, not this rank's share.
+struct WantedTensor {
+  checkpoint::TensorInfo info;
+  bool optimizer = false;  // a moment
+};
+
+std::vector<WantedTensor> wanted_tensors(const Session& session) {
+  std::vector<WantedTensor> wanted;
+  const DType moments = session.optimizer->exp_avg().dtype;
+  for (const spec::TensorInfo& info : spec::model_tensors(session.spec.model)) {
+    wanted.push_back({{info.name, DType::kF32, info.shape}});
+    wanted.push_back({{checkpoint::exp_avg_name(info.name), moments, info.shape}, true});
+    wanted.push_back({{checkpoint::exp_avg_sq_name(info.name), moments, info.shape}, true});
+  }
+  for (const spec::TensorInfo& info : state_buffers(session).buffer_infos)
+    wanted.push_back({{info.name, DType::kF32, info.shape}});
+  return wanted;
+}
+
+// "256x512 f32".
+std::string type_text(const checkpoint::TensorInfo& info) {
+  std::string shape;
+  for (const int64_t size : info.shape)
+    shape += fmt::format("{}{}", shape.empty() ? "" : "x", size);
+  return fmt::format("{} {}", shape, dtype_name(info.dtype));
+}
+
+Status check_tensor(const Checkpoint& saved, const WantedTensor& wanted) {
+  const checkpoint::TensorInfo* info = saved.find(wanted.info.name);
   if (!info) {
     // Weights that were imported come without moments: training starts with zeros, as a fresh run
     // does.
-    if (tensor.optimizer && saved.step() == 0) return {};
+    if (wanted.optimizer && saved.step() == 0) return {};
     return Status(Code::kCheckpointUnusable,
-                  fmt::format("'{}' has no tensor {}", saved.path(), tensor.name),
+                  fmt::format("'{}' has no tensor {}", saved.path(), wanted.info.name),
                   "it belongs to another model; give the job a folder of its own");
   }
-  if (info->shape != tensor.shape || info->dtype != tensor.dtype) {
-    return Status(Code::kCheckpointUnusable,
-                  fmt::format("tensor {} of '{}' has another shape or dtype than the model's",
-                              tensor.name, saved.path()),
-                  "check the model section and training.moments_dtype");
+  if (info->shape != wanted.info.shape || info->dtype != wanted.info.dtype) {
+    return Status(
+        Code::kCheckpointUnusable,
+        fmt::format("tensor {} of '{}' has another shape or dtype than the model's: "
+                    "{}, not {}",
+                    wanted.info.name, saved.path(), type_text(*info), type_text(wanted.info)),
+        "check the model section and training.moments_dtype");
   }
   return {};
 }
 
 // A run goes on with the model it had: a tensor that this model lacks means that it is another one,
 // say with fewer layers. (Imported weights, at step 0, may hold more, such as MTP modules.)
-Status check_all_wanted(const Checkpoint& saved, const std::vector<StateTensor>& tensors) {
+Status check_all_wanted(const Checkpoint& saved, const std::vector<WantedTensor>& tensors) {
   if (saved.step() == 0) return {};
   std::set<std::string_view> wanted;
-  for (const StateTensor& tensor : tensors) wanted.insert(tensor.name);
+  for (const WantedTensor& tensor : tensors) wanted.insert(tensor.info.name);
   for (const checkpoint::TensorInfo& info : saved.tensors()) {
     if (wanted.contains(info.name)) continue;
     return Status(
@@ -76,24 +109,9 @@ Status check_fits(const Session& session, const Checkpoint& saved) {
                     saved.state().tokens_seen, saved.step(), session.tokens_per_step(), tokens),
         "training.seq_length must be that of the checkpoint: samples are cut by it");
   }
-  const std::vector<StateTensor> tensors = state_tensors(session);
-  for (const StateTensor& tensor : tensors) DSV3_RETURN_IF_ERROR(check_tensor(saved, tensor));
+  const std::vector<WantedTensor> tensors = wanted_tensors(session);
+  for (const WantedTensor& tensor : tensors) DSV3_RETURN_IF_ERROR(check_tensor(saved, tensor));
   return check_all_wanted(saved, tensors);
-}
-
-Status restore_tensor(const Session& session, const Checkpoint& saved, const StateTensor& tensor,
-                      std::vector<std::byte>& staging) {
-  if (saved.find(tensor.name) == nullptr) return {};  // check_tensor() allows it
-  std::span<const std::byte> bytes = saved.bytes(tensor.name);
-  if (bytes.empty()) {  // in several pieces
-    staging.resize(static_cast<size_t>(tensor.bytes()));
-    DSV3_RETURN_IF_ERROR(saved.read(tensor.name, staging));
-    bytes = staging;
-  }
-  session.device->backend().copy_to_device(tensor.data, bytes.data(), bytes.size(),
-                                           session.device->stream());
-  session.device->synchronize();
-  return {};
 }
 
 // In the log, and to whoever watches the job.
@@ -106,42 +124,41 @@ void tell_set_aside(const checkpoint::Selection& selected, TrainObserver& observ
   }
 }
 
-}  // namespace
-
-int64_t StateTensor::bytes() const {
-  int64_t n = static_cast<int64_t>(dtype_bytes(dtype));
-  for (int64_t dim : shape) n *= dim;
-  return n;
+// Another job's folder is only read: what can't be used there stays where it is, but is said.
+void tell_skipped(const checkpoint::NewestValid& found, TrainObserver& observer) {
+  for (const auto& [path, fault] : found.skipped) {
+    const std::string text =
+        fmt::format("checkpoint.load: {}; left as it is, going on from '{}'", fault, found.path);
+    log::warning("{}", text);
+    observer.on_note(text);
+  }
 }
 
-std::vector<StateTensor> state_tensors(const Session& session) {
-  std::vector<StateTensor> tensors;
+}  // namespace
+
+StateBuffers state_buffers(const Session& session) {
   const model::ParamStore& params = session.model->params();
-  const auto add = [&tensors](std::string name, const tensor::Tensor& flat,
-                              const model::ParamSlice& slice, bool optimizer) {
-    auto* data = static_cast<std::byte*>(flat.data) +
-                 slice.offset * static_cast<int64_t>(dtype_bytes(flat.dtype));
-    tensors.push_back({std::move(name), flat.dtype, slice.info.shape, data, optimizer});
-  };
-  for (const model::ParamSlice& slice : params.layout().slices) {
-    const std::string& name = slice.info.name;
-    add(name, params.master(), slice, false);
-    add(checkpoint::exp_avg_name(name), session.optimizer->exp_avg(), slice, true);
-    add(checkpoint::exp_avg_sq_name(name), session.optimizer->exp_avg_sq(), slice, true);
-  }
+  const optim::Optimizer& optimizer = *session.optimizer;
+  StateBuffers state{.params = params.layout(),
+                     .ownership = optimizer.ownership(),
+                     .master = params.master(),
+                     .exp_avg = optimizer.exp_avg(),
+                     .exp_avg_sq = optimizer.exp_avg_sq()};
   const tensor::Tensor& bias = session.model->router_bias();
   const int64_t experts = session.spec.model.moe.num_experts;
   for (int64_t i = 0; i < bias.shape[0]; ++i) {
-    tensors.push_back({session.model->router_bias_name(i),
-                       DType::kF32,
-                       {experts},
-                       bias.as<float>() + i * experts});
+    spec::TensorInfo info;
+    info.name = session.model->router_bias_name(i);
+    info.shape = {experts};
+    state.buffer_infos.push_back(std::move(info));
+    state.buffer_data.push_back(bias.as<float>() + i * experts);
   }
-  return tensors;
+  return state;
 }
 
-checkpoint::SaveRequest save_request(const Session& session, const TrainOptions& options) {
-  checkpoint::SaveRequest request;
+StateRequest save_request(const Session& session, const TrainOptions& options) {
+  StateRequest result;
+  checkpoint::SaveRequest& request = result.request;
   request.dir = options.checkpoint_dir;
   request.job = options.job;
   request.attempt = options.attempt;
@@ -153,11 +170,43 @@ checkpoint::SaveRequest save_request(const Session& session, const TrainOptions&
                    .tokens_seen = session.steps_done * session.tokens_per_step(),
                    .compute_dtype = dtype_name(session.model->params().compute_dtype())};
   request.probe = options.checkpoint_probe;
-  for (StateTensor& tensor : state_tensors(session)) {
-    request.tensors.push_back(
-        {.name = std::move(tensor.name), .dtype = tensor.dtype, .shape = std::move(tensor.shape)});
+  if (const comm::Communicator* world = session.groups->world) {
+    request.rank = world->rank();
+    request.world = world->size();
   }
-  return request;
+  result.pieces = pieces_to_save(state_buffers(session), session.leads());
+  for (const StateTensor& piece : result.pieces) {
+    request.tensors.push_back({.name = piece.name,
+                               .dtype = piece.dtype,
+                               .shape = piece.shape,
+                               .begin = piece.begin,
+                               .end = piece.end,
+                               .box = piece.box});
+  }
+  return result;
+}
+
+Status read_state(const Checkpoint& saved, const std::vector<StateTensor>& pieces,
+                  const PutBytes& put) {
+  std::vector<std::byte> staging;
+  for (const StateTensor& piece : pieces) {
+    const checkpoint::TensorInfo* info = saved.find(piece.name);
+    if (info == nullptr && piece.optimizer && saved.step() == 0) continue;
+    if (info == nullptr || info->dtype != piece.dtype || info->shape != piece.shape) {
+      return Status(
+          Code::kCheckpointUnusable,
+          fmt::format("'{}' holds no tensor {} as this run has it", saved.path(), piece.name));
+    }
+    const auto element_bytes = static_cast<int64_t>(dtype_bytes(piece.dtype));
+    for (int64_t begin = piece.begin; begin < piece.end;) {
+      const int64_t end = std::min(piece.end, begin + kReadBytes / element_bytes);
+      staging.resize(static_cast<size_t>((end - begin) * element_bytes));
+      DSV3_RETURN_IF_ERROR(saved.read(piece.name, piece.box, begin, end, staging));
+      put(static_cast<std::byte*>(piece.data) + (begin - piece.begin) * element_bytes, staging);
+      begin = end;
+    }
+  }
+  return {};
 }
 
 Result<std::string> choose_checkpoint(const Session& session, const TrainOptions& options,
@@ -183,21 +232,24 @@ Result<std::string> choose_checkpoint(const Session& session, const TrainOptions
     }
   }
   if (session.spec.checkpoint.load.empty()) return std::string();
-  DSV3_ASSIGN_OR_RETURN(const std::string path,
-                        checkpoint::find_checkpoint(session.spec.checkpoint.load));
-  DSV3_ASSIGN_OR_RETURN(const Checkpoint saved, Checkpoint::open(path, false));
+  DSV3_ASSIGN_OR_RETURN(const checkpoint::NewestValid found,
+                        checkpoint::find_loadable(session.spec.checkpoint.load));
+  DSV3_ASSIGN_OR_RETURN(const Checkpoint saved, Checkpoint::open(found.path, false));
   DSV3_RETURN_IF_ERROR(fits(saved));
   DSV3_RETURN_IF_ERROR(saved.verify());
-  return path;
+  tell_skipped(found, observer);
+  return found.path;
 }
 
 Status restore_from(Session& session, const std::string& path) {
-  DSV3_ASSIGN_OR_RETURN(const Checkpoint saved, Checkpoint::open(path, false));
+  DSV3_ASSIGN_OR_RETURN(const Checkpoint saved, Checkpoint::open_for_reading(path));
   DSV3_RETURN_IF_ERROR(check_fits(session, saved));
-  std::vector<std::byte> staging;
-  for (const StateTensor& tensor : state_tensors(session)) {
-    DSV3_RETURN_IF_ERROR(restore_tensor(session, saved, tensor, staging));
-  }
+  const auto put = [&session](void* device, std::span<const std::byte> bytes) {
+    session.device->backend().copy_to_device(device, bytes.data(), bytes.size(),
+                                             session.device->stream());
+    session.device->synchronize();
+  };
+  DSV3_RETURN_IF_ERROR(read_state(saved, pieces_to_load(state_buffers(session)), put));
   session.model->params().refresh_compute();
   session.steps_done = saved.step();
   return {};

@@ -16,6 +16,7 @@
 #include "runtime/model/transformer.h"
 #include "runtime/optim/adamw.h"
 #include "runtime/parallel/gradient_sync.h"
+#include "runtime/parallel/pipeline.h"
 #include "runtime/train/trainer.h"
 
 namespace dsv3::train {
@@ -25,6 +26,7 @@ struct Session {
   std::unique_ptr<device::Device> device;
   std::unique_ptr<tensor::Arena> arena;
   std::unique_ptr<model::Transformer> model;
+  std::unique_ptr<parallel::Pipeline> pipeline;
   std::unique_ptr<optim::Optimizer> optimizer;
   std::unique_ptr<data::SampleReader> reader;
   int64_t steps_done = 0;
@@ -46,9 +48,10 @@ struct Session {
 };
 
 // Opens device and data and builds the model; its weights are zero until they are restored or
-// drawn: params().initialise(). `groups` (null: this rank alone) outlives the session. kInvalid for
-// a batch that the data ranks can't share evenly, or bad data; kDevice for a device that is not
-// there; throws Failure when memory runs out.
+// drawn: params().initialise(). `groups` (null: this rank alone) outlives the session; its layout
+// says how the model is cut, its schedule and its ZeRO stage. kInvalid for a layout that the job
+// can't be cut in (plan::check_layout()), or bad data; kDevice for a device that is not there;
+// throws Failure when memory runs out.
 Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec,
                                               const comm::Groups* groups = nullptr);
 

@@ -25,20 +25,58 @@ Status check_finite(const StepReport& report) {
                 "lower training.learning_rate or resume from an earlier checkpoint");
 }
 
+// This rank's share of some samples, in micro-batches; what is behind the last sample is nothing
+// (tokens of −1), so that ranks which compute together have as many micro-batches.
+class Samples final : public parallel::MicroBatchSource {
+ public:
+  struct Range {
+    data::Split split = data::Split::kTrain;
+    int64_t first = 0;   // of micro-batch 0
+    int64_t stride = 0;  // from one micro-batch's first sample to the next one's
+    int64_t end = 0;
+    int64_t micro_batches = 0;
+  };
+  Samples(Session& session, const Range& range) : session_(session), range_(range) {}
+
+  int64_t num_micro_batches() const override { return range_.micro_batches; }
+  int64_t sequences(int64_t micro_batch) const override {
+    return std::max<int64_t>(1, here(micro_batch));
+  }
+  Result<std::span<const int32_t>> read(int64_t micro_batch) override {
+    if (here(micro_batch) < 1) {
+      session_.tokens.assign(static_cast<size_t>(session_.spec.training.seq_length + 1), -1);
+    } else {
+      const int64_t first = range_.first + micro_batch * range_.stride;
+      DSV3_RETURN_IF_ERROR(read_samples(session_, range_.split, first, here(micro_batch)));
+    }
+    return std::span<const int32_t>(session_.tokens);
+  }
+
+ private:
+  int64_t here(int64_t micro_batch) const {
+    return std::min(session_.spec.training.micro_batch_size,
+                    range_.end - range_.first - micro_batch * range_.stride);
+  }
+
+  Session& session_;
+  Range range_;
+};
+
 // Forward and backward of this rank's share of the step's samples; the gradients are summed over
-// the data ranks. Micro-batches are counted in the global order of samples: rank r has samples [r,
-// r + 1) · batch / ranks of the step.
+// the ranks that have the same parameters. Micro-batches are counted in the global order of
+// samples: data rank r has samples [r, r + 1) · batch / ranks of the step, whatever the layout.
 Status accumulate_gradients(Session& session) {
   const spec::TrainingSpec& training = session.spec.training;
   const int64_t share = training.global_batch_size / session.data_ranks();
+  const int64_t size = training.micro_batch_size;
   const int64_t first =
       session.steps_done * training.global_batch_size + session.data_rank() * share;
-  for (int64_t done = 0; done < share; done += training.micro_batch_size) {
-    const int64_t count = std::min(training.micro_batch_size, share - done);
-    DSV3_RETURN_IF_ERROR(read_samples(session, data::Split::kTrain, first + done, count));
-    const bool last = done + count == share;
-    session.model->train_micro_batch(session.tokens, last ? session.gradient_sync.get() : nullptr);
-  }
+  Samples samples(session, {.split = data::Split::kTrain,
+                            .first = first,
+                            .stride = size,
+                            .end = first + share,
+                            .micro_batches = (share + size - 1) / size});
+  DSV3_RETURN_IF_ERROR(session.pipeline->train(samples, session.gradient_sync.get()));
   if (session.gradient_sync) session.gradient_sync->finish();
   return {};
 }
@@ -65,10 +103,12 @@ Result<StepReport> run_step(Session& session) {
   model.step().reset();
   model.params().zero_grad();
   DSV3_RETURN_IF_ERROR(accumulate_gradients(session));
+  session.optimizer->add_squared_norm(model.step());
   sum_step_state(session);
   StepReport report;
   report.step = session.steps_done + 1;
   report.lr = session.optimizer->update(report.step, model.step());
+  if (session.gradient_sync) session.gradient_sync->gather_parameters();
   model.update_router_bias();
   model.step().read_back();
 
@@ -80,6 +120,7 @@ Result<StepReport> run_step(Session& session) {
   report.grad_norm = state.host_scalar(Scalar::kGradNorm);
   report.loss = report.lm_loss + session.spec.model.mtp_loss_weight * report.mtp_loss +
                 report.aux_loss + report.z_loss;
+  report.dropped = std::llround(state.host_scalar(Scalar::kDropped));
   report.tokens = session.tokens_per_step();
   report.step_s = static_cast<double>(system_clock().steady_ns() - begin_ns) * 1e-9;
   report.exposed_comm_s = static_cast<double>(session.groups->wait_ns() - waited_ns) * 1e-9;
@@ -99,14 +140,15 @@ Result<ValidationReport> run_validation(Session& session) {
                           .tokens = samples * training.seq_length};
   if (samples == 0) return report;
   model.step().reset();
-  // The ranks take the micro-batches in turn.
-  const int64_t stride = training.micro_batch_size * session.data_ranks();
-  for (int64_t done = session.data_rank() * training.micro_batch_size; done < samples;
-       done += stride) {
-    const int64_t count = std::min(training.micro_batch_size, samples - done);
-    DSV3_RETURN_IF_ERROR(read_samples(session, data::Split::kValidation, done, count));
-    model.evaluate(session.tokens, 1.0 / static_cast<double>(report.tokens));
-  }
+  // The data ranks take the micro-batches in turn, all as many.
+  const int64_t size = training.micro_batch_size, stride = size * session.data_ranks();
+  Samples source(session, {.split = data::Split::kValidation,
+                           .first = session.data_rank() * size,
+                           .stride = stride,
+                           .end = samples,
+                           .micro_batches = (samples + stride - 1) / stride});
+  DSV3_RETURN_IF_ERROR(
+      session.pipeline->evaluate(source, 1.0 / static_cast<double>(report.tokens)));
   sum_step_state(session);
   model.step().read_back();
   report.loss = model.step().host_scalar(Scalar::kLmLoss);

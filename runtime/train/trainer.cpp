@@ -11,6 +11,7 @@
 #include "runtime/train/checkpoint_writer.h"
 #include "runtime/train/checkpointing.h"
 #include "runtime/train/peak.h"
+#include "runtime/train/rank_text.h"
 #include "runtime/train/step.h"
 
 namespace dsv3::train {
@@ -41,7 +42,8 @@ TrainStart describe(Session& session) {
   TrainStart start;
   start.first_step = session.steps_done;
   start.max_steps = session.spec.training.max_steps;
-  start.params_total = session.model->params().layout().parameters;
+  const spec::ParamCounts counts = spec::count_params(session.spec.model);
+  start.params_total = counts.total + counts.mtp;
   start.device = session.device->description();
   if (session.groups->world) {
     start.device += fmt::format(" on {} ranks", session.groups->world->size());
@@ -95,19 +97,6 @@ bool is_due(int64_t interval_steps, int64_t step) {
   return interval_steps > 0 && step % interval_steps == 0;
 }
 
-// Only the leading rank has a writer that writes; the others wait for it here, not in a collective.
-Status save(Loop& loop) {
-  DSV3_RETURN_IF_ERROR(loop.writer.save());
-  wait_for_rank_0(loop.session, "checkpoint");
-  return {};
-}
-
-Status finish(Loop& loop) {
-  DSV3_RETURN_IF_ERROR(loop.writer.finish());
-  wait_for_rank_0(loop.session, "last checkpoint");
-  return {};
-}
-
 Status run_loop(Loop& loop) {
   Session& session = loop.session;
   const spec::JobSpec& spec = session.spec;
@@ -118,46 +107,54 @@ Status run_loop(Loop& loop) {
     asked = agree_on_requests(session, asked);
     if (asked.stop) {
       loop.summary.stopped = true;
-      return finish(loop);
+      return loop.writer.finish();
     }
-    if (asked.checkpoint) DSV3_RETURN_IF_ERROR(save(loop));
+    if (asked.checkpoint) DSV3_RETURN_IF_ERROR(loop.writer.save());
     DSV3_ASSIGN_OR_RETURN(const StepReport report, run_step(session));
-    if (loop.summary.steps == 0) session.arena->compact();
+    session.arena->compact();  // nothing to do but where a step was higher than all before
     report_step(loop, report);
     if (loop.summary.steps == 1) report_memory(loop);
     if (is_due(spec.training.eval_interval_steps, session.steps_done))
       DSV3_RETURN_IF_ERROR(validate(loop));
     DSV3_RETURN_IF_ERROR(loop.writer.collect());
     if (is_due(spec.checkpoint.interval_steps, session.steps_done))
-      DSV3_RETURN_IF_ERROR(save(loop));
+      DSV3_RETURN_IF_ERROR(loop.writer.save());
   }
   // The checkpoint first: a fault in the validation data must not lose the run.
-  DSV3_RETURN_IF_ERROR(finish(loop));
+  DSV3_RETURN_IF_ERROR(loop.writer.finish());
   DSV3_RETURN_IF_ERROR(validate(loop));
   report_memory(loop);
   return {};
 }
 
+// Chooses and restores a checkpoint, or draws the weights; gives the checkpoint's path, or "". What
+// fails on one rank fails on all.
+Result<std::string> begin_state(Session& session, const TrainOptions& options,
+                                TrainObserver& observer) {
+  comm::Communicator* world = session.groups->world;
+  Result<std::string> chosen = std::string();
+  if (session.leads()) chosen = choose_checkpoint(session, options, observer);
+  Status status = chosen.ok() ? Status() : chosen.status();
+  if (world) status = broadcast_status(*world, "choosing a checkpoint", status);
+  DSV3_RETURN_IF_ERROR(status);
+  std::string path = share_text(session, *chosen);
+  if (path.empty()) {
+    session.model->params().initialise(session.spec.training.seed);
+    return path;
+  }
+  status = restore_from(session, path);
+  if (world) status = agree(*world, "reading a checkpoint", status);
+  DSV3_RETURN_IF_ERROR(status);
+  log::info("resumed from {} at step {}", path, session.steps_done);
+  return path;
+}
+
 }  // namespace
 
-Result<TrainSummary> train(const TrainOptions& given, TrainObserver& observer) {
-  TrainOptions options = given;
+Result<TrainSummary> train(const TrainOptions& options, TrainObserver& observer) {
   DSV3_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session,
                         open_session(options.spec, options.groups));
-  // One rank chooses and saves; the others follow it.
-  const bool leads = session->leads();
-  if (!leads) options.checkpoint_dir.clear();
-  std::string path;
-  if (leads) {
-    DSV3_ASSIGN_OR_RETURN(path, choose_checkpoint(*session, options, observer));
-  }
-  path = share_text(*session, path);
-  if (path.empty()) {
-    session->model->params().initialise(session->spec.training.seed);
-  } else {
-    DSV3_RETURN_IF_ERROR(restore_from(*session, path));
-    log::info("resumed from {} at step {}", path, session->steps_done);
-  }
+  DSV3_ASSIGN_OR_RETURN(const std::string path, begin_state(*session, options, observer));
   ::malloc_trim(0);  // what weights were drawn or read through: as much as the largest of them
   wait_for_rank_0(*session, "reading a checkpoint");  // each reads at its disk's pace
   const std::string& own = options.checkpoint_dir;

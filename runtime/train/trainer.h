@@ -38,6 +38,7 @@ struct StepReport {
   double tokens_per_s = 0;
   double mfu = 0;            // share of TrainStart::peak_flops_per_s; 0: unknown
   int64_t memory_bytes = 0;  // the arena's peak
+  int64_t dropped = 0;       // choices (a token and an expert) beyond moe.capacity_factor
   // Of step_s: spent waiting for other ranks, that is communication which nothing hid.
   double exposed_comm_s = 0;
 };

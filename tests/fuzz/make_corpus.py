@@ -181,6 +181,17 @@ def manifest():
             "tensors": [{"name": "w", "dtype": "f32", "shape": [4, 5], "ranges": [
                 {"begin": 0, "end": 10, "shard": 0, "key": "w[0:10]"}, {"begin": 10, "end": 20, "shard": 0, "key": "w[10:20]"}]}]}
     empty = {"name": "e", "dtype": "bf16", "shape": [0, 3], "ranges": [{"begin": 0, "end": 0, "shard": 0, "key": "e"}]}
+    # Version 2: boxes. [4, 5] as its left two columns (in two pieces of one entry) and the rest in two blocks of rows.
+    pieces = [{"rows": [0, 1], "cols": [0, 2], "shard": 0, "key": "w[0:4,0:2]"},
+              {"rows": [1, 4], "cols": [0, 2], "shard": 0, "key": "w[0:4,0:2]", "offset": 2},
+              {"rows": [0, 3], "cols": [2, 5], "shard": 0, "key": "w[0:3,2:5]"},
+              {"rows": [3, 4], "cols": [2, 5], "shard": 0, "key": "w[3:4,2:5]"}]
+    boxes = {**good, "format_version": 2, "tensors": [{"name": "w", "dtype": "f32", "shape": [4, 5], "pieces": pieces},
+                                                      {"name": "v", "dtype": "i64", "shape": [7], "pieces": [{"shard": 0, "key": "v"}]},
+                                                      {"name": "e", "dtype": "bf16", "shape": [0, 3], "pieces": [{"shard": 0, "key": "e"}]}]}
+
+    def with_pieces(changed):
+        return {**boxes, "tensors": [{**boxes["tensors"][0], "pieces": changed}]}
 
     def tensor(**changes):
         return {"tensors": [{**good["tensors"][0], **changes}]}
@@ -189,9 +200,22 @@ def manifest():
         return {"shards": [{**good["shards"][0], **changes}]}
     put("manifest", "accept-good", json.dumps(good, indent=1))
     put("manifest", "accept-empty_tensor", json.dumps({**good, "tensors": [empty] + good["tensors"]}))
+    put("manifest", "accept-boxes", json.dumps(boxes, indent=1))
+    put("manifest", "accept-strips", json.dumps(with_pieces([{"cols": [i, i + 1], "shard": 0, "key": "k"} for i in range(5)])))
+    of_boxes = {
+        "overlap": pieces[:2] + [{**pieces[2], "rows": [0, 4]}, pieces[3]], "gap": pieces[:3], "same_area": pieces[:3] + [{**pieces[3], "rows": [2, 3]}],
+        "twice": pieces + pieces[3:], "outside": pieces[:3] + [{**pieces[3], "rows": [3, 5]}], "negative": pieces[:3] + [{**pieces[3], "rows": [-1, 0]}],
+        "backwards": pieces[:3] + [{**pieces[3], "rows": [4, 3]}], "nothing": pieces + [{**pieces[3], "rows": [3, 3]}],
+        "offset": [{**pieces[0], "offset": -1}] + pieces[1:], "no_shard": [{**pieces[0], "shard": 1}] + pieces[1:],
+        "huge": pieces[:3] + [{**pieces[3], "cols": [2, 2**63 - 1]}], "one_number": [{**pieces[0], "rows": [0]}] + pieces[1:],
+        "text": [{**pieces[0], "cols": "0:2"}] + pieces[1:], "none": [],
+    }
+    for name, changed in of_boxes.items():
+        put("manifest", "refuse-boxes_" + name, json.dumps(with_pieces(changed)))
+    put("manifest", "refuse-version_mixed", json.dumps({**good, "format_version": 2}))
     put("manifest", "accept-no_tensors", json.dumps({**good, "tensors": [], "shards": []}))
     changed = {
-        "format": {"format": "other"}, "version": {"format_version": 2}, "attempt": {"attempt": 0}, "step": {"step": -1},
+        "format": {"format": "other"}, "version": {"format_version": 3}, "version_0": {"format_version": 0}, "attempt": {"attempt": 0}, "step": {"step": -1},
         "step_huge": {"step": 2**64 - 1}, "step_float": {"step": 1e300}, "step_text": {"step": "3"}, "spec": {"spec": None},
         "state": {"state": {}}, "extra": {"state": {**good["state"], "extra": [["a"]]}}, "shards": {"shards": 7},
         "shard_path": shard(file="../x"), "shard_hidden": shard(file=".x"), "shard_twice": {"shards": good["shards"] * 2},

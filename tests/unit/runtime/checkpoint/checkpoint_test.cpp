@@ -183,7 +183,7 @@ TEST(Checkpoint, AManifestOfImpossibleNumbersOrDepthIsRefused) {
   EXPECT_EQ(refused.code(), Code::kCheckpointUnusable);
   EXPECT_NE(refused.message().find("20000000 at most"), std::string::npos) << refused.message();
   const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
-  EXPECT_EQ(with("\"format_version\": 1", "\"format_version\": " + deep),
+  EXPECT_EQ(with("\"format_version\": 2", "\"format_version\": " + deep),
             Code::kCheckpointUnusable);
 }
 

@@ -234,6 +234,21 @@ TEST_F(CheckpointWriting, ADamagedNewestIsSetAsideAndTheRunGoesOnFromTheOneBefor
   expect_equal_checkpoints(straight.checkpoints.back().path, second.checkpoints.back().path);
 }
 
+// Of another job's folder: named, but left where it is.
+TEST_F(CheckpointWriting, ADamagedNewestOfALoadedFolderIsSaidAndTheOneBeforeIsUsed) {
+  Recorder first, second;
+  first.stop_after = 5;
+  run(first, "theirs");
+  damage(folder_ / "theirs/step-00000005");
+  job_.checkpoint.load = folder_ / "theirs";
+  run(second, "ours");
+  EXPECT_EQ(second.start.first_step, 4);
+  ASSERT_EQ(second.notes.size(), 1u);
+  for (const char* part : {"checkpoint.load", "step-00000005", "checksum", "step-00000004"})
+    EXPECT_NE(second.notes[0].find(part), std::string::npos) << second.notes[0];
+  EXPECT_TRUE(fs::exists(folder_ / "theirs/step-00000005"));
+}
+
 TEST_F(CheckpointWriting, AnotherModelsNewestIsSetAsideByItsTensor) {
   Recorder other, first, second;
   const spec::JobSpec job = job_;
@@ -248,6 +263,48 @@ TEST_F(CheckpointWriting, AnotherModelsNewestIsSetAsideByItsTensor) {
   EXPECT_EQ(second.start.first_step, 2);
   ASSERT_EQ(second.notes.size(), 1u);
   EXPECT_NE(second.notes[0].find("mlp."), std::string::npos) << second.notes[0];
+  EXPECT_NE(second.notes[0].find(": 64x"), std::string::npos)
+      << "its own shape is said: " << second.notes[0];
+}
+
+// What a run at step 5 would have saved, but for one moment.
+TEST_F(CheckpointWriting, OneThatLacksAMomentIsSetAsideByItsName) {
+  Recorder first, second;
+  first.stop_after = 4;
+  run(first, "saved");
+  const auto saved = checkpoint::Checkpoint::open(folder_ / "saved/step-00000004").value();
+  checkpoint::SaveRequest request;
+  request.dir = folder_ / "saved";
+  request.job = "tiny";
+  request.step = 5;
+  request.state = saved.state();
+  request.state.next_sample_idx = 5 * job_.training.global_batch_size;
+  request.state.tokens_seen = request.state.next_sample_idx * job_.training.seq_length;
+  for (const checkpoint::TensorInfo& tensor : saved.tensors()) {
+    if (tensor.name == "exp_avg_sq.model.norm.weight") continue;
+    const auto bytes = saved.bytes(tensor.name);
+    request.tensors.push_back(
+        {.name = tensor.name, .dtype = tensor.dtype, .shape = tensor.shape, .data = bytes.data()});
+  }
+  ASSERT_TRUE(checkpoint::save(request).ok());
+  run(second, "saved", 2);
+  EXPECT_EQ(second.start.first_step, 4);
+  ASSERT_EQ(second.notes.size(), 1u);
+  for (const char* part : {"exp_avg_sq.model.norm.weight", "unusable-step-00000005"})
+    EXPECT_NE(second.notes[0].find(part), std::string::npos) << second.notes[0];
+}
+
+// Right in size and tensors, but saved two steps before.
+TEST_F(CheckpointWriting, AShardOfAnotherStepIsNamedAndTheOneBeforeIsUsed) {
+  Recorder first, second;
+  run(first, "saved");
+  fs::copy_file(folder_ / "saved/step-00000004" + kShard, folder_ / "saved/step-00000006" + kShard,
+                fs::copy_options::overwrite_existing);
+  run(second, "saved", 2);
+  EXPECT_EQ(second.start.first_step, 4);
+  ASSERT_EQ(second.notes.size(), 1u);
+  for (const char* part : {"shard-00001", "step '4'", "'6'", "unusable-step-00000006"})
+    EXPECT_NE(second.notes[0].find(part), std::string::npos) << second.notes[0];
 }
 
 TEST_F(CheckpointWriting, WithNoneUsableNothingIsMovedAndNothingTrained) {

@@ -68,6 +68,7 @@ OpSums measured(const spec::JobSpec& job) {
       static_cast<size_t>(job.training.micro_batch_size * (job.training.seq_length + 1));
   for (size_t at = 0; at < tokens.size(); at += part)
     model.train_micro_batch(std::span(tokens).subspan(at, part));
+  optimizer.add_squared_norm(model.step());
   optimizer.update(1, model.step());
   model.update_router_bias();
   model.step().read_back();

@@ -201,13 +201,23 @@ TEST_F(Trainer, DamagedCheckpointsAreNotTakenForNone) {
       Code::kCheckpointUnusable);
 }
 
-TEST_F(Trainer, WhatTheRuntimeDoesNotRunIsRefusedByName) {
-  job_.parallel.tensor_parallel_size = 2;
-  job_.model.moe.capacity_factor = 1.25;
-  const Status status = failure({.spec = job_});
-  EXPECT_EQ(status.code(), Code::kInvalid);
-  EXPECT_NE(status.message().find("tensor"), std::string::npos);
-  EXPECT_NE(status.message().find("capacity_factor"), std::string::npos);
+// Which layouts a job can be cut in is the planner's rule, and its sentence.
+TEST_F(Trainer, ALayoutThatTheJobCannotBeCutInIsRefused) {
+  const auto refusal = [this](const plan::Layout& layout) {
+    comm::Groups groups;
+    groups.layout = layout;
+    TrainOptions given = options();
+    given.groups = &groups;
+    const Status status = failure(given);
+    EXPECT_EQ(status.code(), Code::kInvalid);
+    return status.message();
+  };
+  EXPECT_EQ(refusal({.tp = 4}), "num_heads 2 is not divisible by TP 4");
+  EXPECT_EQ(refusal({.pp = 4}), "PP 4 is more than num_layers 3");
+  EXPECT_EQ(refusal({.cp = 3}), "seq_length 16 is not divisible by 2·CP 6: 12 or 18 would do");
+  EXPECT_NE(refusal({.dp = 3}).find("global_batch_size 4"), std::string::npos);
+  job_.training.global_batch_size = 5;
+  EXPECT_NE(refusal({.pp = 2}).find("global_batch_size 5"), std::string::npos);
 }
 
 TEST_F(Trainer, MissingDataIsNamed) {
