@@ -42,6 +42,21 @@ void catch_interrupts() {
   ::sigaction(SIGTERM, &action, nullptr);
 }
 
+void catch_hang_up() {
+  struct sigaction action {};
+  ::sigaction(SIGHUP, nullptr, &action);
+  if (action.sa_handler == SIG_IGN) return;
+  action.sa_handler = remember;
+  action.sa_flags = 0;
+  ::sigaction(SIGHUP, &action, nullptr);
+}
+
+void end_if_hung_up() {
+  if (caught != SIGHUP) return;
+  std::signal(SIGHUP, SIG_DFL);
+  ::raise(SIGHUP);
+}
+
 int interrupted() {
   return caught;
 }

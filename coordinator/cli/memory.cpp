@@ -4,11 +4,14 @@
 // listed and never added to what is held against a measured sum.
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/text.h"
 #include "cluster/plan/memory.h"
+#include "cluster/plan/rank_grid.h"
 #include "coordinator/cli/output.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/cli/verbs.h"
@@ -18,6 +21,17 @@ namespace dsv3::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string job;
+  std::optional<int64_t> rank;  // only this one
+};
+
+// A rank's ledger and its place in the layout.
+struct Placed {
+  const wire::RankLedger& rank;
+  plan::RankPosition at;
+};
 
 // 0 predicted means that the plan has no line of that name.
 Json predicted_json(int64_t bytes) {
@@ -44,7 +58,8 @@ Totals totals_of(const wire::RankLedger& rank) {
   return totals;
 }
 
-Json rank_json(const wire::RankLedger& rank) {
+Json rank_json(const Placed& placed) {
+  const auto& [rank, at] = placed;
   Json names = Json::array();
   const Totals totals = totals_of(rank);
   for (const wire::MemoryEntry& entry : rank.ledger().entries()) {
@@ -54,6 +69,11 @@ Json rank_json(const wire::RankLedger& rank) {
          {"measured_bytes", is_measured(entry) ? Json(entry.measured_bytes()) : Json(nullptr)}});
   }
   return {{"global_rank", rank.rank()},
+          {"tp_rank", at.tp_rank},
+          {"cp_rank", at.cp_rank},
+          {"ep_rank", at.ep_rank},
+          {"dp_rank", at.dp_rank},
+          {"pp_stage", at.pp_stage},
           {"names", names},
           {"predicted_bytes", predicted_json(totals.predicted)},
           {"measured_bytes", totals.measured},
@@ -67,7 +87,23 @@ std::string error_text(int64_t predicted, int64_t measured) {
                                       static_cast<double>(measured));
 }
 
-std::string rank_text(const Globals& globals, const wire::RankLedger& rank) {
+// "rank 5 (tp 1, pp 2)": axes of size 1 are left out.
+std::string rank_title(const plan::Layout& layout, const Placed& placed) {
+  std::string place;
+  const auto axis = [&place](const char* name, int64_t size, int64_t at) {
+    if (size > 1) place += fmt::format("{}{} {}", place.empty() ? "" : ", ", name, at);
+  };
+  const plan::RankPosition& at = placed.at;
+  axis("tp", layout.tp, at.tp_rank);
+  axis("cp", layout.cp, at.cp_rank);
+  axis("pp", layout.pp, at.pp_stage);
+  axis("ep", layout.ep, at.ep_rank);
+  axis("dp", layout.dp, at.dp_rank);
+  return fmt::format("rank {}{}", placed.rank.rank(), place.empty() ? "" : " (" + place + ")");
+}
+
+std::string rank_text(const Globals& globals, const plan::Layout& layout, const Placed& placed) {
+  const wire::RankLedger& rank = placed.rank;
   Table table({"NAME", "PREDICTED", "MEASURED", "ERROR"});
   const auto add = [&table](const std::string& name, int64_t predicted, int64_t measured,
                             bool known) {
@@ -82,41 +118,85 @@ std::string rank_text(const Globals& globals, const wire::RankLedger& rank) {
     }
     if (measured) add("total", totals.predicted, totals.measured, true);
   }
-  return fmt::format("rank {}\n{}", rank.rank(), table.render(globals.color));
+  return fmt::format("{}\n{}", rank_title(layout, placed), table.render(globals.color));
 }
 
-int memory(const Globals& globals, const std::string& job) {
+// One line a rank: where the layout's memory is, and where the prediction is off.
+std::string totals_text(const Globals& globals, const plan::Layout& layout,
+                        const std::vector<Placed>& ranks) {
+  Table table({"TOTALS", "PREDICTED", "MEASURED", "ERROR"});
+  for (const Placed& placed : ranks) {
+    const Totals totals = totals_of(placed.rank);
+    table.add({rank_title(layout, placed),
+               totals.predicted > 0 ? human_bytes(totals.predicted) : "–",
+               human_bytes(totals.measured), error_text(totals.predicted, totals.measured)});
+  }
+  return table.render(globals.color);
+}
+
+// The layout that the job was submitted with.
+Result<plan::Layout> layout_of(transport::Client& client, const std::string& job) {
+  wire::Envelope request, envelope;
+  request.mutable_status()->set_job(job);
+  DSV3_RETURN_IF_ERROR(ask(client, request, &envelope));
+  if (envelope.status_reply().jobs().empty())
+    return Status(Code::kNotFound, fmt::format("there is no job {}", job));
+  return plan::parse_layout(envelope.status_reply().jobs(0).layout_json());
+}
+
+int memory(const Globals& globals, const Options& options) {
   auto client = connect(globals);
   if (!client.ok()) return fail(globals, client.status());
   wire::Envelope request, envelope;
-  request.mutable_memory()->set_job(job);
+  request.mutable_memory()->set_job(options.job);
   if (Status status = ask(*client, request, &envelope); !status.ok()) return fail(globals, status);
-  const wire::MemoryReply& reply = envelope.memory_reply();
+  const Result<plan::Layout> layout = layout_of(*client, options.job);
+  if (!layout.ok()) return fail(globals, layout.status());
+  const plan::RankGrid grid(*layout);
+  if (options.rank && *options.rank >= grid.world_size()) {
+    return fail(globals, Status(Code::kNotFound,
+                                fmt::format("job {} has no rank {}", options.job, *options.rank),
+                                fmt::format("its ranks are 0 to {}", grid.world_size() - 1)));
+  }
+  std::vector<Placed> ranks;
+  for (const wire::RankLedger& rank : envelope.memory_reply().ranks()) {
+    if (rank.rank() >= grid.world_size() || (options.rank && rank.rank() != *options.rank))
+      continue;
+    ranks.push_back({rank, grid.position(rank.rank())});
+  }
   if (globals.json) {
-    Json ranks = Json::array();
-    for (const wire::RankLedger& rank : reply.ranks()) ranks.push_back(rank_json(rank));
-    print_json({{"ranks", ranks}});
+    Json list = Json::array();
+    for (const Placed& rank : ranks) list.push_back(rank_json(rank));
+    print_json({{"ranks", list}});
     return 0;
   }
-  if (reply.ranks().empty()) print(fmt::format("job {} has not reported its memory yet\n", job));
-  for (const wire::RankLedger& rank : reply.ranks()) print(rank_text(globals, rank));
+  if (ranks.empty()) print(fmt::format("job {} has not reported its memory yet\n", options.job));
+  for (const Placed& rank : ranks) print(rank_text(globals, *layout, rank));
+  if (ranks.size() > 1) print(totals_text(globals, *layout, ranks));
   return 0;
 }
 
 }  // namespace
 
 Verb make_memory() {
-  auto job = std::make_shared<std::string>();
+  auto options = std::make_shared<Options>();
   Verb verb;
   verb.name = "memory";
   verb.group = "Look";
   verb.summary = "Memory by name and rank: predicted beside measured";
   verb.help =
       "A dash: not predicted, or outside what is measured (the process itself, below "
-      "the total).\n"
-      "Example:\n  dsv3ctl memory demo-1";
-  verb.options = {{"JOB", job.get(), "Job id", true, Completes::kJob, {}}};
-  verb.run = [job](const Globals& globals) { return memory(globals, *job); };
+      "the total). The prediction is that of the rank's own pipeline stage.\n"
+      "Examples:\n  dsv3ctl memory demo-1\n  dsv3ctl memory demo-1 --rank 3";
+  verb.options = {{"JOB", &options->job, "Job id", true, Completes::kJob, {}},
+                  {"--rank",
+                   &options->rank,
+                   "Only this global rank",
+                   false,
+                   Completes::kNothing,
+                   {},
+                   Range{0, kAnyCount}}};
+  verb.run = [options](const Globals& globals) { return memory(globals, *options); };
   return verb;
 }
 

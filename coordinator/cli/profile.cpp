@@ -48,7 +48,7 @@ std::string folder_of_job(const Globals& globals, const std::string& id) {
 int64_t take_share(const plan::Layout& layout, spec::JobSpec* job) {
   job->training.micro_batch_size = layout.micro_batch;
   job->parallel.data_parallel_size = 1;
-  const int64_t ranks = std::max<int64_t>(1, layout.dp);
+  const int64_t ranks = layout.dense_dp();  // ranks of one expert group share the batch, too
   if (ranks > 1) {
     const int64_t cores = inventory::probe_machine().cores;
     ::setenv("OMP_NUM_THREADS", std::to_string(std::max<int64_t>(1, cores / ranks)).c_str(), 0);

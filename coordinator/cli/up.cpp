@@ -12,6 +12,7 @@
 #include "coordinator/cli/session.h"
 #include "coordinator/cli/verbs.h"
 #include "coordinator/protocol/dsv3.pb.h"
+#include "coordinator/transport/coordinator_file.h"
 
 namespace dsv3::cli {
 namespace {
@@ -43,12 +44,32 @@ int up(const Globals& globals, bool foreground) {
   return 0;
 }
 
+// ZeroMQ drops an answer that is not read yet when the connection goes: a coordinator that had
+// nothing to end may be gone before it is heard. Only an end by its own will takes its file away.
+bool has_ended_cleanly(const Globals& globals) {
+  return !path_exists(transport::coordinator_file_path(globals.state_dir));
+}
+
+void print_down(const Globals& globals, const std::string& text,
+                const std::vector<std::string>& jobs) {
+  if (globals.json) {
+    print_json({{"stopped", true}, {"jobs_ended", jobs}});
+  } else {
+    note(text);
+  }
+}
+
 int down(const Globals& globals) {
   auto client = connect(globals);
   if (!client.ok()) return fail(globals, client.status());
   wire::Envelope request, reply;
   request.mutable_shutdown()->set_cancel_jobs(true);
-  if (Status status = ask(*client, request, &reply); !status.ok()) return fail(globals, status);
+  Status status = ask(*client, request, &reply);
+  if (status.code() == Code::kNoCoordinator && has_ended_cleanly(globals)) {
+    print_down(globals, "the coordinator has ended", {});
+    return 0;
+  }
+  if (!status.ok()) return fail(globals, status);
   const wire::ShutdownReply& answer = reply.shutdown_reply();
   for (const std::string& job : answer.jobs()) note(fmt::format("ending job {}", job));
   const auto pid = static_cast<pid_t>(answer.pid());
@@ -62,13 +83,8 @@ int down(const Globals& globals) {
     }
     ::usleep(5000);
   }
-  if (globals.json) {
-    print_json(
-        {{"stopped", true},
-         {"jobs_ended", std::vector<std::string>(answer.jobs().begin(), answer.jobs().end())}});
-  } else {
-    note(fmt::format("the coordinator (pid {}) has ended", pid));
-  }
+  print_down(globals, fmt::format("the coordinator (pid {}) has ended", pid),
+             {answer.jobs().begin(), answer.jobs().end()});
   return 0;
 }
 

@@ -40,6 +40,7 @@ Verb make_explain();
 Verb make_params();
 Verb make_configs();
 Verb make_plan();
+Verb make_rehearse();
 Verb make_recommend();
 Verb make_migrate();
 

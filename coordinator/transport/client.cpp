@@ -18,6 +18,9 @@ namespace {
 constexpr int64_t kNsPerMs = 1'000'000;
 // How often a wait looks whether the coordinator's process still lives.
 constexpr int kAliveCheckMs = 200;
+// A coordinator that was told to end answers first: its answer may come in, or wait to be decrypted
+// by this process's own I/O thread, when its process is already gone.
+constexpr int kLastAnswerMs = 2000;
 constexpr const char* kMonitorAddress = "inproc://client-monitor";
 
 Status refused() {
@@ -62,6 +65,8 @@ struct Client::Impl {
       if ((items[0].revents & events) != 0) return {};
       if ((items[1].revents & ZMQ_POLLIN) != 0 && handshake_refused()) return refused();
       if (!is_alive(file)) {
+        if (events == ZMQ_POLLIN && zmq_poll(items, 1, std::min(left, kLastAnswerMs)) > 0)
+          return {};
         return Status(Code::kNoCoordinator,
                       fmt::format("the coordinator (process {}) has ended", file.pid),
                       "start one with `dsv3ctl up`");

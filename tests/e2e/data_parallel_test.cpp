@@ -50,7 +50,7 @@ TEST(DataParallel, TrainsAsOneRankDoes) {
   const Json job = home.job(four);
   EXPECT_EQ(job["ranks"], 4);
   EXPECT_EQ(job["layout"]["dp"], 4);
-  EXPECT_EQ(job["layout"]["zero_stage"], 0);
+  EXPECT_EQ(job["layout"]["zero_stage"], 1);
 
   // Every token is counted, once.
   const Json experts = home.json({"experts", four});

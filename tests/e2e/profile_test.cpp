@@ -131,6 +131,15 @@ TEST(Profile, OfAJobGoesOnFromItsNewestCheckpointAndLeavesItAsItWas) {
   EXPECT_EQ(home.job(id), before);
 }
 
+TEST(Profile, RanksOfAnExpertGroupShareTheBatchAsDataRanksDo) {
+  const Home home;
+  const std::string file = home.write_config("mine", home.prepare_text(), 5);
+  const Json profile =
+      home.json({"profile", file, "--steps", "1", "--set", "parallel.expert_parallel_size=2",
+                 "--set", "parallel.data_parallel_size=2", "--set", "training.micro_batch_size=1"});
+  EXPECT_EQ(profile["tokens_per_step"], kTokensPerStep / 4);
+}
+
 void expect_refusal(const Home& home, std::vector<std::string> words, int code,
                     const std::string& part) {
   const Outcome plain = home.ctl(words);
@@ -152,8 +161,10 @@ TEST(Profile, WhatCantBeMeasuredIsRefusedInOneSentence) {
   expect_refusal(home, {"profile", "../jobs"}, 5, "'../jobs'");
   expect_refusal(home, {"profile", "671b", "--set", "data.path=x"}, 6, "needs");
   expect_refusal(home,
-                 {"profile", "demo", "--set", "parallel.recompute=full", "--set", "data.path=x"}, 6,
-                 "recomputation");
+                 {"profile", "demo", "--set", "parallel.zero_stage=3", "--set",
+                  "parallel.data_parallel_size=2", "--set", "training.micro_batch_size=4", "--set",
+                  "data.path=x"},
+                 6, "ZeRO-3");
   expect_refusal(home, {"profile", "demo", "--set", "data.path=nowhere/x"}, 6, "nowhere/x.idx");
   expect_refusal(home, {"profile", "demo", "--set", "model.num_layers=0"}, 2, "num_layers");
   expect_refusal(home, {"profile", "demo", "--steps", "0"}, 2, "--steps");

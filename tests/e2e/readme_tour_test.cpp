@@ -42,7 +42,7 @@ class Reader {
  public:
   Reader() : copy_(home_.path() + "/copy") {
     fs::create_directory(copy_);
-    for (const char* name : {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "configs"})
+    for (const char* name : {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "configs", "runtime"})
       fs::create_symlink(std::string(DSV3_SOURCE_DIR "/") + name, copy_ + "/" + name);
   }
 

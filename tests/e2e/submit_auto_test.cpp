@@ -74,10 +74,11 @@ TEST(SubmitAuto, PicksPlansStartsAndRecordsWhy) {
 TEST(SubmitAuto, OnlyWhatRunsHereIsTaken) {
   const Home home;
   ASSERT_EQ(home.ctl({"up"}).code, 0);
-  const Outcome refused = home.ctl({"submit", "auto", "--set", "parallel.tensor_parallel_size=2",
-                                    "--set", "parallel.data_parallel_size=1"});
+  const Outcome refused =
+      home.ctl({"submit", "auto", "--set", "parallel.zero_stage=3", "--set",
+                "parallel.data_parallel_size=2", "--set", "training.micro_batch_size=4"});
   EXPECT_EQ(refused.code, 6) << refused.err;
-  EXPECT_NE(refused.err.find("can't be run yet"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("can't be run yet: ZeRO-3"), std::string::npos) << refused.err;
   EXPECT_TRUE(home.json({"status"})["jobs"].empty());
 }
 

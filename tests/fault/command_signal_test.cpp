@@ -151,6 +151,27 @@ TEST_F(CommandSignal, WaitingDetachesAndTheJobGoesOn) {
   EXPECT_EQ(home.ctl({"cancel", id}, 60).code, 0);
 }
 
+TEST_F(CommandSignal, ARehearsalLeavesNeitherRanksNorItsFolder) {
+  const Home home;
+  Environment environment = home.environment();
+  const std::string folder = home.path() + "/tmp";
+  fs::create_directory(folder);
+  environment.emplace_back("TMPDIR", folder);
+  for (const int signal : kEndingSignals) {
+    SCOPED_TRACE(signal);
+    Running rehearsal(
+        home.ctl_words({"rehearse", "10b", "--gpus", "8", "--ranks-max", "2", "--steps", "1000"}),
+        environment);
+    ASSERT_TRUE(wait_until([&] { return home.processes("dsv3-worker train").size() == 2; }))
+        << rehearsal.err();
+    ::kill(rehearsal.pid(), signal);
+    const Outcome outcome = rehearsal.finish(20);
+    EXPECT_EQ(outcome.code, 128 + signal) << outcome.err;
+    EXPECT_TRUE(home.processes("dsv3-worker").empty());
+    EXPECT_TRUE(fs::is_empty(folder));
+  }
+}
+
 TEST_F(CommandSignal, SubmitWithWaitDetachesAndTheJobGoesOn) {
   const Home home;
   const std::string config = home.write_config("long", home.prepare_text(), kForEver);

@@ -17,7 +17,7 @@
 
 namespace dsv3::e2e {
 
-// Ranks of every job here.
+// Ranks of every job here that doesn't say otherwise.
 inline constexpr int kRanks = 2;
 
 inline std::vector<std::string> set_words(const std::vector<std::string>& settings) {
@@ -45,14 +45,15 @@ inline bool trains(const Home& home, const std::string& id, int number, int time
 }
 
 // True when all ranks of an attempt are there, which `before` were not.
-inline std::vector<pid_t> wait_for_ranks(const Home& home, const std::vector<pid_t>& before = {}) {
+inline std::vector<pid_t> wait_for_ranks(const Home& home, const std::vector<pid_t>& before = {},
+                                         int ranks = kRanks) {
   std::vector<pid_t> now;
   EXPECT_TRUE(wait_until([&] {
     now = home.processes("dsv3-worker");
     for (const pid_t old : before) {
       if (std::find(now.begin(), now.end(), old) != now.end()) return false;
     }
-    return static_cast<int>(now.size()) == kRanks;
+    return static_cast<int>(now.size()) == ranks;
   })) << now.size()
       << " ranks";
   return now;

@@ -108,25 +108,42 @@ TEST(Hostile, StrangersAtTheCoordinatorsPortDisturbNobody) {
   EXPECT_EQ(home.ctl({"nodes"}, 10).code, 0);
 }
 
-// Abstract unix names that ranks of this machine listen at.
-std::set<std::string> rank_names() {
+// Inodes of the sockets that the home's ranks hold.
+std::set<std::string> rank_sockets(const Home& home) {
+  std::set<std::string> inodes;
+  for (const pid_t pid : home.processes("dsv3-worker")) {
+    std::error_code error;
+    std::filesystem::directory_iterator entry(fmt::format("/proc/{}/fd", pid), error);
+    for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+      const std::string link = std::filesystem::read_symlink(entry->path(), error).string();
+      if (link.starts_with("socket:[")) inodes.insert(link.substr(8, link.size() - 9));
+    }
+  }
+  return inodes;
+}
+
+// Abstract unix names that they listen at; other tests' ranks have theirs.
+std::set<std::string> rank_names(const Home& home) {
+  const std::set<std::string> own = rank_sockets(home);
   std::set<std::string> names;
   std::ifstream file("/proc/net/unix");
   for (std::string line; std::getline(file, line);) {
     const size_t at = line.find("@dsv3-");
-    if (at != std::string::npos) names.insert(line.substr(at + 1));
+    if (at == std::string::npos) continue;
+    std::istringstream words(line);
+    std::string word;
+    for (int column = 0; column < 7; ++column) words >> word;  // the inode
+    if (own.contains(word)) names.insert(line.substr(at + 1));
   }
   return names;
 }
 
 TEST(Hostile, StrangersAtARanksSocketDisturbNobody) {
   const Home home;
-  const std::set<std::string> others = rank_names();
   const std::string id = home.start_job(kForEver, gang_words(0));
   std::vector<Stranger> strangers;
   int doors = 0;
-  for (const std::string& name : rank_names()) {
-    if (others.contains(name)) continue;
+  for (const std::string& name : rank_names(home)) {
     ++doors;
     sockaddr_un address{};
     address.sun_family = AF_UNIX;

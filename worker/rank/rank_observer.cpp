@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <utility>
 
+#include "base/log.h"
 #include "base/text.h"
 #include "coordinator/protocol/dsv3.pb.h"
 
@@ -71,6 +73,7 @@ void RankObserver::on_step(const train::StepReport& report) {
   last_step_ = report.step;
   arena_peak_bytes_ = report.memory_bytes;
   const std::string line = lines_.step(report);
+  append_metrics(report);
   const int64_t interval = options_.log_interval_steps;
   if (interval > 0 && report.step % interval == 0) print(line);
   if (reporter_ == nullptr) return;
@@ -92,6 +95,16 @@ void RankObserver::on_step(const train::StepReport& report) {
   step->set_mfu(report.mfu);
   step->set_memory_bytes(report.memory_bytes);
   reporter_->send(std::move(message));
+}
+
+// A file that can't be written costs its lines, as the log does.
+void RankObserver::append_metrics(const train::StepReport& report) {
+  if (options_.metrics_path.empty() || options_.rank != 0) return;
+  std::ofstream file(options_.metrics_path, std::ios::app);
+  file << metrics_line(options_.attempt, report) << "\n";
+  file.close();
+  if (file || std::exchange(metrics_lost_, true)) return;
+  log::warning("{} can't be written; training goes on", options_.metrics_path);
 }
 
 void RankObserver::on_validation(const train::ValidationReport& report) {

@@ -21,6 +21,8 @@ namespace dsv3::rank {
 struct ObserverOptions {
   int64_t rank = 0;
   int64_t log_interval_steps = 1;
+  int64_t attempt = 1;
+  std::string metrics_path;                 // rank 0 appends a JSON object a step; "": none
   int64_t num_moe_layers = 0;               // layers whose counts make one step's report
   std::vector<plan::LedgerLine> predicted;  // of the plan, for the memory report; may be empty
 };
@@ -50,6 +52,7 @@ class RankObserver final : public train::TrainObserver {
   // A log that can't be written (a full disk) costs lines, never the training; it is said once.
   void print(const std::string& line);
   void flush_counts();
+  void append_metrics(const train::StepReport& report);
 
   ObserverOptions options_;
   link::Reporter* reporter_;
@@ -57,6 +60,7 @@ class RankObserver final : public train::TrainObserver {
   StepLines lines_;
   bool log_cut_ = false;   // the last line went in part
   bool log_lost_ = false;  // a line was lost, and it was said
+  bool metrics_lost_ = false;
   int64_t last_step_ = 0;
   int64_t arena_peak_bytes_ = 0;
   std::unique_ptr<wire::ExpertCounts> counts_;  // of the step being collected

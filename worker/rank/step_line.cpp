@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/text.h"
 
 namespace dsv3::rank {
@@ -41,6 +43,7 @@ std::string StepLines::step(const train::StepReport& report) {
   if (report.mtp_loss != 0) line += fmt::format(" mtp {:.4f}", report.mtp_loss);
   line += fmt::format(" aux {:.4f}", report.aux_loss);
   if (report.z_loss != 0) line += fmt::format(" z {:.4f}", report.z_loss);
+  if (report.dropped > 0) line += fmt::format(" dropped {}", with_commas(report.dropped));
   line += fmt::format(" gnorm {:.2f} lr {:.1e} {} tok/s", report.grad_norm, report.lr,
                       with_commas(static_cast<int64_t>(report.tokens_per_s)));
   if (report.mfu > 0) {
@@ -66,6 +69,24 @@ std::string StepLines::validation(const train::ValidationReport& report) const {
 std::string StepLines::checkpoint(const train::CheckpointReport& report) {
   return fmt::format("checkpoint at step {} in {} ({}, {})", report.step, report.path,
                      human_bytes(report.bytes), human_duration(report.seconds));
+}
+
+std::string metrics_line(int64_t attempt, const train::StepReport& report) {
+  const nlohmann::ordered_json line{{"attempt", attempt},
+                                    {"step", report.step},
+                                    {"loss", report.loss},
+                                    {"lm_loss", report.lm_loss},
+                                    {"mtp_loss", report.mtp_loss},
+                                    {"aux_loss", report.aux_loss},
+                                    {"z_loss", report.z_loss},
+                                    {"grad_norm", report.grad_norm},
+                                    {"lr", report.lr},
+                                    {"dropped", report.dropped},
+                                    {"tokens", report.tokens},
+                                    {"tokens_per_s", report.tokens_per_s},
+                                    {"mfu", report.mfu},
+                                    {"step_s", report.step_s}};
+  return line.dump();
 }
 
 }  // namespace dsv3::rank

@@ -29,4 +29,8 @@ class StepLines {
   double pace_s_ = 0;  // smoothed seconds a step
 };
 
+// A step as `dsv3ctl metrics --json` prints it, without schema_version: logging.jsonl's line.
+// Losses have enough digits to be read back exactly; what is not finite is null.
+std::string metrics_line(int64_t attempt, const train::StepReport& report);
+
 }  // namespace dsv3::rank

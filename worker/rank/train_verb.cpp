@@ -17,7 +17,9 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "cluster/plan/capability.h"
+#include "cluster/plan/given_layout.h"
 #include "cluster/plan/plan.h"
+#include "cluster/plan/rank_grid.h"
 #include "cluster/plan/shard_map.h"
 #include "configs/spec/parse.h"
 #include "coordinator/protocol/dsv3.pb.h"
@@ -71,29 +73,28 @@ std::string checkpoint_dir(const TrainWords& words, const spec::JobSpec& job) {
   return words.job_dir.empty() ? "" : words.job_dir + "/checkpoints";
 }
 
-// The layout that the job runs in, and what was predicted for it: the plan's, whose choices become
-// the job's; without a plan the job's own sizes, data parallel where they leave it free. kInvalid
-// when it is for other ranks.
+// The layout that the job runs in, and what was predicted for it: the plan's, else the job's own
+// sizes with data parallel where they leave it free. It becomes the job's. kInvalid when it is for
+// other ranks, or does not divide the job.
 Result<plan::Plan> settle_plan(const TrainWords& words, spec::JobSpec* job) {
   plan::Plan plan;
-  plan::Layout& layout = plan.layout;
   if (words.plan.empty()) {
-    int64_t& data_ranks = job->parallel.data_parallel_size;
-    if (data_ranks < 1) data_ranks = words.world;
-    layout.dp = data_ranks;
-    layout.zero_stage = 0;
-    job->training.micro_batch_size = std::max<int64_t>(1, job->training.micro_batch_size);
+    plan.layout = plan::layout_as_given(*job, words.world);
   } else {
     DSV3_ASSIGN_OR_RETURN(const std::string text, read_file(words.plan));
     DSV3_ASSIGN_OR_RETURN(plan, plan::parse_plan(text));
-    *job = plan::settled(std::move(*job), plan);
   }
+  *job = plan::settled(std::move(*job), plan);
+  const plan::Layout& layout = plan.layout;
   if (layout.world_size() != words.world) {
     return Status(Code::kInvalid,
                   fmt::format("the layout {} is for {} ranks, --world says {}",
                               plan::to_string(layout), layout.world_size(), words.world),
-                  "give --set parallel.data_parallel_size the number of ranks");
+                  fmt::format("start {} ranks, or give sizes under parallel that multiply to {}",
+                              layout.world_size(), words.world));
   }
+  if (std::string fault = plan::check_layout(*job, layout, /*devices_per_node=*/0); !fault.empty())
+    return Status(Code::kInvalid, std::move(fault));
   return plan;
 }
 
@@ -143,6 +144,14 @@ void settle_demo_data(spec::JobSpec* job) {
   }
 }
 
+void say_place(const TrainWords& words, const plan::Layout& layout,
+               const plan::RankPosition& position) {
+  log::info("rank {} of {}: tp {}, cp {}, pp {}, ep {}, dp {} of {}{}", words.rank, words.world,
+            position.tp_rank, position.cp_rank, position.pp_stage, position.ep_rank,
+            position.dp_rank, plan::to_string(layout),
+            words.rank == 0 ? "" : "; the steps are in rank 0's log");
+}
+
 // Trains; what ends this rank by its own fault is told to its peers, who would otherwise only see
 // it leave.
 Result<train::TrainSummary> train_beside(const Peers& peers, const train::TrainOptions& options,
@@ -165,8 +174,12 @@ Result<train::TrainSummary> train_job(const TrainWords& words, link::Reporter* r
   DSV3_RETURN_IF_ERROR(plan::check_runnable(job));
   settle_demo_data(&job);
   ObserverOptions observing{.rank = words.rank, .log_interval_steps = job.logging.interval_steps};
+  observing.attempt = words.attempt;
+  if (job.logging.jsonl && !words.job_dir.empty())
+    observing.metrics_path = words.job_dir + "/metrics.jsonl";
   observing.num_moe_layers = count_moe_layers(job.model);
-  observing.predicted = plan.ledger;
+  const plan::RankPosition position = plan::RankGrid(plan.layout).position(words.rank);
+  observing.predicted = plan::ledger_of_stage(plan, position.pp_stage);
   train::TrainOptions options{
       .spec = job, .job = words.job, .attempt = words.attempt, .submission = words.submission};
   options.checkpoint_dir = checkpoint_dir(words, job);
@@ -175,10 +188,7 @@ Result<train::TrainSummary> train_job(const TrainWords& words, link::Reporter* r
   DSV3_RETURN_IF_ERROR(check_folder_is_free(words, options.checkpoint_dir));
   DSV3_ASSIGN_OR_RETURN(const Peers peers, meet_peers(words, plan.layout, job, reporter));
   options.groups = &peers.groups;
-  if (words.world > 1) {
-    log::info("rank {} of {} ({}){}", words.rank, words.world, plan::to_string(plan.layout),
-              words.rank == 0 ? "" : "; the steps are in rank 0's log");
-  }
+  if (words.world > 1) say_place(words, plan.layout, position);
   RankObserver observer(observing, reporter, &stop_signal);
   struct KeepStep {  // also when train() throws
     const RankObserver& observer;

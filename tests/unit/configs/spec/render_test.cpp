@@ -53,6 +53,10 @@ struct Randomise {
     if (rng() % 2 == 0) (*this)(&v->emplace());
   }
   void operator()(std::vector<double>* v) { *v = {number(), number()}; }
+  void operator()(std::vector<int64_t>* v) {
+    v->resize(rng() % 4);
+    for (int64_t& item : *v) (*this)(&item);
+  }
   void operator()(Blend* v) {
     static const Blend kPrefixes[] = {
         {}, {{"a", 1.0}}, {{"a b", 1.0}}, {{"1", 0.25}, {"x: y", 1e-7}}, {{"0.3 a 0.7 b", 1.0}}};

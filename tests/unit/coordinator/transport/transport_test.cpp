@@ -1,13 +1,16 @@
 // Real sockets on loopback: who is admitted, who isn't, and what happens when the other side goes
 // away.
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <zmq.h>
 
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <thread>
 
@@ -60,6 +63,7 @@ class Transport : public testing::Test {
       wire::Envelope message;
       bool received = false;
       while (server.receive(&peer, &message, &received).ok() && received) {
+        if (before_answer_) before_answer_(server);
         wire::Envelope reply;
         reply.set_request_id(message.request_id());
         reply.mutable_ping_reply()->mutable_coordinator()->set_host(
@@ -81,6 +85,7 @@ class Transport : public testing::Test {
   std::string dir_;
   std::string endpoint_;
   std::thread thread_;
+  std::function<void(Server&)> before_answer_;
   std::atomic<bool> stopping_{false};
   std::atomic<int> answered_{0};
 };
@@ -187,6 +192,30 @@ TEST_F(Transport, AServerThatDoesNotAnswerIsATimeout) {
   ASSERT_TRUE(client.ok());
   std::string host;
   EXPECT_EQ(ping(*client, &host, 50).code(), Code::kTimeout);
+}
+
+// What `dsv3ctl down` asks: the coordinator answers, ends, and its answer comes in after its end.
+TEST_F(Transport, TheLastAnswerOfACoordinatorThatEndsIsHeard) {
+  const pid_t coordinator = ::fork();
+  if (coordinator == 0) {
+    while (true) ::pause();
+  }
+  CoordinatorFile file = *read_coordinator_file(dir_);
+  file.pid = coordinator;
+  ASSERT_TRUE(write_coordinator_file(dir_, file).ok());
+  Result<Client> client = Client::connect(dir_);
+  ASSERT_TRUE(client.ok()) << client.status().to_string();
+  before_answer_ = [coordinator](Server& server) {
+    ::kill(coordinator, SIGKILL);
+    ::waitpid(coordinator, nullptr, 0);
+    (void)server.wait(-1, 500);  // the client looks for the process every 200 ms
+  };
+  std::string host;
+  const Status status = ping(*client, &host);
+  EXPECT_TRUE(status.ok()) << status.to_string();
+  EXPECT_EQ(host, "client/client");
+  stop();
+  EXPECT_EQ(ping(*client, &host).code(), Code::kNoCoordinator) << "nobody is there to be asked";
 }
 
 TEST_F(Transport, KeyFilesThatOthersCanReadAreRefused) {

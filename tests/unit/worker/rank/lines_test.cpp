@@ -3,6 +3,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/text.h"
 #include "coordinator/protocol/dsv3.pb.h"
 #include "worker/rank/rank_observer.h"
 #include "worker/rank/step_line.h"
@@ -150,6 +155,32 @@ TEST(RankObserver, OtherRanksLeaveTheJobsWordsToRankZero) {
   observed.read();
   ASSERT_EQ(observed.seen.size(), 1u);
   EXPECT_EQ(observed.seen[0].memory().entries(0).measured_bytes(), 5);
+}
+
+TEST(RankObserver, WritesMetricsThatCanBeReadBackExactly) {
+  const std::string path = testing::TempDir() + "metrics-" + std::to_string(::getpid());
+  volatile std::sig_atomic_t signal = 0;
+  train::StepReport report = demo_step();
+  report.loss = 0.1 + 0.2;
+  for (const int64_t rank : {0, 1}) {
+    RankObserver observer(
+        {.rank = rank, .log_interval_steps = 0, .attempt = 2, .metrics_path = path}, nullptr,
+        &signal);
+    observer.on_step(report);
+    report.step = 121;
+    report.grad_norm = std::numeric_limits<double>::quiet_NaN();
+    observer.on_step(report);
+  }
+  const Result<std::string> text = read_file(path);
+  ASSERT_TRUE(text.ok()) << text.status().to_string();
+  const std::vector<std::string> lines = split(*text, '\n');
+  ASSERT_EQ(lines.size(), 3u) << "rank 0's two, and what is behind the last newline: " << *text;
+  const auto first = nlohmann::json::parse(lines[0]);
+  EXPECT_EQ(first["loss"].get<double>(), 0.1 + 0.2);
+  EXPECT_EQ(first["attempt"], 2);
+  EXPECT_EQ(first["step"], 120);
+  EXPECT_TRUE(nlohmann::json::parse(lines[1])["grad_norm"].is_null());
+  ::unlink(path.c_str());
 }
 
 TEST(RankObserver, SignalStopsAlsoWithoutALink) {

@@ -122,7 +122,7 @@ TEST_F(WorkerTest, SignalEndsItWithACheckpointToBeTriedAgain) {
 
 TEST_F(WorkerTest, RefusesWithTheFrozenCodeAndSaysWhy) {
   EXPECT_EQ(run({"--spec", spec(), "--set", "parallel.tensor_parallel_size=2"}), 2);
-  EXPECT_NE(text_of("err").find("tensor parallelism"), std::string::npos);
+  EXPECT_NE(text_of("err").find("is for 2 ranks, --world says 1"), std::string::npos);
   EXPECT_EQ(run({"--spec", *dir_ + "/absent.yaml"}), 2);
   EXPECT_EQ(run({"--spec", spec(), "--set", "data.path=/nonexistent/data"}), 2);
   EXPECT_NE(text_of("err").find("/nonexistent/data"), std::string::npos);
