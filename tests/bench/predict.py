@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 
-from step_table import ctl, peak_rss, say, state_dir, worker_of
+from step_table import ctl, peak_rss, say, state_dir, workers_of
 
 WARMUP = 3
 DEMO, BENCH = "configs/demo.yaml", "configs/bench-cpu.yaml"
@@ -45,7 +45,26 @@ CASES = {
                                "training.global_batch_size": 12, "training.micro_batch_size": 6, "training.dtype": "fp32"}),
     "new-ranks-2": (BENCH, {"parallel.data_parallel_size": 2, "model.num_layers": 5, "training.micro_batch_size": 2,
                             "training.global_batch_size": 4}),
+    # One row an axis and a choice, then axes together. Ranks are two where there are two cores.
+    "tp-2": (DEMO, {"parallel.tensor_parallel_size": 2, "training.micro_batch_size": 8}),
+    "tp-2-etp": (DEMO, {"parallel.tensor_parallel_size": 2, "parallel.expert_tensor_parallel_size": 2, "training.micro_batch_size": 8}),
+    "cp-2": (DEMO, {"parallel.context_parallel_size": 2, "training.micro_batch_size": 8}),
+    "ep-2": (DEMO, {"parallel.expert_parallel_size": 2, "parallel.zero_stage": 1, "training.micro_batch_size": 4}),
+    "pp-2": (DEMO, {"parallel.pipeline_parallel_size": 2, "training.micro_batch_size": 2}),
+    "pp-2-afab": (DEMO, {"parallel.pipeline_parallel_size": 2, "parallel.pipeline_schedule": "afab", "training.micro_batch_size": 1}),
+    "pp-2-zero-bubble": (DEMO, {"parallel.pipeline_parallel_size": 2, "parallel.pipeline_schedule": "zero_bubble",
+                                "training.micro_batch_size": 1}),
+    "pp-2-interleaved": (DEMO, {"parallel.pipeline_parallel_size": 2, "parallel.pipeline_schedule": "interleaved",
+                                "training.micro_batch_size": 1}),
+    "zero-1": (BENCH, {"parallel.data_parallel_size": 2, "parallel.zero_stage": 1, "training.micro_batch_size": 2}),
+    "zero-0": (BENCH, {"parallel.data_parallel_size": 2, "parallel.zero_stage": 0, "training.micro_batch_size": 2}),
+    "selective": (BENCH, {"parallel.recompute": "selective", "training.micro_batch_size": 4}),
+    "full": (BENCH, {"parallel.recompute": "full", "training.micro_batch_size": 4}),
+    "tp-2-pp-2": (DEMO, {"parallel.tensor_parallel_size": 2, "parallel.pipeline_parallel_size": 2, "training.micro_batch_size": 2}),
+    "ep-2-dp-2": (DEMO, {"parallel.expert_parallel_size": 2, "parallel.data_parallel_size": 2, "parallel.zero_stage": 1,
+                         "training.micro_batch_size": 2}),
 }  # fmt: skip
+AXES = ("tensor", "context", "pipeline", "expert", "data")
 # The calibration's form was chosen while the others were looked at; these were first run when it stood.
 NEW = [name for name in CASES if name.startswith("new-")]
 QUIET = {"training.lr_warmup_steps": 2, "training.eval_interval_steps": 0, "training.eval_batches": 1}
@@ -68,13 +87,16 @@ def parse_options():
 def words_of(options, name):
     config, changes = CASES[name]
     values = {**QUIET, "training.max_steps": WARMUP + options.steps, **changes}
+    if any(key.endswith("_parallel_size") for key in changes):  # what a case doesn't cut is whole, not the planner's choice
+        values = {**{f"parallel.{axis}_parallel_size": 1 for axis in AXES}, **values}
     return [config, *[word for key, value in values.items() for word in ("--set", f"{key}={value}")]]
 
 
 def predict(options, name):
     plan = json.loads(ctl(options, "plan", *words_of(options, name), "--json"))
     layout, predicted = plan["layout"], plan["predicted"]
-    return {"name": name, "ranks": layout["dp"], "predicted_s": predicted["step_s"], "predicted_bytes": predicted["peak_memory_bytes"]}
+    ranks = layout["tp"] * layout["cp"] * layout["pp"] * layout["ep"] * layout["dp"]
+    return {"name": name, "ranks": ranks, "predicted_s": predicted["step_s"], "predicted_bytes": predicted["peak_memory_bytes"]}
 
 
 def measure(options, point):
@@ -83,8 +105,7 @@ def measure(options, point):
     peak, state = 0, ""
     while state not in ("COMPLETED", "FAILED", "CANCELLED"):
         state = json.loads(ctl(options, "status", job, "--json"))["job"]["state"]
-        if pid := worker_of(options, job):
-            peak = max(peak, peak_rss(pid))
+        peak = max([peak, *map(peak_rss, workers_of(options, job))])
         time.sleep(0.2)
     rows = [json.loads(line) for line in ctl(options, "metrics", job, "--json").splitlines()]
     if len(rows) < WARMUP + options.steps:

@@ -3,7 +3,10 @@
 #   step [CONFIG]        the training step beside PyTorch's and transformers' on the same model, one markdown table
 #   overhead [PART …]    submit to the first step, an idle coordinator, recording, short commands
 #   predict [OPTION …]   step time and memory as `dsv3ctl plan` predicts them beside measured ones
-#   comm [ROUNDS]        the communicator beside Open MPI        overlap, checkpoint: what they hide and cost
+#   exposed dp|zero1|ep|tp|cp|pp [CONFIG] [SHARE …]   communication that nothing hides, axis by axis, on a slow link
+#   parallel-checkpoint [LAYOUT …]   a checkpoint every ten steps, written by several ranks
+#   replay               pipeline schedules: recorded times replayed, bubbles beside the formulas'
+#   comm [ROUNDS]        the communicator beside Open MPI        checkpoint: what it costs
 # PyTorch is optional: give its interpreter in DSV3_BENCH_PYTHON (versions: tests/golden/requirements.txt).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -31,7 +34,13 @@ case $what in
     python3 tests/bench/predict.py --bin "$bin" "$@"
     ;;
   comm) exec tests/bench/comm/compare.sh "$@" ;;
-  overlap) exec tests/bench/overlap.sh "$@" ;;
   checkpoint) exec tests/bench/checkpoint.sh "$@" ;;
-  *) echo "usage: tests/bench/run.sh step|overhead|predict|comm|overlap|checkpoint [CONFIG]" >&2; exit 2 ;;
+  exposed) exec tests/bench/parallel/exposed.sh "$@" ;;
+  parallel-checkpoint) exec tests/bench/parallel/checkpoint.sh "$@" ;;
+  replay)
+    machine
+    cmake --build "build/${DSV3_PRESET:-dev}" --target bench_schedule_replay >/dev/null
+    exec "$(find "build/${DSV3_PRESET:-dev}" -name bench_schedule_replay -type f)"
+    ;;
+  *) echo "usage: tests/bench/run.sh step|overhead|predict|comm|exposed|checkpoint|parallel-checkpoint|replay [CONFIG]" >&2; exit 2 ;;
 esac

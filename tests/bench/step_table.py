@@ -66,7 +66,8 @@ def ctl(options, *words):
     return done.stdout
 
 
-def worker_of(options, job):
+def workers_of(options, job):
+    found = []
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         try:
             with open(path, "rb") as file:
@@ -74,8 +75,8 @@ def worker_of(options, job):
         except OSError:
             continue
         if words[0].endswith("dsv3-worker") and f"{options.state}/jobs/{job}" in words:
-            return path.split("/")[2]
-    return None
+            found.append(path.split("/")[2])
+    return found
 
 
 def peak_rss(pid):
@@ -94,8 +95,7 @@ def ours(options, dtype):
     job = ctl(options, "submit", options.config, *[w for s in words for w in ("--set", s)]).strip()
     peak = 0
     while json.loads(ctl(options, "status", job, "--json"))["job"]["state"] not in ("COMPLETED", "FAILED", "CANCELLED"):
-        if pid := worker_of(options, job):
-            peak = max(peak, peak_rss(pid))
+        peak = max([peak, *map(peak_rss, workers_of(options, job))])
         time.sleep(0.2)
     rows = [json.loads(line) for line in ctl(options, "metrics", job, "--json").splitlines()]
     if len(rows) < warmup + options.steps:
