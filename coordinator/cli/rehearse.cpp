@@ -121,7 +121,7 @@ Status run_all(const RehearsalFolder& folder, const Options& options, Report* re
   DSV3_RETURN_IF_ERROR(run_one(folder, {"layouts", job, made.first, half, 0},
                                plan::to_string(made.first), report, &report->found));
   DSV3_RETURN_IF_ERROR(run_one(folder, {"layouts", job, made.second, whole, half},
-                               "from its checkpoint as " + plan::to_string(made.second), report,
+                               "resumed as " + plan::to_string(made.second), report,
                                &report->found));
   return run_one(folder, {"alone", job, made.alone, whole, 0}, "one process", report,
                  &report->expected);

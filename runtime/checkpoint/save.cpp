@@ -74,6 +74,10 @@ bool saved_before(const Manifest& manifest, const std::string& path) {
          checkpoint->attempt() == manifest.attempt && checkpoint->step() == manifest.step;
 }
 
+std::string temporary_folder(const std::string& dir, int64_t attempt, int64_t step) {
+  return fmt::format("{}/{}", dir, temporary_folder_name(step, attempt));
+}
+
 }  // namespace
 
 Status probe_point(const SaveProbe& probe, std::string_view point) {
@@ -83,7 +87,7 @@ Status probe_point(const SaveProbe& probe, std::string_view point) {
 Result<std::string> make_temporary_folder(const std::string& dir, int64_t attempt, int64_t step) {
   DSV3_RETURN_IF_ERROR(make_dirs(dir));
   remove_leftovers(dir, attempt);
-  std::string temporary = fmt::format("{}/{}", dir, temporary_folder_name(step, attempt));
+  std::string temporary = temporary_folder(dir, attempt, step);
   DSV3_RETURN_IF_ERROR(make_dirs(temporary));
   return temporary;
 }
@@ -121,9 +125,10 @@ Result<SavedCheckpoint> write_and_publish(const std::string& dir, Manifest manif
     saved.existed = true;
     return saved;
   }
+  // Before it is there: a signal that removes what is unfinished must not be overtaken.
+  const Leftover leftover(temporary_folder(dir, manifest.attempt, manifest.step));
   DSV3_ASSIGN_OR_RETURN(const std::string temporary,
                         make_temporary_folder(dir, manifest.attempt, manifest.step));
-  const Leftover leftover(temporary);
   if (const Status status = write_shards(temporary, manifest); !status.ok()) {
     DSV3_RETURN_IF_ERROR(remove_folder(temporary));
     return status;

@@ -77,14 +77,16 @@ std::map<std::string, std::vector<int>> operations(const Case& c, const std::str
   return ranks;
 }
 
-// In a rank: trains until it falls at `operation` (the victim) or a Failure ends it. "" or what is
-// wrong with that.
+// In a rank: trains until it falls at an operation after its first step (the victim, armed then) or
+// a Failure ends it, which may be in the first step of a rank that is behind. "" or what is wrong
+// with that.
 std::string train_until_failure(train::Session& session, comm::Shared& shared,
-                                const std::string& lost) {
+                                const std::string& lost, bool victim, bool* armed) {
   try {
-    for (int step = 0; step < 3; ++step) {
+    for (int step = 0; step < 4; ++step) {
       const auto done = train::run_step(session);
       if (!done.ok()) return done.status().to_string();
+      *armed = victim;
     }
   } catch (const Failure& failure) {
     const int64_t late = steady_ns() - shared.time_ns[0];
@@ -111,10 +113,8 @@ void kill_in(const Case& c, const std::string& folder, const std::string& operat
       ::raise(SIGKILL);
     });
     const auto session = skewed_session(parity_job(c, folder + "/data"), watched.groups());
-    const auto done = train::run_step(*session);
-    comm::expect(done.ok(), done.status().to_string());
-    armed = rank == victim;
-    return train_until_failure(*session, shared, "rank " + std::to_string(victim));
+    return train_until_failure(*session, shared, "rank " + std::to_string(victim), rank == victim,
+                               &armed);
   });
   for (int rank = 0; rank < world; ++rank) {
     const comm::RankResult& result = results[static_cast<size_t>(rank)];
