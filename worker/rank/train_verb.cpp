@@ -119,8 +119,13 @@ Result<Peers> meet_peers(const TrainWords& words, const plan::Layout& layout,
                                        .connect_timeout_ms = std::min<int64_t>(timeout_ms, kMeetMs),
                                        .operation_timeout_ms = timeout_ms,
                                        .stop = [reporter] { return told_to_stop(reporter); }}));
-  peers.owned = std::make_unique<comm::RankGroups>(*peers.mesh, layout,
-                                                   plan::copies_embedding(job.model, layout));
+  try {
+    peers.owned = std::make_unique<comm::RankGroups>(*peers.mesh, layout,
+                                                     plan::copies_embedding(job.model, layout));
+  } catch (const Failure& failure) {
+    if (failure.code() != Code::kInterrupted) throw;
+    return Status(failure.code(), failure.what());  // told to stop, as while the ranks met
+  }
   peers.groups = peers.owned->groups();
   return peers;
 }

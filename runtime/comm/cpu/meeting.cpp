@@ -16,9 +16,6 @@
 namespace dsv3::comm {
 namespace {
 
-// Between two looks at MeshOptions::stop: a request may come without waking the poll.
-constexpr int64_t kStopLookNs = 50'000'000;
-
 std::string hash_text(const std::string& text) {
   return checksum(std::as_bytes(std::span(text.data(), text.size())));
 }

@@ -4,6 +4,7 @@
 // pair connects to the lower one.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -12,6 +13,9 @@
 #include "runtime/comm/cpu/mesh.h"
 
 namespace dsv3::comm {
+
+// Between two looks at MeshOptions::stop: a request may come without waking the poll.
+inline constexpr int64_t kStopLookNs = 50'000'000;
 
 struct Links {
   std::unique_ptr<Door> door;      // stays open for the groups' connections

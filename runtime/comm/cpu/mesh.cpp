@@ -118,13 +118,14 @@ std::vector<Fd> SocketMesh::connect_members(const std::vector<int>& members, uin
       missing += (missing.empty() ? "" : ", ") + std::to_string(m);
     }
     if (missing.empty()) return channels;
+    if (options_.stop && options_.stop()) abort("stopped while the ranks were meeting");
     hear();
     if (now_ns() >= until_ns)
       fail(Code::kCollectiveTimeout, first_missing,
            "still waiting for rank(s) " + missing + " after " +
                std::to_string(options_.operation_timeout_ms) + " ms");
     std::vector<pollfd> fds{{watch_.get(), POLLIN, 0}};
-    int64_t until = until_ns;
+    int64_t until = options_.stop ? std::min(until_ns, now_ns() + kStopLookNs) : until_ns;
     door_->add_poll(fds, until);
     for (const Call& call : calls) call.add_poll(fds, until);
     poll_until(fds, until);

@@ -37,7 +37,8 @@ struct MeshOptions {
   // "auto": unix sockets where both ranks are on one host (and network namespace), else TCP;
   // "tcp": always TCP (tests, benchmarks); needs a tcp: rendezvous.
   std::string transport = "auto";
-  // Looked at while the ranks meet: true ends connect(), with kInterrupted. Empty: never.
+  // Looked at while the ranks meet: true ends connect() and create_group(), with kInterrupted.
+  // Empty: never.
   std::function<bool()> stop;
   // Address of this host's interface for TCP ("" : the one that reaches the rendezvous). Rank 0
   // listens at the rendezvous itself.

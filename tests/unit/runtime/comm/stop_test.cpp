@@ -1,5 +1,6 @@
 // A rank that is told to stop while it waits for the others, and a door without descriptors.
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -29,6 +30,32 @@ TEST(Stop, EndsTheMeetingAtOnceAndIsToldToThoseWhoCame) {
     expect(!mesh.ok(), "connected");
     const Code code = rank == 0 ? Code::kInterrupted : Code::kPeerLost;
     expect(mesh.status().code() == code, mesh.status().to_string());
+    expect(now_ns() - begin_ns < 5'000'000'000, "late");
+  });
+}
+
+TEST(Stop, IsHeardWhileAGroupIsMade) {
+  const std::string rendezvous = unique_rendezvous();
+  Shared& shared = shared_memory();
+  all_ranks(2, [&](int rank) {
+    MeshOptions options = options_for(rendezvous, rank, 2);
+    options.operation_timeout_ms = 20'000;
+    options.stop = [&] { return rank == 0 && shared.flags[0] != 0; };
+    const auto mesh = connect_or_throw(options);
+    if (rank == 1) shared.flags[0] = 1;  // both have met
+    const int64_t begin_ns = now_ns();
+    try {
+      if (rank == 0) (void)mesh->create_group("both", {0, 1});
+      if (rank == 1) {  // comes too late to it: the other has gone
+        while (!shared.flags[1]) poll(nullptr, 0, 1);
+        (void)mesh->create_group("both", {0, 1});
+      }
+      expect(false, "a group was made");
+    } catch (const Failure& failure) {
+      const Code code = rank == 0 ? Code::kInterrupted : Code::kPeerLost;
+      expect(failure.code() == code, failure.what());
+    }
+    shared.flags[1] = 1;
     expect(now_ns() - begin_ns < 5'000'000'000, "late");
   });
 }
