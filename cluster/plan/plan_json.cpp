@@ -3,6 +3,7 @@
 // Law: field names are CLI.md's and stay; what is unknown is null, what is none is 0 or an empty
 // list.
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "cluster/plan/plan.h"
@@ -64,6 +65,17 @@ Json to_json(const std::vector<LedgerLine>& ledger) {
   for (const LedgerLine& line : ledger)
     lines.push_back({{"name", line.name}, {"bytes", line.bytes}});
   return lines;
+}
+
+// Throws for what is no JSON, and for numbers that no integer could hold: a field that counts is
+// read as one, whatever the text writes.
+Json parsed(const std::string& text) {
+  return Json::parse(text, [](int, Json::parse_event_t event, Json& value) {
+    const bool number = event == Json::parse_event_t::value && value.is_number_float();
+    if (number && !(std::abs(value.get<double>()) < 0x1p63))
+      throw std::out_of_range("a number is absurdly large");
+    return true;
+  });
 }
 
 std::vector<LedgerLine> read_ledger(const Json& json) {
@@ -227,7 +239,7 @@ std::string plan_json(const Plan& plan) {
 
 Result<Layout> parse_layout(const std::string& json) {
   try {
-    return read_layout(Json::parse(json));
+    return read_layout(parsed(json));
   } catch (const std::exception& fault) {
     return Status(Code::kInvalid, std::string("not a layout: ") + fault.what());
   }
@@ -235,7 +247,7 @@ Result<Layout> parse_layout(const std::string& json) {
 
 Result<Plan> parse_plan(const std::string& json) {
   try {
-    return read_plan(Json::parse(json));
+    return read_plan(parsed(json));
   } catch (const std::exception& fault) {
     return Status(Code::kInvalid, std::string("not a plan: ") + fault.what(),
                   "write it with dsv3ctl plan --json");

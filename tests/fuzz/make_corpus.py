@@ -431,6 +431,7 @@ def plan_file():
     refuse = {
         "empty": "", "list": "[]", "cut": whole[:-2], "layout": json.dumps({**plan, "layout": {**layout, "tp": 0}}), "huge": json.dumps({**plan, "layout": {**layout, "dp": 1 << 40}}),
         "no_ranks": json.dumps({k: v for k, v in plan.items() if k != "ranks"}), "type": json.dumps({**plan, "ledger": "none"}), "feasible": json.dumps({**plan, "feasible": "yes"}),
+        "float_rank": json.dumps({**plan, "ranks": [{**rank, "cp_rank": 6.66666e72}]}),
     }
     for name, text in refuse.items():
         put("plan_file", "refuse-" + name, text)
