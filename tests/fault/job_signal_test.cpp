@@ -5,14 +5,12 @@
 // can't listen is ended; the coordinator's end leaves the job as it is.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <signal.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
-#include <sstream>
 
 #include "base/clock.h"
 #include "tests/fault/freeze.h"
@@ -35,21 +33,14 @@ bool is_rank(pid_t pid, int rank) {
   return command_of(pid).find(fmt::format("--rank {} ", rank)) != std::string::npos;
 }
 
-// Whether it has had no processor for a fifth of a second, as its state and its times say.
-bool is_idle(pid_t pid) {
-  const auto look = [pid] {
-    std::ifstream file(fmt::format("/proc/{}/stat", pid));
-    std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    std::istringstream words(text.substr(std::min(text.rfind(')') + 2, text.size())));
-    std::string state, word, times;
-    words >> state;
-    for (int field = 4; words >> word; ++field)
-      if (field == 14 || field == 15) times += word + " ";
-    return state + " " + times;
-  };
-  const std::string before = look();
-  ::poll(nullptr, 0, 200);
-  return before.starts_with("S ") && look() == before;
+// Whether the process has its handler: a rank that has just begun would end by the signal itself.
+bool catches_sigterm(pid_t pid) {
+  std::ifstream file(fmt::format("/proc/{}/status", pid));
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("SigCgt:"))
+      return (std::strtoull(line.c_str() + 7, nullptr, 16) >> (SIGTERM - 1) & 1) != 0;
+  }
+  return false;
 }
 
 // A job of two ranks of which one waits for the other, which is stopped on its way.
@@ -73,9 +64,8 @@ Meeting hold_meeting(const Home& home) {
     const auto has_met = [&] {
       return home.ctl({"logs", meeting.job}).out.find("rank 0 of") != std::string::npos;
     };
-    // One that has met and not said so yet would be busy.
     const bool held = meeting.stopped > 0 && is_stopped(meeting.stopped) &&
-                      wait_until([&] { return is_idle(meeting.waiting); });
+                      wait_until([&] { return catches_sigterm(meeting.waiting); });
     if (held && !has_met()) return meeting;
     if (meeting.stopped > 0) ::kill(meeting.stopped, SIGCONT);
     EXPECT_EQ(home.ctl({"cancel", meeting.job, "--grace", "5"}, 60).code, 0);

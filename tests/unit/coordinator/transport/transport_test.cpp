@@ -200,16 +200,18 @@ TEST_F(Transport, TheLastAnswerOfACoordinatorThatEndsIsHeard) {
   if (coordinator == 0) {
     while (true) ::pause();
   }
-  CoordinatorFile file = *read_coordinator_file(dir_);
-  file.pid = coordinator;
-  ASSERT_TRUE(write_coordinator_file(dir_, file).ok());
-  Result<Client> client = Client::connect(dir_);
-  ASSERT_TRUE(client.ok()) << client.status().to_string();
+  stop();
   before_answer_ = [coordinator](Server& server) {
     ::kill(coordinator, SIGKILL);
     ::waitpid(coordinator, nullptr, 0);
     (void)server.wait(-1, 500);  // the client looks for the process every 200 ms
   };
+  start("second", "");
+  CoordinatorFile file = *read_coordinator_file(dir_);
+  file.pid = coordinator;
+  ASSERT_TRUE(write_coordinator_file(dir_, file).ok());
+  Result<Client> client = Client::connect(dir_);
+  ASSERT_TRUE(client.ok()) << client.status().to_string();
   std::string host;
   const Status status = ping(*client, &host);
   EXPECT_TRUE(status.ok()) << status.to_string();
