@@ -42,10 +42,6 @@ void add_exchanges(const Sizes& z, const std::vector<Exchange>& exchanges, PassT
   (z.layout.tp > 1 ? pass->tp : pass->cp) += exchanged(z, exchanges, kTpGroup | kCpGroup);
 }
 
-int64_t expert_ranks(const Layout& layout) {
-  return layout.ep * (layout.etp > 1 ? 1 : layout.tp);
-}
-
 double imbalance(const Layout& layout) {
   return expert_ranks(layout) > 1 ? kExpertImbalance : 1;
 }

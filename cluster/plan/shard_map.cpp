@@ -78,6 +78,15 @@ StageLayers stage_layers(int64_t num_layers, int64_t stages, int64_t stage) {
   return {begin(stage), begin(stage + 1)};
 }
 
+int64_t expert_ranks(const Layout& layout) {
+  return layout.ep * (layout.etp > 1 ? 1 : layout.tp);
+}
+
+int64_t expert_parts(const Layout& layout, int64_t num_experts, bool overlap) {
+  const int64_t ranks = expert_ranks(layout);
+  return overlap && ranks > 1 ? std::min(kExpertParts, num_experts / ranks) : 1;
+}
+
 int64_t chunks_of(const Layout& layout, int64_t num_layers) {
   const bool interleaved = layout.virtual_stages > 1 && layout.pp > 1 &&
                            layout.pp * layout.virtual_stages <= num_layers &&

@@ -67,6 +67,14 @@ struct StageLayers {
 };
 StageLayers stage_layers(int64_t num_layers, int64_t stages, int64_t stage);
 
+// Ranks that share out the routed experts: EP·TP under etp 1, EP under etp = TP.
+int64_t expert_ranks(const Layout& layout);
+// Parts into which a rank's experts are cut while rows travel to and from them, so that one part's
+// rows travel while another part is computed (Hwang et al. 2023, arXiv 2206.03382): runs of equal
+// length, to one expert. 1: all rows at once, without `overlap` or where one rank has all experts.
+inline constexpr int64_t kExpertParts = 4;
+int64_t expert_parts(const Layout& layout, int64_t num_experts, bool overlap);
+
 // How many model chunks a rank really holds: layout.virtual_stages under "interleaved" with a
 // pipeline, where there are layers enough, else 1.
 int64_t chunks_of(const Layout& layout, int64_t num_layers);
