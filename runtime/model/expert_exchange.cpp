@@ -47,18 +47,20 @@ tensor::Tensor filled(const Pass& pass, int64_t size, int64_t value) {
   return counts;
 }
 
-// This rank's part of what all strips have, [strip_rows, cols]: a view.
-tensor::Tensor own_strip(const Pass& pass, const ExpertRoutes& routes, const tensor::Tensor& all,
-                         int64_t cols) {
-  const auto rows = span_of(routes.strip_rows);
-  const int64_t first =
-      std::accumulate(rows.begin(), rows.begin() + strip(pass), int64_t{0}) * cols;
-  tensor::Tensor own = all;
-  own.data =
-      static_cast<std::byte*>(all.data) + first * static_cast<int64_t>(dtype_bytes(all.dtype));
-  own.shape =
-      all.shape.rank() == 2 ? tensor::Shape{routes.received, cols} : tensor::Shape{routes.received};
-  return own;
+// Rows [first, first + count) of a tensor of rows, or of their values.
+tensor::Tensor run_of(const tensor::Tensor& all, int64_t first, int64_t count) {
+  const int64_t cols = all.shape.rank() == 2 ? all.shape[1] : 1;
+  tensor::Tensor run = all;
+  run.data = static_cast<std::byte*>(all.data) +
+             first * cols * static_cast<int64_t>(dtype_bytes(all.dtype));
+  run.shape = all.shape.rank() == 2 ? tensor::Shape{count, cols} : tensor::Shape{count};
+  return run;
+}
+
+// Of a part's rows, where those that this rank received begin.
+int64_t first_received(const Pass& pass, const ExpertPart& part) {
+  const auto rows = span_of(part.strip_rows);
+  return part.first_row + std::accumulate(rows.begin(), rows.begin() + strip(pass), int64_t{0});
 }
 
 // arrived [strips, members, experts here] i32: rows of each (TP rank, source, expert).
@@ -93,55 +95,105 @@ int64_t kept_rows(const Pass& pass, const tensor::Tensor& offsets) {
   return rows;
 }
 
+// Rows of every (TP rank, source, expert), and the experts of one part.
+struct Arrivals {
+  tensor::Tensor counts;  // [strips, members, experts here] i32
+  int64_t experts_here = 0;
+  int64_t num_sources() const { return counts.num_elements() / experts_here; }
+  int32_t rows(int64_t source, int64_t expert) const {
+    return counts.as<int32_t>()[source * experts_here + expert];
+  }
+};
+
 // How many rows leave to and come from each member.
-void count_rows(const Pass& pass, const tensor::Tensor& offsets, const tensor::Tensor& arrived,
-                int64_t experts_here, ExpertRoutes& routes) {
-  const int64_t sources = members(pass);
-  routes.send_rows = filled(pass, sources, 0);
-  routes.receive_rows = filled(pass, sources, 0);
-  routes.strip_rows = filled(pass, strips(pass), 0);
+void count_rows(const Pass& pass, const tensor::Tensor& offsets, const Arrivals& arrivals,
+                ExpertPart* part) {
+  const int64_t sources = members(pass), end = part->first_expert + part->experts;
+  part->send_rows = filled(pass, sources, 0);
+  part->receive_rows = filled(pass, sources, 0);
+  part->strip_rows = filled(pass, strips(pass), 0);
   for (int64_t member = 0; member < sources; ++member) {
-    routes.send_rows.as<int64_t>()[member] = offsets.as<int32_t>()[(member + 1) * experts_here] -
-                                             offsets.as<int32_t>()[member * experts_here];
+    const int32_t* first = offsets.as<int32_t>() + member * arrivals.experts_here;
+    part->send_rows.as<int64_t>()[member] = first[end] - first[part->first_expert];
   }
-  for (int64_t i = 0; i < arrived.num_elements(); ++i) {
-    const int64_t source = i / experts_here;
-    const int32_t rows = arrived.as<int32_t>()[i];
-    routes.strip_rows.as<int64_t>()[source / sources] += rows;
-    if (source / sources == strip(pass))
-      routes.receive_rows.as<int64_t>()[source % sources] += rows;
+  for (int64_t source = 0; source < arrivals.num_sources(); ++source) {
+    int64_t rows = 0;
+    for (int64_t e = part->first_expert; e < end; ++e) rows += arrivals.rows(source, e);
+    part->strip_rows.as<int64_t>()[source / sources] += rows;
+    if (source / sources == strip(pass)) part->receive_rows.as<int64_t>()[source % sources] += rows;
   }
-  routes.sent = sum_of(routes.send_rows);
-  routes.received = sum_of(routes.receive_rows);
-  routes.rows = sum_of(routes.strip_rows);
-  DSV3_CHECK(routes.rows <= std::numeric_limits<int32_t>::max(), "more rows than 32 bits index");
+  part->sent = sum_of(part->send_rows);
+  part->received = sum_of(part->receive_rows);
+  part->rows = sum_of(part->strip_rows);
 }
 
 // The permutation from order of arrival to order of experts, and where each expert begins.
-void order_rows(const Pass& pass, const tensor::Tensor& arrived, int64_t experts_here,
-                ExpertRoutes& routes) {
-  routes.offsets = pass.push_i32(kPlace, {experts_here + 1});
-  routes.arrival_of_row = pass.push_i32(kPlace, {routes.rows});
-  routes.row_of_arrival = pass.push_i32(kPlace, {routes.rows});
+void order_rows(const Pass& pass, const Arrivals& arrivals, ExpertPart* part) {
+  part->offsets = pass.push_i32(kPlace, {part->experts + 1});
+  part->arrival_of_row = pass.push_i32(kPlace, {part->rows});
+  part->row_of_arrival = pass.push_i32(kPlace, {part->rows});
   const tensor::Scope scope(pass.arena);
-  const tensor::Tensor next = pass.push_i32(kPlace, {experts_here});
-  const int64_t sources = arrived.num_elements() / experts_here;
-  int32_t* offsets = routes.offsets.as<int32_t>();
+  const tensor::Tensor next = pass.push_i32(kPlace, {part->experts});
+  int32_t* offsets = part->offsets.as<int32_t>();
   offsets[0] = 0;
-  for (int64_t e = 0; e < experts_here; ++e) {
+  for (int64_t e = 0; e < part->experts; ++e) {
     int32_t rows = 0;
-    for (int64_t s = 0; s < sources; ++s) rows += arrived.as<int32_t>()[s * experts_here + e];
+    for (int64_t s = 0; s < arrivals.num_sources(); ++s)
+      rows += arrivals.rows(s, part->first_expert + e);
     next.as<int32_t>()[e] = offsets[e];
     offsets[e + 1] = offsets[e] + rows;
   }
   int32_t arrival = 0;
-  for (int64_t i = 0; i < arrived.num_elements(); ++i) {
-    int32_t& row = next.as<int32_t>()[i % experts_here];
-    for (int32_t left = arrived.as<int32_t>()[i]; left > 0; --left, ++row, ++arrival) {
-      routes.arrival_of_row.as<int32_t>()[row] = arrival;
-      routes.row_of_arrival.as<int32_t>()[arrival] = row;
+  for (int64_t s = 0; s < arrivals.num_sources(); ++s) {
+    for (int64_t e = 0; e < part->experts; ++e) {
+      int32_t& row = next.as<int32_t>()[e];
+      for (int32_t left = arrivals.rows(s, part->first_expert + e); left > 0; --left) {
+        part->arrival_of_row.as<int32_t>()[row] = arrival;
+        part->row_of_arrival.as<int32_t>()[arrival] = row;
+        ++row, ++arrival;
+      }
     }
   }
+}
+
+// The order in which rows leave: the router's, (owner, expert, token), taken apart by parts.
+void order_sent(const Pass& pass, const RouterStash& routed, int64_t experts_here,
+                ExpertRoutes* routes) {
+  routes->slot_of_sent = pass.push_i32(kPlace, {routes->sent});
+  routes->sent_of_slot = pass.push_i32(kPlace, {routed.row_of_slot.num_elements()});
+  const int32_t* offsets = routed.offsets.as<int32_t>();
+  const int32_t* slot_of_row = routed.slot_of_row.as<int32_t>();
+  int32_t* sent_of_slot = routes->sent_of_slot.as<int32_t>();
+  std::fill_n(sent_of_slot, routes->sent_of_slot.num_elements(), -1);
+  int32_t sent = 0;
+  for (int64_t p = 0; p < routes->num_parts; ++p) {
+    const ExpertPart& part = routes->part(p);
+    for (int64_t member = 0; member < members(pass); ++member) {
+      const int32_t* first = offsets + member * experts_here + part.first_expert;
+      for (int32_t row = first[0]; row < first[part.experts]; ++row, ++sent) {
+        routes->slot_of_sent.as<int32_t>()[sent] = slot_of_row[row];
+        sent_of_slot[slot_of_row[row]] = sent;
+      }
+    }
+  }
+}
+
+// One part, in the router's order.
+ExpertRoutes routes_here(const Pass& pass, const RouterStash& routed, int64_t experts_here,
+                         bool drops) {
+  const int64_t slots = routed.row_of_slot.num_elements();
+  ExpertRoutes routes;
+  routes.num_parts = 1;
+  routes.rows = routes.sent = drops ? kept_rows(pass, routed.offsets) : slots;
+  routes.offsets = routed.offsets;
+  routes.slot_of_sent = run_of(routed.slot_of_row, 0, routes.sent);
+  routes.sent_of_slot = routed.row_of_slot;
+  routes.parts[0] = {.experts = experts_here,
+                     .sent = routes.sent,
+                     .rows = routes.rows,
+                     .received = routes.rows,
+                     .offsets = routes.offsets};
+  return routes;
 }
 
 }  // namespace
@@ -150,115 +202,140 @@ bool experts_travel(const Pass& pass) {
   return members(pass) > 1 || strips(pass) > 1;
 }
 
-ExpertRoutes plan_routes(const Pass& pass, const tensor::Tensor& offsets, int64_t experts_here,
-                         int64_t slots, bool drops) {
-  ExpertRoutes routes;
-  const int64_t experts = offsets.num_elements() - 1;
+ExpertRoutes plan_routes(const Pass& pass, const RouterStash& routed, int64_t experts_here,
+                         bool drops) {
+  const int64_t experts = routed.offsets.num_elements() - 1;
   DSV3_CHECK(experts == experts_here * members(pass), "experts are shared out evenly");
-  if (!experts_travel(pass)) {
-    routes.rows = routes.sent = routes.received = drops ? kept_rows(pass, offsets) : slots;
-    routes.offsets = offsets;
-    return routes;
+  if (!experts_travel(pass)) return routes_here(pass, routed, experts_here, drops);
+  const Arrivals arrivals{exchange_counts(pass, routed.offsets, experts_here), experts_here};
+  ExpertRoutes routes;
+  routes.num_parts = plan::expert_parts(pass.groups->layout, experts, pass.overlap_experts);
+  routes.offsets = pass.push_i32(kPlace, {experts_here + 1});
+  for (int64_t p = 0; p < routes.num_parts; ++p) {
+    ExpertPart& part = routes.parts[static_cast<size_t>(p)];
+    part.first_expert = p * experts_here / routes.num_parts;
+    part.experts = (p + 1) * experts_here / routes.num_parts - part.first_expert;
+    part.first_sent = routes.sent;
+    part.first_row = routes.rows;
+    count_rows(pass, routed.offsets, arrivals, &part);
+    order_rows(pass, arrivals, &part);
+    for (int64_t e = 0; e <= part.experts; ++e) {
+      routes.offsets.as<int32_t>()[part.first_expert + e] =
+          static_cast<int32_t>(routes.rows) + part.offsets.as<int32_t>()[e];
+    }
+    routes.sent += part.sent;
+    routes.rows += part.rows;
+    DSV3_CHECK(routes.rows <= std::numeric_limits<int32_t>::max(), "more rows than 32 bits index");
   }
-  const tensor::Tensor arrived = exchange_counts(pass, offsets, experts_here);
-  count_rows(pass, offsets, arrived, experts_here, routes);
-  order_rows(pass, arrived, experts_here, routes);
+  order_sent(pass, routed, experts_here, &routes);
   return routes;
 }
 
-Dispatch::Dispatch(const Pass& pass, const ExpertRoutes& routes, std::string_view op, int64_t cols,
-                   bool values)
-    : pass_(pass), routes_(routes), op_(op), cols_(cols) {
-  arrivals_ = pass.push_rows(kBuffer, routes.rows, cols);
-  if (values) values_ = pass.push_f32(kBuffer, {routes.rows});
-  // Alone in the group the rows are where they go.
-  const bool leave = pass.groups->experts != nullptr;
-  out_ =
-      leave ? pass.push_rows(kBuffer, routes.sent, cols) : own_strip(pass, routes, arrivals_, cols);
-  if (values) {
-    out_values_ =
-        leave ? pass.push_f32(kBuffer, {routes.sent}) : own_strip(pass, routes, values_, 1);
+RoundTrip::RoundTrip(const Pass& pass, const ExpertRoutes& routes, const Names& names, int64_t cols,
+                     Values values)
+    : pass_(pass), routes_(routes), names_(names), cols_(cols), values_(values) {
+  arrived_ = pass.push_rows(kBuffer, routes.rows, cols);
+  arrived_values_ = pass.push_f32(kBuffer, {routes.rows});
+  if (pass.groups->experts) {
+    leaving_ = pass.push_rows(kBuffer, routes.sent, cols);
+    leaving_values_ = pass.push_f32(kBuffer, {routes.sent});
+    return;
   }
+  DSV3_CHECK(routes.num_parts == 1);
+  leaving_ = arrived_here(0);
+  leaving_values_ = arrived_values_here(0);
 }
 
-void Dispatch::start() {
+tensor::Tensor RoundTrip::arrived_here(int64_t part) const {
+  return run_of(arrived_, first_received(pass_, routes_.part(part)), routes_.part(part).received);
+}
+tensor::Tensor RoundTrip::arrived_values_here(int64_t part) const {
+  return run_of(arrived_values_, first_received(pass_, routes_.part(part)),
+                routes_.part(part).received);
+}
+
+ops::Matrix RoundTrip::leaving(int64_t part) const {
+  return run_of(leaving_, routes_.part(part).first_sent, routes_.part(part).sent);
+}
+ops::Vector<float> RoundTrip::leaving_values(int64_t part) const {
+  return run_of(leaving_values_, routes_.part(part).first_sent, routes_.part(part).sent)
+      .vector<float>();
+}
+ops::Matrix RoundTrip::arrived(int64_t part) const {
+  return run_of(arrived_, routes_.part(part).first_row, routes_.part(part).rows);
+}
+ops::Vector<float> RoundTrip::arrived_values(int64_t part) const {
+  return run_of(arrived_values_, routes_.part(part).first_row, routes_.part(part).rows)
+      .vector<float>();
+}
+
+void RoundTrip::start_out(int64_t p) {
   comm::Communicator* group = pass_.groups->experts;
   if (!group) return;
+  const ExpertPart& part = routes_.part(p);
   const tensor::Scope scope(pass_.arena);
-  rows_ticket_ =
-      group->start_all_to_all(op_, buffer_of(out_), span_of(times(pass_, routes_.send_rows, cols_)),
-                              buffer_of(own_strip(pass_, routes_, arrivals_, cols_)),
-                              span_of(times(pass_, routes_.receive_rows, cols_)));
-  if (values_.empty()) return;
-  values_ticket_ = group->start_all_to_all(
-      "experts/weights", buffer_of(out_values_), span_of(routes_.send_rows),
-      buffer_of(own_strip(pass_, routes_, values_, 1)), span_of(routes_.receive_rows));
+  rows_out_[static_cast<size_t>(p)] = group->start_all_to_all(
+      names_.out, buffer_of(run_of(leaving_, part.first_sent, part.sent)),
+      span_of(times(pass_, part.send_rows, cols_)), buffer_of(arrived_here(p)),
+      span_of(times(pass_, part.receive_rows, cols_)));
+  if (values_ != Values::kOut) return;
+  values_out_[static_cast<size_t>(p)] = group->start_all_to_all(
+      "experts/weights", buffer_of(run_of(leaving_values_, part.first_sent, part.sent)),
+      span_of(part.send_rows), buffer_of(arrived_values_here(p)), span_of(part.receive_rows));
 }
 
-void Dispatch::finish() {
+void RoundTrip::finish_out(int64_t p) {
+  const ExpertPart& part = routes_.part(p);
   if (comm::Communicator* group = pass_.groups->experts) {
-    group->wait(rows_ticket_);
-    if (!values_.empty()) group->wait(values_ticket_);
+    group->wait(rows_out_[static_cast<size_t>(p)]);
+    if (values_ == Values::kOut) group->wait(values_out_[static_cast<size_t>(p)]);
   }
   if (strips(pass_) == 1) return;
   const tensor::Scope scope(pass_.arena);
   comm::Communicator& tensor = *pass_.groups->tensor;
-  const comm::Ticket rows = tensor.start_all_gather(
-      op_, buffer_of(own_strip(pass_, routes_, arrivals_, cols_)), buffer_of(arrivals_),
-      span_of(times(pass_, routes_.strip_rows, cols_)));
-  if (!values_.empty()) {
-    tensor.all_gather("experts/weights", buffer_of(own_strip(pass_, routes_, values_, 1)),
-                      buffer_of(values_), span_of(routes_.strip_rows));
+  const comm::Ticket rows =
+      tensor.start_all_gather(names_.out, buffer_of(arrived_here(p)),
+                              buffer_of(run_of(arrived_, part.first_row, part.rows)),
+                              span_of(times(pass_, part.strip_rows, cols_)));
+  if (values_ == Values::kOut) {
+    tensor.all_gather("experts/weights", buffer_of(arrived_values_here(p)),
+                      buffer_of(run_of(arrived_values_, part.first_row, part.rows)),
+                      span_of(part.strip_rows));
   }
   tensor.wait(rows);
 }
 
-Combine::Combine(const Pass& pass, const ExpertRoutes& routes, std::string_view op,
-                 const tensor::Tensor& room, bool values)
-    : pass_(pass), routes_(routes), op_(op), cols_(room.shape[1]) {
-  const int64_t cols = cols_;
-  const bool leave = pass.groups->experts != nullptr;
-  DSV3_CHECK(room.shape[0] >= std::max(routes.rows, routes.sent));
-  in_ = pass.push_rows(kBuffer, routes.rows, cols);
-  // Sums are made in the own part of what is summed.
-  mine_ = own_strip(pass, routes, in_, cols);
-  back_ = leave ? tensor::Tensor{room.data, room.dtype, {routes.sent, cols}} : mine_;
-  if (!values) return;
-  in_values_ = pass.push_f32(kBuffer, {routes.rows});
-  mine_values_ = own_strip(pass, routes, in_values_, 1);
-  back_values_ = leave ? pass.push_f32(kBuffer, {routes.sent}) : mine_values_;
-}
-
-void Combine::start() {
+void RoundTrip::start_back(int64_t p) {
+  const ExpertPart& part = routes_.part(p);
   const tensor::Scope scope(pass_.arena);
-  const bool values = !in_values_.empty();
   if (strips(pass_) > 1) {
     comm::Communicator& tensor = *pass_.groups->tensor;
     const comm::Ticket rows = tensor.start_reduce_scatter(
-        op_, buffer_of(in_), buffer_of(mine_), span_of(times(pass_, routes_.strip_rows, cols_)),
+        names_.back, buffer_of(run_of(arrived_, part.first_row, part.rows)),
+        buffer_of(arrived_here(p)), span_of(times(pass_, part.strip_rows, cols_)),
         comm::Reduce::kSum);
-    if (values) {
-      tensor.reduce_scatter("experts/weights", buffer_of(in_values_), buffer_of(mine_values_),
-                            span_of(routes_.strip_rows));
+    if (values_ == Values::kBack) {
+      tensor.reduce_scatter("experts/weights",
+                            buffer_of(run_of(arrived_values_, part.first_row, part.rows)),
+                            buffer_of(arrived_values_here(p)), span_of(part.strip_rows));
     }
     tensor.wait(rows);
   }
   comm::Communicator* group = pass_.groups->experts;
   if (!group) return;
-  rows_ticket_ = group->start_all_to_all(
-      op_, buffer_of(mine_), span_of(times(pass_, routes_.receive_rows, cols_)), buffer_of(back_),
-      span_of(times(pass_, routes_.send_rows, cols_)));
-  if (!values) return;
-  values_ticket_ = group->start_all_to_all("experts/weights", buffer_of(mine_values_),
-                                           span_of(routes_.receive_rows), buffer_of(back_values_),
-                                           span_of(routes_.send_rows));
+  last_back_ = group->start_all_to_all(names_.back, buffer_of(arrived_here(p)),
+                                       span_of(times(pass_, part.receive_rows, cols_)),
+                                       buffer_of(run_of(leaving_, part.first_sent, part.sent)),
+                                       span_of(times(pass_, part.send_rows, cols_)));
+  if (values_ != Values::kBack) return;
+  last_back_ = group->start_all_to_all(
+      "experts/weights", buffer_of(arrived_values_here(p)), span_of(part.receive_rows),
+      buffer_of(run_of(leaving_values_, part.first_sent, part.sent)), span_of(part.send_rows));
 }
 
-void Combine::finish() {
-  comm::Communicator* group = pass_.groups->experts;
-  if (!group) return;
-  group->wait(rows_ticket_);
-  if (!in_values_.empty()) group->wait(values_ticket_);
+// Operations of a group take effect first in, first out.
+void RoundTrip::finish_back() {
+  if (comm::Communicator* group = pass_.groups->experts) group->wait(last_back_);
 }
 
 }  // namespace dsv3::model

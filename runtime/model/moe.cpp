@@ -1,22 +1,24 @@
 // Experts, forward and backward; see moe.h.
 #include "runtime/model/moe.h"
 
-#include <algorithm>
-
 namespace dsv3::model {
 namespace {
 
-// The slots that this rank's rows come from: as many as were not dropped.
-ops::Vector<const int32_t> sent_slots(const MoeStash& stash) {
-  return {stash.slot_of_row.as<int32_t>(), stash.routes.sent};
+// A part of [rows, …] tensors of the experts that are here.
+ops::Matrix rows_of(const ExpertPart& part, const tensor::Tensor& all) {
+  return all.matrix().row_range(part.first_row, part.rows);
 }
-
-// What goes back to the tokens is made where it then comes back.
-int64_t room(const MoeStash& stash) {
-  return std::max(stash.routes.rows, stash.routes.sent);
+ops::Vector<float> values_of(const ExpertPart& part, const tensor::Tensor& all) {
+  return {all.as<float>() + part.first_row, part.rows};
 }
-ops::Matrix filled_rows(const MoeStash& stash, const tensor::Tensor& in_room) {
-  return in_room.matrix().row_range(0, stash.routes.rows);
+ops::ConstStack experts_of(const ExpertPart& part, const ops::ConstStack& all) {
+  const int64_t first = part.first_expert * all.rows;
+  const ops::ConstMatrix flat(all.data, all.dtype, all.groups * all.rows, all.cols);
+  return {flat.row_range(first, part.experts * all.rows).data, all.dtype, part.experts, all.rows,
+          all.cols};
+}
+ops::Vector<const int32_t> slots_of(const ExpertPart& part, const ExpertRoutes& routes) {
+  return {routes.slot_of_sent.as<int32_t>() + part.first_sent, part.sent};
 }
 
 }  // namespace
@@ -37,83 +39,106 @@ bool MoeBlock::shared_in_parts(const Pass& pass, const MoeStash& stash) const {
          experts_travel(pass);
 }
 
-// stash.x and row_weight = the rows of the experts here; y += the shared experts, meanwhile, or
-// their first part is computed.
-void MoeBlock::bring_rows(const Pass& pass, ops::ConstMatrix x, ops::Matrix y,
-                          const MoeStash& stash) const {
+// out [the part's rows, d_model] = its experts of its rows, which are in the stash.
+void MoeBlock::forward_part(const Pass& pass, const MoeStash& stash, const ExpertPart& part,
+                            ops::Matrix out) const {
+  const auto offsets = part.offsets.vector<const int32_t>();
+  const ops::Matrix gate_up = rows_of(part, stash.gate_up);
+  ops::grouped_gemm(pass.ctx, {.a = rows_of(part, stash.x),
+                               .b = experts_of(part, gate_up_.value),
+                               .c = gate_up,
+                               .offsets = offsets,
+                               .transpose_b = true});
+  pass.between_operations();
+  const tensor::Scope scope(pass.arena);
+  const ops::Matrix hidden = stash.hidden.empty()
+                                 ? pass.push_rows("transient/moe/hidden", part.rows, width_)
+                                 : rows_of(part, stash.hidden);
+  ops::swiglu_forward(
+      pass.ctx, {.gate_up = gate_up, .row_scale = values_of(part, stash.row_weight), .y = hidden});
+  ops::grouped_gemm(pass.ctx, {.a = hidden,
+                               .b = experts_of(part, down_.value),
+                               .c = out,
+                               .offsets = offsets,
+                               .transpose_b = true});
+}
+
+void MoeBlock::forward_here(const Pass& pass, ops::ConstMatrix x, ops::Matrix y,
+                            const MoeStash& stash) const {
   const ExpertRoutes& routes = stash.routes;
-  const ops::PermuteRows leave{.x = x,
-                               .slot_of_row = sent_slots(stash),
+  if (shared_) shared_->forward_pushed(pass, x, y, stash.shared);
+  ops::permute_rows(pass.ctx, {.x = x,
+                               .slot_of_row = routes.slot_of_sent.vector<const int32_t>(),
                                .top_k = router_.top_k(),
                                .y = stash.x,
                                .weights = stash.weights.vector<const float>(),
-                               .row_weight = stash.row_weight.vector<float>()};
-  if (!experts_travel(pass)) {
-    if (shared_) shared_->forward_pushed(pass, x, y, stash.shared);
-    ops::permute_rows(pass.ctx, leave);
-    return;
+                               .row_weight = stash.row_weight.vector<float>()});
+  const tensor::Tensor out = pass.push_rows("transient/moe/out", routes.rows, x.cols);
+  forward_part(pass, stash, routes.parts[0], out);
+  ops::unpermute_sum(pass.ctx, {.x = out,
+                                .row_of_slot = routes.sent_of_slot.vector<const int32_t>(),
+                                .top_k = router_.top_k(),
+                                .y = y,
+                                .accumulate = true});
+}
+
+void MoeBlock::forward_travelling(const Pass& pass, ops::ConstMatrix x, ops::Matrix y,
+                                  const MoeStash& stash) const {
+  const ExpertRoutes& routes = stash.routes;
+  RoundTrip trip(pass, routes, {"experts/dispatch", "experts/combine"}, x.cols,
+                 RoundTrip::Values::kOut);
+  for (int64_t p = 0; p < routes.num_parts; ++p) {
+    ops::permute_rows(pass.ctx, {.x = x,
+                                 .slot_of_row = slots_of(routes.part(p), routes),
+                                 .top_k = router_.top_k(),
+                                 .y = trip.leaving(p),
+                                 .weights = stash.weights.vector<const float>(),
+                                 .row_weight = trip.leaving_values(p)});
+    trip.start_out(p);
   }
-  const tensor::Scope scope(pass.arena);
-  Dispatch dispatch(pass, routes, "experts/dispatch", x.cols, true);
-  ops::PermuteRows out = leave;
-  out.y = dispatch.out();
-  out.row_weight = dispatch.out_values();
-  ops::permute_rows(pass.ctx, out);
-  dispatch.start();
-  if (!pass.overlap_experts) dispatch.finish();
-  if (shared_in_parts(pass, stash)) {
+  if (!pass.overlap_experts) trip.finish_out(0);
+  const bool in_parts = shared_in_parts(pass, stash);
+  if (in_parts) {
     shared_->forward_up(pass, x, stash.shared);
   } else if (shared_) {
     shared_->forward_pushed(pass, x, y, stash.shared);
   }
   pass.between_operations();
-  if (pass.overlap_experts) dispatch.finish();
-  ops::permute_rows(pass.ctx, {.x = dispatch.arrivals(),
-                               .slot_of_row = routes.arrival_of_row.vector<const int32_t>(),
-                               .top_k = 1,
-                               .y = stash.x,
-                               .weights = dispatch.arrived_values(),
-                               .row_weight = stash.row_weight.vector<float>()});
-}
-
-// y += the shared experts' second part, meanwhile, and the experts' outputs of each token; out
-// [room(), d_model], of which `rows` are filled.
-void MoeBlock::return_rows(const Pass& pass, const MoeStash& stash, const tensor::Tensor& out,
-                           ops::Matrix y) const {
-  ops::UnpermuteSum sum{.x = filled_rows(stash, out),
-                        .row_of_slot = stash.row_of_slot.vector<const int32_t>(),
-                        .top_k = router_.top_k(),
-                        .y = y,
-                        .accumulate = true};
-  if (!experts_travel(pass)) return ops::unpermute_sum(pass.ctx, sum);
-  const ExpertRoutes& routes = stash.routes;
-  Combine combine(pass, routes, "experts/combine", out, false);
-  ops::permute_rows(pass.ctx, {.x = filled_rows(stash, out),
-                               .slot_of_row = routes.row_of_arrival.vector<const int32_t>(),
-                               .top_k = 1,
-                               .y = combine.in()});
-  combine.start();
-  if (shared_in_parts(pass, stash)) shared_->forward_down(pass, y, stash.shared);
+  for (int64_t p = 0; p < routes.num_parts; ++p) {
+    const ExpertPart& part = routes.part(p);
+    if (pass.overlap_experts) trip.finish_out(p);
+    ops::permute_rows(pass.ctx, {.x = trip.arrived(p),
+                                 .slot_of_row = part.arrival_of_row.vector<const int32_t>(),
+                                 .top_k = 1,
+                                 .y = rows_of(part, stash.x),
+                                 .weights = trip.arrived_values(p),
+                                 .row_weight = values_of(part, stash.row_weight)});
+    const tensor::Scope scope(pass.arena);
+    const tensor::Tensor out = pass.push_rows("transient/moe/out", part.rows, x.cols);
+    forward_part(pass, stash, part, out);
+    ops::permute_rows(pass.ctx, {.x = out,
+                                 .slot_of_row = part.row_of_arrival.vector<const int32_t>(),
+                                 .top_k = 1,
+                                 .y = trip.arrived(p)});
+    trip.start_back(p);
+    pass.between_operations();
+  }
+  if (in_parts) shared_->forward_down(pass, y, stash.shared);
   pass.between_operations();
-  combine.finish();
-  sum.x = combine.back();
-  ops::unpermute_sum(pass.ctx, sum);
-}
-
-void MoeBlock::weigh_hidden(const Pass& pass, const MoeStash& stash, ops::Matrix hidden) const {
-  ops::swiglu_forward(
-      pass.ctx,
-      {.gate_up = stash.gate_up, .row_scale = stash.row_weight.vector<const float>(), .y = hidden});
+  trip.finish_back();
+  ops::unpermute_sum(pass.ctx, {.x = trip.back(),
+                                .row_of_slot = routes.sent_of_slot.vector<const int32_t>(),
+                                .top_k = router_.top_k(),
+                                .y = y,
+                                .accumulate = true});
 }
 
 void MoeBlock::forward(const Pass& pass, StepState& step, int64_t moe_idx, ops::ConstMatrix x,
                        ops::Matrix y, MoeStash& stash) const {
   router_.forward(pass, step, moe_idx, x, stash);
-  stash.routes = plan_routes(pass, stash.offsets, experts_here_, pass.tokens() * router_.top_k(),
-                             router_.capacity(pass.sequence) > 0);
+  stash.routes = plan_routes(pass, stash, experts_here_, router_.capacity(pass.sequence) > 0);
   const int64_t rows = stash.routes.rows;
   const bool keeps_hidden = pass.recompute != Recompute::kSelective;
-  const auto offsets = stash.routes.offsets.vector<const int32_t>();
   stash.row_weight = pass.push_f32("activations/moe/router", {rows});
   stash.x = pass.push_rows("activations/moe/x", rows, x.cols);
   stash.gate_up = pass.push_rows("activations/moe/gate_up", rows, 2 * width_);
@@ -121,116 +146,123 @@ void MoeBlock::forward(const Pass& pass, StepState& step, int64_t moe_idx, ops::
       keeps_hidden ? pass.push_rows("activations/moe/hidden", rows, width_) : tensor::Tensor();
   if (shared_) shared_->push_stash(pass, stash.shared);
   const tensor::Scope scope(pass.arena);
-
-  bring_rows(pass, x, y, stash);
-  ops::grouped_gemm(pass.ctx, {.a = stash.x,
-                               .b = gate_up_.value,
-                               .c = stash.gate_up,
-                               .offsets = offsets,
-                               .transpose_b = true});
-  const tensor::Tensor hidden =
-      keeps_hidden ? stash.hidden : pass.push_rows("transient/moe/hidden", rows, width_);
-  weigh_hidden(pass, stash, hidden);
-  const tensor::Tensor out = pass.push_rows("activations/moe/out", room(stash), x.cols);
-  ops::grouped_gemm(pass.ctx, {.a = hidden,
-                               .b = down_.value,
-                               .c = filled_rows(stash, out),
-                               .offsets = offsets,
-                               .transpose_b = true});
-  return_rows(pass, stash, out, y);
+  if (experts_travel(pass)) return forward_travelling(pass, x, y, stash);
+  forward_here(pass, x, y, stash);
 }
 
-// grad.dy = the gradients of the rows' outputs; dx = the shared experts' part, meanwhile.
-void MoeBlock::bring_gradients(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy,
-                               ops::Matrix dx, const MoeGrad& grad) const {
-  const ops::PermuteRows leave{
-      .x = dy, .slot_of_row = sent_slots(stash), .top_k = router_.top_k(), .y = grad.dy};
-  if (!experts_travel(pass)) {
-    if (shared_) shared_->backward_input_pushed(pass, stash.shared, dy, dx, false, grad.shared);
-    ops::permute_rows(pass.ctx, leave);
-    return;
-  }
+// dx [the part's rows, d_model] and dweight [its rows] = from the gradients of its outputs,
+// grad.dy.
+void MoeBlock::backward_part(const Pass& pass, const MoeStash& stash, const MoeGrad& grad,
+                             const ExpertPart& part, ops::Matrix dx,
+                             ops::Vector<float> dweight) const {
+  const auto offsets = part.offsets.vector<const int32_t>();
+  const ops::Matrix dgate_up = rows_of(part, grad.dgate_up);
   const tensor::Scope scope(pass.arena);
+  const tensor::Tensor dhidden = pass.push_rows("transient/moe/hidden", part.rows, width_);
+  ops::grouped_gemm(pass.ctx, {.a = rows_of(part, grad.dy),
+                               .b = experts_of(part, down_.value),
+                               .c = dhidden,
+                               .offsets = offsets});
+  pass.between_operations();
+  ops::swiglu_backward(pass.ctx, {.dy = dhidden,
+                                  .gate_up = rows_of(part, stash.gate_up),
+                                  .row_scale = values_of(part, stash.row_weight),
+                                  .dgate_up = dgate_up,
+                                  .drow_scale = dweight});
+  ops::grouped_gemm(
+      pass.ctx,
+      {.a = dgate_up, .b = experts_of(part, gate_up_.value), .c = dx, .offsets = offsets});
+  pass.between_operations();
+}
+
+// dx = the shared experts' gradient of x, then += the rows' of each token; dweights [tokens, top_k]
+// = those of its weights.
+void MoeBlock::backward_here(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy,
+                             ops::Matrix dx, ops::Vector<float> dweights,
+                             const MoeGrad& grad) const {
   const ExpertRoutes& routes = stash.routes;
-  Dispatch dispatch(pass, routes, "experts/output gradients", dy.cols, false);
-  ops::PermuteRows out = leave;
-  out.y = dispatch.out();
-  ops::permute_rows(pass.ctx, out);
-  dispatch.start();
-  if (!pass.overlap_experts) dispatch.finish();
+  if (shared_) shared_->backward_input_pushed(pass, stash.shared, dy, dx, false, grad.shared);
+  ops::permute_rows(pass.ctx, {.x = dy,
+                               .slot_of_row = routes.slot_of_sent.vector<const int32_t>(),
+                               .top_k = router_.top_k(),
+                               .y = grad.dy});
+  const tensor::Tensor drow_weight = pass.push_f32("transient/moe/router", {routes.rows});
+  const tensor::Tensor drows = pass.push_rows("transient/moe/x", routes.rows, dy.cols);
+  backward_part(pass, stash, grad, routes.parts[0], drows, drow_weight.vector<float>());
+  ops::unpermute_sum(pass.ctx, {.x = drows,
+                                .row_of_slot = routes.sent_of_slot.vector<const int32_t>(),
+                                .top_k = router_.top_k(),
+                                .y = dx,
+                                .accumulate = shared_.has_value(),
+                                .row_values = drow_weight.vector<const float>(),
+                                .slot_values = dweights});
+}
+
+// The same. Weight gradients `meanwhile`, or null: nothing.
+void MoeBlock::backward_travelling(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy,
+                                   ops::Matrix dx, ops::Vector<float> dweights,
+                                   const WeightInputs* meanwhile, const MoeGrad& grad) const {
+  const ExpertRoutes& routes = stash.routes;
+  RoundTrip trip(pass, routes, {"experts/output gradients", "experts/input gradients"}, dy.cols,
+                 RoundTrip::Values::kBack);
+  for (int64_t p = 0; p < routes.num_parts; ++p) {
+    ops::permute_rows(pass.ctx, {.x = dy,
+                                 .slot_of_row = slots_of(routes.part(p), routes),
+                                 .top_k = router_.top_k(),
+                                 .y = trip.leaving(p)});
+    trip.start_out(p);
+  }
+  if (!pass.overlap_experts) trip.finish_out(0);
   if (shared_) shared_->backward_input_pushed(pass, stash.shared, dy, dx, false, grad.shared);
   pass.between_operations();
-  if (pass.overlap_experts) dispatch.finish();
-  ops::permute_rows(pass.ctx, {.x = dispatch.arrivals(),
-                               .slot_of_row = routes.arrival_of_row.vector<const int32_t>(),
-                               .top_k = 1,
-                               .y = grad.dy});
-}
-
-// dx (+)= the rows' gradients of each token, drows as in return_rows(); dweights [tokens, top_k] =
-// those of its weights. Weight gradients `meanwhile`, or null: nothing.
-void MoeBlock::return_gradients(const Pass& pass, const MoeStash& stash,
-                                const tensor::Tensor& drows, ops::Vector<const float> drow_weight,
-                                ops::Matrix dx, ops::Vector<float> dweights,
-                                const WeightInputs* meanwhile, const MoeGrad& grad) const {
-  ops::UnpermuteSum sum{.x = filled_rows(stash, drows),
-                        .row_of_slot = stash.row_of_slot.vector<const int32_t>(),
-                        .top_k = router_.top_k(),
-                        .y = dx,
-                        .accumulate = shared_.has_value(),
-                        .row_values = drow_weight,
-                        .slot_values = dweights};
-  if (!experts_travel(pass)) return ops::unpermute_sum(pass.ctx, sum);
-  const tensor::Scope scope(pass.arena);
-  const ExpertRoutes& routes = stash.routes;
-  Combine combine(pass, routes, "experts/input gradients", drows, true);
-  ops::permute_rows(pass.ctx, {.x = filled_rows(stash, drows),
-                               .slot_of_row = routes.row_of_arrival.vector<const int32_t>(),
-                               .top_k = 1,
-                               .y = combine.in(),
-                               .weights = drow_weight,
-                               .row_weight = combine.in_values()});
-  combine.start();
+  for (int64_t p = 0; p < routes.num_parts; ++p) {
+    const ExpertPart& part = routes.part(p);
+    if (pass.overlap_experts) trip.finish_out(p);
+    ops::permute_rows(pass.ctx, {.x = trip.arrived(p),
+                                 .slot_of_row = part.arrival_of_row.vector<const int32_t>(),
+                                 .top_k = 1,
+                                 .y = rows_of(part, grad.dy)});
+    const tensor::Scope scope(pass.arena);
+    const tensor::Tensor drow_weight = pass.push_f32("transient/moe/router", {part.rows});
+    const tensor::Tensor drows = pass.push_rows("transient/moe/x", part.rows, dy.cols);
+    backward_part(pass, stash, grad, part, drows, drow_weight.vector<float>());
+    ops::permute_rows(pass.ctx, {.x = drows,
+                                 .slot_of_row = part.row_of_arrival.vector<const int32_t>(),
+                                 .top_k = 1,
+                                 .y = trip.arrived(p),
+                                 .weights = drow_weight.vector<const float>(),
+                                 .row_weight = trip.arrived_values(p)});
+    trip.start_back(p);
+    pass.between_operations();
+  }
   if (meanwhile) weights_meanwhile(pass, stash, *meanwhile, grad);
-  pass.between_operations();
-  combine.finish();
-  sum.x = combine.back();
-  sum.row_values = combine.back_values();
-  ops::unpermute_sum(pass.ctx, sum);
+  trip.finish_back();
+  ops::unpermute_sum(pass.ctx, {.x = trip.back(),
+                                .row_of_slot = routes.sent_of_slot.vector<const int32_t>(),
+                                .top_k = router_.top_k(),
+                                .y = dx,
+                                .accumulate = shared_.has_value(),
+                                .row_values = trip.back_values(),
+                                .slot_values = dweights});
 }
 
 void MoeBlock::input_gradients(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy,
                                ops::Matrix dx, const WeightInputs* meanwhile, MoeGrad& grad) const {
   const int64_t tokens = pass.tokens(), rows = stash.routes.rows;
-  const auto offsets = stash.routes.offsets.vector<const int32_t>();
   grad.dy = pass.push_rows("transient/moe/y", rows, dy.cols);
   grad.dgate_up = pass.push_rows("transient/moe/gate_up", rows, 2 * width_);
   grad.dlogits = pass.push_f32("transient/moe/router", {tokens, router_.experts()});
   if (shared_) shared_->push_grad(pass, grad.shared, dy.cols);
   const tensor::Scope scope(pass.arena);
-
-  bring_gradients(pass, stash, dy, dx, grad);
-  const tensor::Tensor drow_weight = pass.push_f32("transient/moe/router", {rows});
   const tensor::Tensor dweights = pass.push_f32("transient/moe/router", {tokens, router_.top_k()});
-  const tensor::Tensor drows = pass.push_rows("transient/moe/x", room(stash), dy.cols);
   {
-    const tensor::Scope hidden_scope(pass.arena);
-    const tensor::Tensor dhidden = pass.push_rows("transient/moe/hidden", rows, width_);
-    ops::grouped_gemm(pass.ctx, {.a = grad.dy, .b = down_.value, .c = dhidden, .offsets = offsets});
-    pass.between_operations();
-    ops::swiglu_backward(pass.ctx, {.dy = dhidden,
-                                    .gate_up = stash.gate_up,
-                                    .row_scale = stash.row_weight.vector<const float>(),
-                                    .dgate_up = grad.dgate_up,
-                                    .drow_scale = drow_weight.vector<float>()});
+    const tensor::Scope rows_scope(pass.arena);
+    if (experts_travel(pass)) {
+      backward_travelling(pass, stash, dy, dx, dweights.vector<float>(), meanwhile, grad);
+    } else {
+      backward_here(pass, stash, dy, dx, dweights.vector<float>(), grad);
+    }
   }
-  ops::grouped_gemm(pass.ctx, {.a = grad.dgate_up,
-                               .b = gate_up_.value,
-                               .c = filled_rows(stash, drows),
-                               .offsets = offsets});
-  pass.between_operations();
-  return_gradients(pass, stash, drows, drow_weight.vector<const float>(), dx,
-                   dweights.vector<float>(), meanwhile, grad);
   router_.backward_input(pass, stash, dweights, dx, grad.dlogits);
 }
 
@@ -274,7 +306,9 @@ void MoeBlock::expert_weights(const Pass& pass, const MoeStash& stash, const Moe
     tensor::Tensor hidden = stash.hidden;
     if (hidden.empty()) {
       hidden = pass.push_rows("transient/moe/hidden", stash.routes.rows, width_);
-      weigh_hidden(pass, stash, hidden);
+      ops::swiglu_forward(pass.ctx, {.gate_up = stash.gate_up,
+                                     .row_scale = stash.row_weight.vector<const float>(),
+                                     .y = hidden});
     }
     ops::grouped_gemm_weight_grad(
         pass.ctx,

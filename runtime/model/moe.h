@@ -2,10 +2,11 @@
 //
 // Laws: without a capacity nothing is dropped; the routing weight is applied before the down
 // projection. A rank routes its own tokens (moe_router.h), sends them to the ranks that hold their
-// experts and takes back what comes out (expert_exchange.h). Meanwhile, with Pass::overlap_experts,
-// the shared experts are computed: up while rows leave, down while they come back; in the backward
-// their input's gradient, then the weights' gradients. The order of every sum is the same without
-// overlap. Where all experts are here nothing is exchanged.
+// experts and takes back what comes out (expert_exchange.h). With Pass::overlap_experts the experts
+// are computed in parts, one while the rows of others travel, and the shared experts meanwhile: up
+// while the first rows leave, down while the last come back; in the backward their input's
+// gradient, then the weights' gradients. The order of every sum is the same without overlap. Where
+// all experts are here nothing is exchanged.
 #pragma once
 
 #include <optional>
@@ -59,22 +60,25 @@ class MoeBlock {
   struct WeightInputs {
     ops::ConstMatrix x, dy;
   };
-  void bring_rows(const Pass& pass, ops::ConstMatrix x, ops::Matrix y, const MoeStash& stash) const;
-  void bring_gradients(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy, ops::Matrix dx,
-                       const MoeGrad& grad) const;
-  void return_rows(const Pass& pass, const MoeStash& stash, const tensor::Tensor& out,
-                   ops::Matrix y) const;
-  void return_gradients(const Pass& pass, const MoeStash& stash, const tensor::Tensor& drows,
-                        ops::Vector<const float> drow_weight, ops::Matrix dx,
-                        ops::Vector<float> dweights, const WeightInputs* meanwhile,
-                        const MoeGrad& grad) const;
+  void forward_here(const Pass& pass, ops::ConstMatrix x, ops::Matrix y,
+                    const MoeStash& stash) const;
+  void forward_travelling(const Pass& pass, ops::ConstMatrix x, ops::Matrix y,
+                          const MoeStash& stash) const;
+  void forward_part(const Pass& pass, const MoeStash& stash, const ExpertPart& part,
+                    ops::Matrix out) const;
+  void backward_here(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy, ops::Matrix dx,
+                     ops::Vector<float> dweights, const MoeGrad& grad) const;
+  void backward_travelling(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy,
+                           ops::Matrix dx, ops::Vector<float> dweights,
+                           const WeightInputs* meanwhile, const MoeGrad& grad) const;
+  void backward_part(const Pass& pass, const MoeStash& stash, const MoeGrad& grad,
+                     const ExpertPart& part, ops::Matrix dx, ops::Vector<float> dweight) const;
   void input_gradients(const Pass& pass, const MoeStash& stash, ops::ConstMatrix dy, ops::Matrix dx,
                        const WeightInputs* meanwhile, MoeGrad& grad) const;
   void expert_weights(const Pass& pass, const MoeStash& stash, const MoeGrad& grad) const;
   void weights_meanwhile(const Pass& pass, const MoeStash& stash, const WeightInputs& inputs,
                          const MoeGrad& grad) const;
   bool shared_in_parts(const Pass& pass, const MoeStash& stash) const;
-  void weigh_hidden(const Pass& pass, const MoeStash& stash, ops::Matrix hidden) const;
 
   MoeRouter router_;
   ExpertWeight gate_up_, down_;  // of the experts that are here

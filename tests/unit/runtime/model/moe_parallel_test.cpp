@@ -171,6 +171,29 @@ TEST_P(Layouts, RecomputeTheSameBits) {
   });
 }
 
+// Parts of the experts one after the other, or all rows at once.
+TEST_P(Layouts, OverlapChangesNoBit) {
+  for (const DType compute : {DType::kF32, DType::kBf16}) {
+    MoeCase c = GetParam();
+    c.compute = compute;
+    with_ranks(c.layout, [&](const comm::Groups& groups) {
+      MoeRun parts(c, groups);
+      c.overlap = false;
+      MoeRun at_once(c, groups);
+      parts.run();
+      at_once.run();
+      const int64_t here = 8 / plan::expert_ranks(groups.layout);
+      const bool cut = here > 1 && plan::expert_ranks(groups.layout) > 1;
+      comm::expect(parts.stash().routes.num_parts == (cut ? std::min<int64_t>(here, 4) : 1),
+                   "in parts");
+      comm::expect(at_once.stash().routes.num_parts == 1, "at once");
+      comm::expect(parts.y() == at_once.y() && parts.dx() == at_once.dx(), "y or dx");
+      const ParamLayout& layout = parts.params().layout();
+      comm::expect(parts.gradients_in(layout) == at_once.gradients_in(layout), "gradients");
+    });
+  }
+}
+
 TEST_P(Layouts, AllocateNothingAfterTheFirstStep) {
   const MoeCase& c = GetParam();
   with_ranks(c.layout, [&](const comm::Groups& groups) {
@@ -190,7 +213,7 @@ TEST(MoeParallel, AloneNothingIsGatheredAndRecomputingGivesTheSameBits) {
   MoeRun selective(c, comm::Groups::alone());
   kept.run();
   selective.run();
-  EXPECT_TRUE(kept.stash().routes.arrival_of_row.empty());
+  EXPECT_TRUE(kept.stash().routes.parts[0].arrival_of_row.empty());
   EXPECT_EQ(kept.arena().ledger().peak_bytes("transient/moe/exchange"), 0);
   EXPECT_TRUE(selective.stash().hidden.empty());
   EXPECT_EQ(kept.y(), selective.y());

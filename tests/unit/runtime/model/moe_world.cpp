@@ -70,7 +70,8 @@ Pass MoeRun::pass() {
           .training = case_.training,
           .scales = {.token = 1, .aux = 0.3f / kSequences, .z = 0.05f / kSequences / kSequence},
           .groups = &groups_,
-          .recompute = case_.recompute};
+          .recompute = case_.recompute,
+          .overlap_experts = case_.overlap};
 }
 
 // [tokens, width]: every token has its values whoever holds it.

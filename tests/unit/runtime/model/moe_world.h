@@ -27,6 +27,7 @@ struct MoeCase {
   Recompute recompute = Recompute::kNone;
   DType compute = DType::kF32;
   bool training = true;
+  bool overlap = true;
 };
 
 inline void PrintTo(const MoeCase& c, std::ostream* out) {
