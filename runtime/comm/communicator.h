@@ -80,7 +80,9 @@ class Communicator {
   virtual Ticket start_all_gather(std::string_view op, ConstBuffer in, Buffer out,
                                   std::span<const int64_t> counts) = 0;
   // The first send_counts[0] elements of `in` go to rank 0, the next send_counts[1] to rank 1, …;
-  // `out` is what came from rank 0, 1, … (receive_counts). in and out don't overlap.
+  // `out` is what came from rank 0, 1, … (receive_counts). in and out don't overlap. Those that
+  // are started one behind the other may move at the same time (they are done in order): the `in`
+  // of one is not the `out` of another that isn't done.
   virtual Ticket start_all_to_all(std::string_view op, ConstBuffer in,
                                   std::span<const int64_t> send_counts, Buffer out,
                                   std::span<const int64_t> receive_counts) = 0;

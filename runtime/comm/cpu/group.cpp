@@ -18,9 +18,14 @@ constexpr int64_t kCallBytes = 512 << 10;
 bool is_message(const Operation& op) {
   return op.kind == OpKind::kMessage;
 }
-uint8_t busy_bit(const Operation& op) {
-  return op.receiving ? 2 : 1;
+// Whether it may move beside operations of its kind that are before it.
+bool runs_along(const Operation& op) {
+  return is_message(op) || op.kind == OpKind::kAllToAll;
 }
+
+// Directions of a connection that are some operation's.
+constexpr uint8_t kSending = 1;
+constexpr uint8_t kReceiving = 2;
 
 }  // namespace
 
@@ -98,8 +103,16 @@ const Operation* Group::expired(int64_t now) const {
   return nullptr;
 }
 
-bool Group::is_busy(const Operation& message) const {
-  return busy_[static_cast<size_t>(message.flows[0].peer)] & busy_bit(message);
+bool Group::may_send(const Flow& f) const {
+  return f.sends() && !(busy_[static_cast<size_t>(f.peer)] & kSending);
+}
+bool Group::may_receive(const Flow& f) const {
+  return f.receives() && !(busy_[static_cast<size_t>(f.peer)] & kReceiving);
+}
+
+bool Group::has_turn(const Operation& op) const {
+  return std::any_of(op.flows.begin(), op.flows.end(),
+                     [this](const Flow& f) { return may_send(f) || may_receive(f); });
 }
 
 void Group::begin(Operation& op) {
@@ -113,20 +126,17 @@ bool Group::move(int passes) {
     std::fill(busy_.begin(), busy_.end(), 0);
     for (size_t i = 0; i < queue_.size();) {
       Operation& op = *queue_[i];
-      if (!is_message(op) && i > 0) break;
-      if (is_message(op) && is_busy(op)) {
-        ++i;
-        continue;
+      if (i > 0 && !(runs_along(op) && op.kind == queue_[0]->kind)) break;
+      if (i == 0 || has_turn(op)) {
+        begin(op);
+        moved |= move_operation(op);
       }
-      begin(op);
-      moved |= move_operation(op);
-      if (op.done()) {
+      if (op.done() && (i == 0 || is_message(op))) {
         retire(i);
         moved = true;
         continue;
       }
-      if (!is_message(op)) break;
-      busy_[static_cast<size_t>(op.flows[0].peer)] |= busy_bit(op);
+      if (!runs_along(op)) break;
       ++i;
     }
     any |= moved;
@@ -135,11 +145,15 @@ bool Group::move(int passes) {
   return any;
 }
 
+// Moves what it may, and keeps the directions that it still needs from those behind it.
 bool Group::move_operation(Operation& op) {
   bool moved = false;
   for (Flow& f : op.flows) {
-    moved |= receive(op, f);
-    moved |= send(op, f);
+    if (may_receive(f)) moved |= receive(op, f);
+    if (may_send(f)) moved |= send(op, f);
+    uint8_t& busy = busy_[static_cast<size_t>(f.peer)];
+    if (f.receives()) busy |= kReceiving;
+    if (f.sends()) busy |= kSending;
   }
   moved |= op.advance();
   return moved;
@@ -226,6 +240,8 @@ void Group::check_header(const Operation& op, const Flow& f) {
 void Group::retire(size_t index) {
   Operation* op = queue_[index];
   queue_.erase(queue_.begin() + static_cast<ptrdiff_t>(index));
+  // Of a collective that ran along the time counts from now.
+  if (!is_message(*op) && !queue_.empty()) queue_[0]->deadline_ns = 0;
   op->home->push_back(op);
   ++traffic_.operations;
 }

@@ -2,8 +2,10 @@
 // it is.
 //
 // Laws: (1) A collective starts when all before it are complete here; messages start when all
-// collectives before them are, in order per peer and direction. What a peer sends before its turn
-// here stays in the socket: there are no buffers for unexpected messages. (2) No system call is
+// collectives before them are, in order per peer and direction; so do all_to_alls that follow each
+// other, which need nothing of each other: the next one's bytes leave as soon as the socket takes
+// them. What a peer sends before its turn here stays in the socket: there are no buffers for
+// unexpected messages. (2) No system call is
 // made that is known to be in vain: after a socket was found full or empty it is left alone until
 // poll() or the next progress().
 #pragma once
@@ -78,7 +80,10 @@ class Group final : public Communicator {
   void set_peers(Operation& op) const;
   // Fills the headers, queues it and moves it a first time.
   Ticket start(Operation& op, Reduce reduce, DType dtype, int64_t count);
-  bool is_busy(const Operation& message) const;
+  // Whether the flow's next bytes are its own to move: no operation before it uses the direction.
+  bool may_send(const Flow& flow) const;
+  bool may_receive(const Flow& flow) const;
+  bool has_turn(const Operation& op) const;
   void begin(Operation& op);
   bool move_operation(Operation& op);
   bool send(Operation& op, Flow& flow);
@@ -92,7 +97,7 @@ class Group final : public Communicator {
   int rank_;
   std::vector<Fd> channels_;
   std::vector<Operation*> queue_;  // outstanding, oldest first
-  std::vector<uint8_t> busy_;      // per peer: bit 0 a send is under way, bit 1 a receive
+  std::vector<uint8_t> busy_;      // per peer: directions that an operation before uses
   Ticket last_ticket_ = 0;
   uint64_t collectives_ = 0;
   std::vector<uint64_t> messages_sent_, messages_received_;

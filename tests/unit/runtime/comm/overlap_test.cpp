@@ -1,5 +1,9 @@
 // Several operations under way at once, groups that share ranks, and other transports and speeds.
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <array>
 
 #include "tests/unit/runtime/comm/ranks.h"
 #include "tests/unit/runtime/comm/values.h"
@@ -46,6 +50,47 @@ TEST(Overlap, OperationsTakeEffectInTheirOrder) {
     c->wait_all();
     expect(all == std::vector<float>({6, 6, 6}), "the gathered sums");
   });
+}
+
+// Rank 0 starts three while its peer isn't there, then does nothing until the peer has them all:
+// what leaves is not held up by what hasn't come.
+TEST(Overlap, AllToAllsMoveAtTheSameTime) {
+  constexpr size_t kExchanges = 3;
+  const std::string rendezvous = unique_rendezvous();
+  int started[2], arrived[2];
+  ASSERT_EQ(pipe(started), 0);
+  ASSERT_EQ(pipe(arrived), 0);
+  all_ranks(2, [&](int rank) {
+    const auto tell = [](const int* end) { expect(write(end[1], "x", 1) == 1, "pipe"); };
+    const auto hear = [](const int* end) {
+      pollfd fd{end[0], POLLIN, 0};
+      char byte = 0;
+      expect(poll(&fd, 1, 10'000) == 1 && read(end[0], &byte, 1) == 1, "the peer got nothing");
+    };
+    auto mesh = connect_or_throw(options_for(rendezvous, rank, 2));
+    auto c = mesh->create_group("ep", all_of(2));
+    const std::vector<int64_t> counts = {1, 1};
+    std::array<std::vector<float>, kExchanges> in, out;
+    if (rank == 1) hear(started);
+    for (size_t i = 0; i < kExchanges; ++i) {
+      const auto base = static_cast<float>(10 * i);
+      in[i] = {base + static_cast<float>(2 * rank), base + static_cast<float>(2 * rank + 1)};
+      out[i] = {-1, -1};
+      c->start_all_to_all("rows", {in[i].data(), 2, DType::kF32}, counts,
+                          {out[i].data(), 2, DType::kF32}, counts);
+    }
+    if (rank == 0) {
+      tell(started);
+      hear(arrived);
+    }
+    c->wait_all();
+    if (rank == 1) tell(arrived);
+    for (size_t i = 0; i < kExchanges; ++i) {
+      const auto mine = static_cast<float>(10 * i + static_cast<size_t>(rank));
+      expect(out[i] == std::vector<float>({mine, mine + 2}), "what came");
+    }
+  });
+  for (const int fd : {started[0], started[1], arrived[0], arrived[1]}) close(fd);
 }
 
 TEST(Overlap, GroupsThatShareRanksDoNotHoldUpEachOther) {
