@@ -81,6 +81,22 @@ void check_tensor_parallel(const JobSpec& job, int64_t gpus_per_node, Findings& 
   }
 }
 
+// A stage has two chunks of layers or more, all equal where nobody says how many each has.
+void check_interleaving(const JobSpec& job, Findings& out) {
+  const int64_t pp = job.parallel.pipeline_parallel_size, layers = job.model.num_layers;
+  if (pp == 1 || !job.parallel.pipeline_layers.empty()) return;
+  if (layers % pp == 0 && layers / pp > 1) return;
+  std::string sizes;
+  for (int64_t size = 2; 2 * size <= layers; ++size) {
+    if (layers % size == 0) sizes += fmt::format("{}{}", sizes.empty() ? "" : ", ", size);
+  }
+  out.error("INTERLEAVED_NOT_DIVISIBLE", "parallel.pipeline_schedule",
+            fmt::format("num_layers={} isn't divisible by PP={} times two or more equal chunks",
+                        layers, pp),
+            fmt::format("{}give parallel.pipeline_layers, or pipeline_schedule: 1f1b",
+                        sizes.empty() ? "" : fmt::format("PP can be {}; ", sizes)));
+}
+
 void check_pipeline_parallel(const JobSpec& job, Findings& out) {
   const int64_t pp = job.parallel.pipeline_parallel_size, layers = job.model.num_layers;
   if (!is_fixed(pp)) return;
@@ -88,6 +104,8 @@ void check_pipeline_parallel(const JobSpec& job, Findings& out) {
   if (pp > layers) {
     out.error("PP_GT_LAYERS", kKey, fmt::format("PP={} > num_layers={}", pp, layers),
               fmt::format("use at most {}", layers));
+  } else if (job.parallel.pipeline_schedule == "interleaved") {
+    check_interleaving(job, out);
   } else if (layers % pp != 0 && job.parallel.pipeline_layers.empty()) {
     out.warning("PP_UNEVEN_STAGES", kKey,
                 fmt::format("num_layers={} % PP={} != 0: stages have {} or {} layers, and the "
@@ -293,6 +311,15 @@ void check_batch(const JobSpec& job, const ValidateOptions& o, Findings& out) {
     out.warning("PIPELINE_UNDERFILLED", "training.global_batch_size",
                 fmt::format("{} microbatches < PP={}: stages stand idle", micro_batches, pp),
                 fmt::format("global_batch_size ≥ {} fills it", pp * step));
+  }
+  if (is_fixed(pp) && pp > 1 && job.parallel.pipeline_schedule == "interleaved" &&
+      micro_batches % pp != 0) {
+    out.error("INTERLEAVED_MICRO_BATCHES", "training.global_batch_size",
+              fmt::format("{} micro-batches a step aren't a multiple of PP={}, which interleaved "
+                          "stages need",
+                          micro_batches, pp),
+              fmt::format("global_batch_size: {}, or pipeline_schedule: 1f1b",
+                          nearest_multiple(t.global_batch_size, pp * step)));
   }
 }
 
