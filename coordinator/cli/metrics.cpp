@@ -2,6 +2,7 @@
 // back exactly.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -37,7 +38,8 @@ Json row_json(const wire::MetricRow& row) {
           {"tokens_per_s", m.tokens_per_s()},
           {"mfu", m.mfu()},
           {"step_s", m.step_s()},
-          {"memory_bytes", m.memory_bytes()}};
+          {"memory_bytes", m.memory_bytes()},
+          {"dropped", m.has_dropped() ? Json(m.dropped()) : Json(nullptr)}};
 }
 
 // All rows after a step, in pages.
@@ -60,15 +62,28 @@ Result<std::vector<wire::MetricRow>> fetch(transport::Client& client, const Opti
 
 void print_table(const Globals& globals, const std::vector<wire::MetricRow>& rows,
                  const Options& options, const std::vector<wire::ValidationRow>& validations) {
-  Table table({"STEP", "LOSS", "AUX", "GRAD NORM", "LR", "TOK/S", "MFU", "STEP S"});
+  // A column for those whose experts have a capacity, and for nobody else.
+  const bool drops = std::any_of(rows.begin(), rows.end(), [](const wire::MetricRow& row) {
+    return row.metrics().dropped() > 0;
+  });
+  std::vector<std::string> header = {"STEP", "LOSS",  "AUX", "GRAD NORM",
+                                     "LR",   "TOK/S", "MFU", "STEP S"};
+  if (drops) header.emplace_back("DROPPED");
+  Table table(header);
   const size_t shown =
       std::min(rows.size(), static_cast<size_t>(std::max<int64_t>(options.last, 1)));
   for (size_t i = rows.size() - shown; i < rows.size(); ++i) {
     const wire::StepMetrics& m = rows[i].metrics();
-    table.add({std::to_string(m.step()), fmt::format("{:.4f}", m.loss()),
-               fmt::format("{:.2e}", m.aux_loss()), fmt::format("{:.3f}", m.grad_norm()),
-               fmt::format("{:.2e}", m.lr()), with_commas(static_cast<int64_t>(m.tokens_per_s())),
-               fmt::format("{:.1f} %", 100 * m.mfu()), fmt::format("{:.3f}", m.step_s())});
+    std::vector<std::string> row = {std::to_string(m.step()),
+                                    fmt::format("{:.4f}", m.loss()),
+                                    fmt::format("{:.2e}", m.aux_loss()),
+                                    fmt::format("{:.3f}", m.grad_norm()),
+                                    fmt::format("{:.2e}", m.lr()),
+                                    with_commas(static_cast<int64_t>(m.tokens_per_s())),
+                                    fmt::format("{:.1f} %", 100 * m.mfu()),
+                                    fmt::format("{:.3f}", m.step_s())};
+    if (drops) row.push_back(m.has_dropped() ? with_commas(m.dropped()) : "–");
+    table.add(std::move(row));
   }
   print(table.render(globals.color));
   for (const wire::ValidationRow& row : validations) {
@@ -102,7 +117,8 @@ Verb make_metrics() {
   verb.group = "Look";
   verb.summary = "Loss, gradient norm, speed of every step";
   verb.help =
-      "With --json one object a line, every step once, with its last attempt.\n"
+      "With --json one object a line, every step once, with its last attempt. dropped: choices of "
+      "an expert beyond moe.capacity_factor (null: not known of this step).\n"
       "Examples:\n"
       "  dsv3ctl metrics demo-1\n"
       "  dsv3ctl metrics demo-1 --json | tail -1";

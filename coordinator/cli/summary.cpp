@@ -68,17 +68,25 @@ Status print_experts(transport::Client& client, const std::string& job) {
   DSV3_RETURN_IF_ERROR(status);
   double entropy = 0, worst = 0;
   size_t dead = 0, layers = 0;
+  uint64_t choices = 0;
   for (const wire::LayerCounts& layer : envelope.experts_reply().counts().layers()) {
     const std::vector<uint64_t> tokens(layer.tokens().begin(), layer.tokens().end());
     const core::ExpertStats stats = core::expert_stats(tokens);
     entropy += stats.entropy;
     worst = std::max(worst, stats.max_violation);
     dead += stats.dead.size();
+    choices += stats.total;
     ++layers;
   }
   if (layers == 0) return {};
   line("experts", fmt::format("entropy {:.3f} of 1, busiest expert {:+.0f} %, {} dead ({} layers)",
                               entropy / static_cast<double>(layers), 100 * worst, dead, layers));
+  const int64_t dropped = envelope.experts_reply().dropped();
+  if (dropped > 0) {
+    line("dropped", fmt::format("{:.3g} % of the choices of step {}: their experts were full",
+                                100 * core::dropped_share(dropped, choices),
+                                envelope.experts_reply().counts().step()));
+  }
   return {};
 }
 

@@ -51,4 +51,8 @@ ExpertStats expert_stats(std::span<const uint64_t> tokens) {
   return stats;
 }
 
+double dropped_share(int64_t dropped, uint64_t choices) {
+  return choices == 0 ? 0.0 : static_cast<double>(dropped) / static_cast<double>(choices);
+}
+
 }  // namespace dsv3::core

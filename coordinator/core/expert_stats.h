@@ -1,5 +1,5 @@
 // How evenly a layer's experts are used: the one home of these formulas (CLI, dashboard, demo's
-// summary).
+// summary). Counts are the router's choices, whether or not a capacity dropped them afterwards.
 //
 // Law: every figure and the verdict mean the same at 8 experts and at 256. With counts c_i, i = 0 …
 // E−1, N = Σ c_i, mean = N / E:
@@ -40,5 +40,9 @@ struct ExpertStats {
 // Of one layer: `tokens` is [num_experts] u64, at least one expert. With no tokens at all every
 // figure but usage_mean is 0.
 ExpertStats expert_stats(std::span<const uint64_t> tokens);
+
+// dropped / choices: of a step's choices (N summed over its layers) the share that a capacity
+// dropped. 0 without choices.
+double dropped_share(int64_t dropped, uint64_t choices);
 
 }  // namespace dsv3::core

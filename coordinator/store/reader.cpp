@@ -16,7 +16,7 @@ namespace {
 constexpr const char* kStepColumns =
     "m.row, m.attempt, m.time, m.step, m.loss, m.lm_loss, m.mtp_loss, m.aux_loss, m.z_loss, "
     "m.grad_norm, m.lr, m.tokens,"
-    " m.step_s, m.tokens_per_s, m.mfu, m.memory_bytes";
+    " m.step_s, m.tokens_per_s, m.mfu, m.memory_bytes, m.dropped";
 constexpr const char* kIsLastStep =
     "m.attempt = (SELECT max(o.attempt) FROM metric_rows o WHERE o.job = m.job AND o.step = "
     "m.step)";
@@ -42,6 +42,7 @@ void read_step(SQLite::Statement& rows, wire::MetricRow* out) {
   m.set_tokens_per_s(real_of(rows.getColumn(13)));
   m.set_mfu(real_of(rows.getColumn(14)));
   m.set_memory_bytes(rows.getColumn(15).getInt64());
+  if (!rows.getColumn(16).isNull()) m.set_dropped(rows.getColumn(16).getInt64());
 }
 
 // What the newest attempt said before its first step; nothing is set when none did.
@@ -60,6 +61,17 @@ void read_start(SQLite::Database& db, uint32_t job_number, wire::JobStatus* stat
   start->set_flops_per_token(rows.getColumn(4).getDouble());
   start->set_peak_flops_per_s(rows.getColumn(5).getDouble());
   start->set_unigram_entropy(rows.getColumn(6).getDouble());
+}
+
+// What the step and the attempt that the reply is of dropped; not set when that is unknown.
+void read_dropped(SQLite::Database& db, uint32_t job_number, wire::ExpertsReply* reply) {
+  SQLite::Statement rows(
+      db, "SELECT dropped FROM metric_rows WHERE job = ? AND step = ? AND attempt = ?");
+  rows.bind(1, job_number);
+  rows.bind(2, static_cast<int64_t>(reply->counts().step()));
+  rows.bind(3, reply->attempt());
+  if (rows.executeStep() && !rows.getColumn(0).isNull())
+    reply->set_dropped(rows.getColumn(0).getInt64());
 }
 
 void read_validation(SQLite::Statement& rows, wire::ValidationRow* out) {
@@ -309,7 +321,10 @@ Status Reader::experts(uint32_t job_number, std::optional<int64_t> step,
             ->add_tokens(cells[cell]);
       }
     }
-    if (reply->counts().layers_size() > 0) return {};
+    if (reply->counts().layers_size() > 0) {
+      read_dropped(*impl_->db, job_number, reply);
+      return {};
+    }
     return Status(Code::kNotFound,
                   step ? fmt::format("no expert usage is recorded for step {}", *step)
                        : std::string("no expert usage is recorded yet"));

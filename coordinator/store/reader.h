@@ -53,7 +53,8 @@ class Reader {
   // a live job.
   Status follow(const std::string& job, uint32_t job_number, uint32_t limit,
                 wire::FollowReply* reply);
-  // The counts of a step (nullopt: the newest); kNotFound when there are none.
+  // The counts of a step (nullopt: the newest) and how many of those choices a capacity dropped,
+  // where that is known; kNotFound when there are no counts.
   Status experts(uint32_t job_number, std::optional<int64_t> step, wire::ExpertsReply* reply);
   // The ledgers of the newest attempt that has sent some.
   Status memory(uint32_t job_number, wire::MemoryReply* reply);

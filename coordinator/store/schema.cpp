@@ -164,10 +164,22 @@ CREATE VIEW expert_usage AS
                      value);
 }
 
+// What a capacity dropped. NULL: unknown, as in every step that was written before this column was.
+constexpr const char* kDropped = R"sql(
+ALTER TABLE metric_rows ADD COLUMN dropped INTEGER;
+DROP VIEW metrics;
+CREATE VIEW metrics AS
+  SELECT j.id AS job, m.attempt, m.step, m.time, m.loss, m.lm_loss, m.mtp_loss, m.aux_loss, m.z_loss, m.grad_norm, m.lr,
+         m.tokens, m.step_s, m.tokens_per_s, m.mfu, m.memory_bytes, m.dropped
+  FROM job_rows j JOIN metric_rows m ON m.job = j.number
+  WHERE m.attempt = (SELECT max(o.attempt) FROM metric_rows o WHERE o.job = m.job AND o.step = m.step);
+)sql";
+
 }  // namespace
 
 const std::vector<std::string>& migrations() {
-  static const std::vector<std::string> all = {std::string(kTables) + expert_usage_view()};
+  static const std::vector<std::string> all = {std::string(kTables) + expert_usage_view(),
+                                               kDropped};
   return all;
 }
 

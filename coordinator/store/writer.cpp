@@ -96,7 +96,8 @@ void bind_step(SQLite::Statement& statement, int first, const wire::StepMetrics&
   for (const double value : before) statement.bind(first++, value);
   statement.bind(first++, static_cast<int64_t>(m.tokens()));
   for (const double value : {m.step_s(), m.tokens_per_s(), m.mfu()}) statement.bind(first++, value);
-  statement.bind(first, static_cast<int64_t>(m.memory_bytes()));
+  statement.bind(first++, static_cast<int64_t>(m.memory_bytes()));
+  if (m.has_dropped()) statement.bind(first, static_cast<int64_t>(m.dropped()));
 }
 
 }  // namespace
@@ -178,8 +179,8 @@ void Writer::Impl::prepare() {
   insert_step.emplace(*db,
                       "INSERT OR IGNORE INTO metric_rows (job, attempt, step, time, loss, "
                       "lm_loss, mtp_loss, aux_loss, z_loss,"
-                      " grad_norm, lr, tokens, step_s, tokens_per_s, mfu, memory_bytes) VALUES "
-                      "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+                      " grad_norm, lr, tokens, step_s, tokens_per_s, mfu, memory_bytes, dropped)"
+                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
   insert_validation.emplace(*db,
                             "INSERT OR IGNORE INTO validation_rows (job, attempt, step, time, "
                             "loss, tokens) VALUES (?,?,?,?,?,?)");

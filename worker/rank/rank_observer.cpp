@@ -94,6 +94,7 @@ void RankObserver::on_step(const train::StepReport& report) {
   step->set_tokens_per_s(report.tokens_per_s);
   step->set_mfu(report.mfu);
   step->set_memory_bytes(report.memory_bytes);
+  step->set_dropped(report.dropped);
   reporter_->send(std::move(message));
 }
 

@@ -81,11 +81,12 @@ std::string metrics_line(int64_t attempt, const train::StepReport& report) {
                                     {"z_loss", report.z_loss},
                                     {"grad_norm", report.grad_norm},
                                     {"lr", report.lr},
-                                    {"dropped", report.dropped},
                                     {"tokens", report.tokens},
                                     {"tokens_per_s", report.tokens_per_s},
                                     {"mfu", report.mfu},
-                                    {"step_s", report.step_s}};
+                                    {"step_s", report.step_s},
+                                    {"memory_bytes", report.memory_bytes},
+                                    {"dropped", report.dropped}};
   return line.dump();
 }
 
