@@ -265,6 +265,8 @@ def wire_frames():
     put("wire_frames", "accept-unknown_field", b"\0" + version + field(10, b"") + field(99, "new"))
     put("wire_frames", "accept-stop", b"\1" + version + field(10, field(1, 1) + field(2, "cancelled")))
     put("wire_frames", "accept-report", b"\2" + report)
+    step = field(1, 3) + b"\x11" + struct.pack("<d", 4.5) + field(9, 4096) + field(14, 300)
+    put("wire_frames", "accept-step", b"\2" + version + field(2, field(11, step)))
     put("wire_frames", "accept-stream", b"\3" + framed * 3)
     put("wire_frames", "refuse-empty", b"\0")
     put("wire_frames", "refuse-no_body", b"\0" + version + field(2, 1))

@@ -63,5 +63,12 @@ TEST(ExpertStats, WithoutTokensAreIdleNotNan) {
   EXPECT_TRUE(s.dead.empty());
 }
 
+TEST(DroppedShare, IsOfAllChoicesAndZeroWithoutAny) {
+  EXPECT_DOUBLE_EQ(dropped_share(30, 120), 0.25);
+  EXPECT_EQ(dropped_share(0, 120), 0.0);
+  EXPECT_EQ(dropped_share(7, 7), 1.0);
+  EXPECT_EQ(dropped_share(0, 0), 0.0);
+}
+
 }  // namespace
 }  // namespace dsv3::core

@@ -109,6 +109,33 @@ TEST(FrameReader, CutsAStreamThatArrivesByteByByte) {
   EXPECT_TRUE(reader.at_boundary());
 }
 
+// The bytes of StepMetrics by hand: 0x08 and 0x70 are the varint fields 1 and 14.
+TEST(StepMetrics, TellsWhatWasDroppedFromWhatIsUnknown) {
+  const std::string old_step("\x08\x03", 2);
+  const std::string frame_head("\x08\x01\x12", 3);
+  const auto frame_of = [&](const std::string& step) {
+    const auto sized = [](const std::string& body) {
+      return std::string(1, static_cast<char>(body.size())) + body;
+    };
+    return frame_head + sized("\x5a" + sized(step));  // RankMessage.step = 11
+  };
+  wire::RankFrame read;
+  ASSERT_TRUE(decode(frame_of(old_step), &read).ok());
+  EXPECT_EQ(read.message().step().step(), 3);
+  EXPECT_FALSE(read.message().step().has_dropped()) << "a rank that doesn't know the field";
+  for (const int64_t dropped : {0, 300}) {
+    const std::string value = dropped == 0 ? std::string(1, '\0') : std::string("\xac\x02");
+    const std::string frame = frame_of(old_step + "\x70" + value);
+    ASSERT_TRUE(decode(frame, &read).ok());
+    EXPECT_TRUE(read.message().step().has_dropped());
+    EXPECT_EQ(read.message().step().dropped(), dropped);
+    EXPECT_EQ(*encode(std::move(read)), frame);
+    read = step_frame(3);
+    read.mutable_message()->mutable_step()->set_dropped(dropped);
+    EXPECT_EQ(*encode(read), frame);
+  }
+}
+
 TEST(FrameReader, TellsATruncatedStream) {
   const std::string stream = with_length(*encode(step_frame(1)));
   FrameReader reader;

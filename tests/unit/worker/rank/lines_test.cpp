@@ -64,6 +64,15 @@ TEST(StepLines, LeaveOutWhatIsUnknownOrOver) {
   EXPECT_EQ(line.find("eta"), std::string::npos);
 }
 
+TEST(StepLines, SayWhatACapacityDropped) {
+  StepLines lines;
+  (void)lines.start(demo_start());
+  train::StepReport report = demo_step();
+  report.dropped = 12'345;
+  EXPECT_NE(lines.step(report).find(" aux 0.0001 dropped 12,345 gnorm "), std::string::npos)
+      << lines.step(report);
+}
+
 TEST(StepLines, BannerAndValidationNameTheirReference) {
   StepLines lines;
   const std::string banner = lines.start(demo_start());
@@ -125,6 +134,7 @@ TEST(RankObserver, ReportsStepsAndCountsExactly) {
                           &signal);
     train::StepReport report = demo_step();
     report.loss = 0.1 + 0.2;
+    report.dropped = int64_t{1} << 33;
     observer.on_step(report);
     const int64_t big[] = {int64_t{1} << 40, 0, 3};
     observer.on_expert_counts(120, 1, big);
@@ -136,6 +146,7 @@ TEST(RankObserver, ReportsStepsAndCountsExactly) {
   ASSERT_EQ(observed.seen.size(), 3u);
   EXPECT_EQ(observed.seen[0].step().loss(), 0.1 + 0.2);
   EXPECT_EQ(observed.seen[0].step().memory_bytes(), int64_t{512} << 20);
+  EXPECT_EQ(observed.seen[0].step().dropped(), int64_t{1} << 33);
   ASSERT_EQ(observed.seen[1].experts().layers_size(), 2);
   EXPECT_EQ(observed.seen[1].experts().step(), 120);
   EXPECT_EQ(observed.seen[1].experts().layers(1).layer(), 2);
@@ -179,6 +190,8 @@ TEST(RankObserver, WritesMetricsThatCanBeReadBackExactly) {
   EXPECT_EQ(first["loss"].get<double>(), 0.1 + 0.2);
   EXPECT_EQ(first["attempt"], 2);
   EXPECT_EQ(first["step"], 120);
+  EXPECT_EQ(first["dropped"], 0) << "known, and none";
+  EXPECT_EQ(first["memory_bytes"], int64_t{512} << 20);
   EXPECT_TRUE(nlohmann::json::parse(lines[1])["grad_norm"].is_null());
   ::unlink(path.c_str());
 }
