@@ -124,7 +124,8 @@ TEST_F(TrainedJob, MetricsAreOneObjectALineWithEveryStepOnce) {
                    {"tokens", "int"},
                    {"tokens_per_s", "number"},
                    {"mfu", "number?"},
-                   {"step_s", "number"}},
+                   {"step_s", "number"},
+                   {"dropped", "int"}},
                   "metrics");
     EXPECT_EQ(rows[i]["step"], i + 1);
     EXPECT_EQ(rows[i]["tokens"], kTokensPerStep);
