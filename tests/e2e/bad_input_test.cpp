@@ -181,13 +181,15 @@ TEST(BadInput, AStateDirThatIsAFile) {
   EXPECT_EQ(std::string(std::istreambuf_iterator<char>(in), {}), "precious");
 }
 
-// PRAGMA user_version of a closed database: four bytes, big-endian, at offset 60 of the file.
-void set_schema(const std::string& path, char high, char low) {
+// PRAGMA user_version of a closed database: four bytes, big-endian, at offset 60 of the file. Gives
+// back those that were there.
+std::string set_schema(const std::string& path, const std::string& bytes) {
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekp(60);
-  const char bytes[4] = {0, 0, high, low};
-  file.write(bytes, sizeof bytes);
-  ASSERT_TRUE(file.good()) << path;
+  std::string before(4, '\0');
+  file.seekg(60).read(before.data(), 4);
+  file.seekp(60).write(bytes.data(), 4);
+  EXPECT_TRUE(file.good()) << path;
+  return before;
 }
 
 TEST(BadInput, ADatabaseOfANewerReleaseIsLeftAlone) {
@@ -195,9 +197,9 @@ TEST(BadInput, ADatabaseOfANewerReleaseIsLeftAlone) {
   ASSERT_EQ(home.ctl({"up"}).code, 0);
   ASSERT_EQ(home.ctl({"down"}).code, 0);
   const std::string path = home.state_dir() + "/dsv3d.db";
-  set_schema(path, 0x03, static_cast<char>(0xE8));  // 1000
+  const std::string ours = set_schema(path, std::string("\0\0\x03\xE8", 4));  // 1000
   expect_refused(home.ctl({"up"}), 2, "schema 1000");
-  set_schema(path, 0, 1);
+  set_schema(path, ours);
   EXPECT_EQ(home.ctl({"up"}).code, 0) << "what was there must still be there";
 }
 
