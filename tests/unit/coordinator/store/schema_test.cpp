@@ -106,21 +106,25 @@ TEST_F(OldStore, KeepsEveryRowAndKnowsNothingOfWhatWasDropped) {
 
 TEST_F(OldStore, TakesWhatIsDroppedFromNowOn) {
   Writer writer = open();
-  const auto put = [&](const wire::RankMessage& message) {
+  const auto put = [&](uint32_t attempt, const wire::RankMessage& message) {
     Batch batch;
-    batch.samples.push_back({1, 2, 0, 78, &message});
+    batch.samples.push_back({1, attempt, 0, 78, &message});
     ASSERT_TRUE(writer.commit(batch).ok());
   };
-  // An older rank's step between two of today's leaves nothing of its neighbour behind.
-  for (const auto& [step, dropped] : {std::pair{4, 37}, {5, -1}, {6, 0}}) {
+  // An older rank's step takes nothing over from its neighbours; the sixth is trained again.
+  struct Step {
+    uint32_t attempt;
+    int64_t step, dropped;
+  };
+  for (const Step& done : {Step{2, 4, 37}, {2, 5, -1}, {2, 6, 99}, {3, 6, 0}}) {
     wire::RankMessage message;
-    message.mutable_step()->set_step(step);
-    if (dropped >= 0) message.mutable_step()->set_dropped(dropped);
-    put(message);
+    message.mutable_step()->set_step(done.step);
+    if (done.dropped >= 0) message.mutable_step()->set_dropped(done.dropped);
+    put(done.attempt, message);
     wire::RankMessage counts;
-    counts.mutable_experts()->set_step(step);
+    counts.mutable_experts()->set_step(done.step);
     counts.mutable_experts()->add_layers()->add_tokens(100);
-    put(counts);
+    put(done.attempt, counts);
   }
   const wire::MetricsReply reply = metrics();
   ASSERT_EQ(reply.metrics_size(), 6);
@@ -137,7 +141,7 @@ TEST_F(OldStore, TakesWhatIsDroppedFromNowOn) {
   EXPECT_EQ(newest.dropped(), 0);
   wire::FollowReply follow;
   ASSERT_TRUE(reader.follow("old-1", 1, 100, &follow).ok());
-  ASSERT_EQ(follow.metrics_size(), 7) << "also the step that was trained again";
+  ASSERT_EQ(follow.metrics_size(), 8) << "also what was trained again";
   EXPECT_EQ(follow.metrics(4).metrics().dropped(), 37);
 }
 
