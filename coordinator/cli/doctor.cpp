@@ -183,7 +183,7 @@ std::vector<Check> examine(const Globals& globals) {
   const inventory::MachineFacts facts = inventory::probe_machine();
   const std::string plugin_path = dir + "/libdsv3_cuda.so";
   Plugin plugin{.is_there = path_exists(plugin_path)};
-  if (plugin.is_there) plugin.fault = inventory::try_library(plugin_path, "dsv3_backend_create_v1");
+  if (plugin.is_there) plugin.fault = inventory::try_library(plugin_path, "dsv3_backend_create_v2");
   std::vector<Binary> binaries;
   for (const char* name : {"dsv3d", "dsv3-agent", "dsv3-worker"})
     binaries.push_back(look_at_binary(dir, name));

@@ -2,6 +2,7 @@
 // fails by its own name.
 //
 // Law: creating it never crashes or hangs without a driver; it returns a sentence instead.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -19,6 +20,14 @@ void check(cudaError_t error, const char* op) {
 
 namespace {
 
+void check_allocation(cudaError_t error, const char* op, size_t bytes) {
+  if (error == cudaErrorMemoryAllocation) {
+    throw Failure(Code::kOutOfMemory, std::string("cuda: ") + op,
+                  std::to_string(bytes) + " bytes could not be allocated");
+  }
+  check(error, op);
+}
+
 class CudaBackend final : public ops::Backend {
  public:
   explicit CudaBackend(cublasHandle_t blas) : blas_(blas) {}
@@ -27,24 +36,28 @@ class CudaBackend final : public ops::Backend {
 
   void* allocate(size_t bytes) override {
     void* data = nullptr;
-    const cudaError_t error = cudaMalloc(&data, bytes == 0 ? 1 : bytes);
-    if (error == cudaErrorMemoryAllocation) {
-      throw Failure(Code::kOutOfMemory, "cuda: allocate",
-                    std::to_string(bytes) + " bytes could not be allocated");
-    }
-    check(error, "allocate");
+    check_allocation(cudaMalloc(&data, std::max<size_t>(bytes, 1)), "allocate", bytes);
     return data;
   }
   void deallocate(void* data) override { cudaFree(data); }
+  // Pinned and mapped: one address for host and device, read and written over the host link.
+  void* allocate_host(size_t bytes) override {
+    void* data = nullptr;
+    check_allocation(cudaHostAlloc(&data, std::max<size_t>(bytes, 1),
+                                   cudaHostAllocMapped | cudaHostAllocPortable),
+                     "allocate_host", bytes);
+    return data;
+  }
+  void deallocate_host(void* data) override { cudaFreeHost(data); }
   void copy_to_device(void* to, const void* from_host, size_t bytes, ops::Stream stream) override {
-    check(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice,
-                          static_cast<cudaStream_t>(stream)),
-          "copy_to_device");
+    check(
+        cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)),
+        "copy_to_device");
   }
   void copy_to_host(void* to_host, const void* from, size_t bytes, ops::Stream stream) override {
-    check(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost,
-                          static_cast<cudaStream_t>(stream)),
-          "copy_to_host");
+    check(
+        cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)),
+        "copy_to_host");
   }
   void fill_zero(void* data, size_t bytes, ops::Stream stream) override {
     check(cudaMemsetAsync(data, 0, bytes, static_cast<cudaStream_t>(stream)), "fill_zero");
@@ -75,7 +88,7 @@ class CudaBackend final : public ops::Backend {
 }  // namespace dsv3::cuda
 
 // The plug-in's one symbol (runtime/device/plugin_abi.h).
-extern "C" dsv3::ops::Backend* dsv3_backend_create_v1(char* error, size_t error_bytes) {
+extern "C" dsv3::ops::Backend* dsv3_backend_create_v2(char* error, size_t error_bytes) {
   int devices = 0;  // cudaGetDeviceCount leaves it untouched without a driver
   const cudaError_t found = cudaGetDeviceCount(&devices);
   if (found != cudaSuccess || devices == 0) {

@@ -43,6 +43,10 @@ class Backend {
   // ---- memory. Copies and fills are ordered on the stream; synchronize waits for it.
   virtual void* allocate(size_t bytes) = 0;  // 64-byte aligned; throws Failure(kOutOfMemory)
   virtual void deallocate(void* data) = 0;
+  // Memory of the host that this device's ops and copies reach in place: where the device is the
+  // host, memory like any other.
+  virtual void* allocate_host(size_t bytes) { return allocate(bytes); }
+  virtual void deallocate_host(void* data) { deallocate(data); }
   virtual void copy_to_device(void* to, const void* from_host, size_t bytes, Stream stream) = 0;
   virtual void copy_to_host(void* to_host, const void* from, size_t bytes, Stream stream) = 0;
   virtual void fill_zero(void* data, size_t bytes, Stream stream) = 0;

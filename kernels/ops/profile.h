@@ -77,6 +77,8 @@ class ProfilingBackend final : public Backend {
   const char* name() const override { return inner_.name(); }
   void* allocate(size_t bytes) override { return inner_.allocate(bytes); }
   void deallocate(void* data) override { inner_.deallocate(data); }
+  void* allocate_host(size_t bytes) override { return inner_.allocate_host(bytes); }
+  void deallocate_host(void* data) override { inner_.deallocate_host(data); }
   void copy_to_device(void* to, const void* from_host, size_t bytes, Stream stream) override;
   void copy_to_host(void* to_host, const void* from, size_t bytes, Stream stream) override;
   void fill_zero(void* data, size_t bytes, Stream stream) override;

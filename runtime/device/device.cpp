@@ -48,7 +48,7 @@ Result<std::unique_ptr<Device>> open_plugin(const std::string& kind, const std::
     return Status(Code::kDevice, fmt::format("cannot open the {} plug-in: {}", kind, dlerror()),
                   "install the libraries it names, or set cluster.devices to cpu");
   }
-  const auto create = reinterpret_cast<Dsv3BackendCreateV1>(dlsym(library, kCreateSymbol));
+  const auto create = reinterpret_cast<Dsv3BackendCreateV2>(dlsym(library, kCreateSymbol));
   if (!create) {
     dlclose(library);
     return Status(Code::kDevice, fmt::format("{} has no symbol {}", path, kCreateSymbol),

@@ -14,10 +14,10 @@ class Backend;
 // Creates the plug-in's back end (owned by the caller, deleted while the library is still open), or
 // returns null and writes one zero-terminated sentence of at most error_bytes into `error`.
 extern "C" {
-using Dsv3BackendCreateV1 = dsv3::ops::Backend* (*)(char* error, size_t error_bytes);
+using Dsv3BackendCreateV2 = dsv3::ops::Backend* (*)(char* error, size_t error_bytes);
 }
 
 namespace dsv3::device {
-inline constexpr const char* kCreateSymbol = "dsv3_backend_create_v1";
+inline constexpr const char* kCreateSymbol = "dsv3_backend_create_v2";
 inline constexpr const char* kCudaPlugin = "libdsv3_cuda.so";
 }  // namespace dsv3::device

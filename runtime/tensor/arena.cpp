@@ -20,29 +20,35 @@ int64_t rounded(int64_t bytes) {
 Arena::Arena(device::Device& device) : device_(device) {}
 
 Arena::~Arena() {
-  for (const auto& [data, bytes] : blocks_) give_back(data, bytes);
+  for (const Block& block : blocks_) give_back(block);
   for (const Stack& stack : stacks_)
-    for (const Chunk& chunk : stack.chunks) give_back(chunk.data, chunk.bytes);
-  if (workspace_) give_back(workspace_, workspace_bytes_);
+    for (const Chunk& chunk : stack.chunks) give_back({chunk.data, chunk.bytes, Home::kDevice});
+  if (workspace_) give_back({workspace_, workspace_bytes_, Home::kDevice});
 }
 
-std::byte* Arena::take(int64_t bytes) {
-  auto* data = static_cast<std::byte*>(device_.backend().allocate(static_cast<size_t>(bytes)));
+std::byte* Arena::take(int64_t bytes, Home home) {
+  ops::Backend& backend = device_.backend();
+  const auto size = static_cast<size_t>(bytes);
+  void* data = home == Home::kHost ? backend.allocate_host(size) : backend.allocate(size);
   ++num_allocations_;
-  held_bytes_ += bytes;
-  return data;
+  if (home == Home::kDevice) held_bytes_ += bytes;
+  return static_cast<std::byte*>(data);
 }
 
-void Arena::give_back(void* data, int64_t bytes) {
-  device_.backend().deallocate(data);
-  held_bytes_ -= bytes;
+void Arena::give_back(const Block& block) {
+  if (block.home == Home::kHost) {
+    device_.backend().deallocate_host(block.data);
+    return;
+  }
+  device_.backend().deallocate(block.data);
+  held_bytes_ -= block.bytes;
 }
 
-Tensor Arena::persistent(std::string_view name, DType dtype, Shape shape) {
+Tensor Arena::persistent(std::string_view name, DType dtype, Shape shape, Home home) {
   Tensor tensor{nullptr, dtype, shape};
   const int64_t bytes = rounded(std::max<int64_t>(tensor.bytes(), 1));
-  tensor.data = take(bytes);
-  blocks_.emplace_back(tensor.data, bytes);
+  tensor.data = take(bytes, home);
+  blocks_.push_back({tensor.data, bytes, home});
   device_.backend().fill_zero(tensor.data, static_cast<size_t>(bytes), device_.stream());
   ledger_.add(ledger_.index(name), bytes);
   return tensor;
@@ -106,7 +112,7 @@ void Arena::compact(Stack& stack) {
   const int64_t bytes = stack.height_bytes_peak;
   if (chunks.empty() || (chunks.size() == 1 && chunks[0].bytes == bytes)) return;
   device_.synchronize();  // queued work may still use the old chunks
-  for (const Chunk& chunk : chunks) give_back(chunk.data, chunk.bytes);
+  for (const Chunk& chunk : chunks) give_back({chunk.data, chunk.bytes, Home::kDevice});
   chunks.clear();
   chunks.push_back({take(bytes), bytes, 0});
   stack.top_chunk = 0;
@@ -118,7 +124,7 @@ std::byte* Arena::reserve(size_t bytes) {
   const int entry = ledger_.index("workspace");
   if (workspace_) {
     device_.synchronize();
-    give_back(workspace_, workspace_bytes_);
+    give_back({workspace_, workspace_bytes_, Home::kDevice});
     ledger_.subtract(entry, workspace_bytes_);
     workspace_ = nullptr;
     workspace_bytes_ = 0;

@@ -1,6 +1,6 @@
 // Arena: all memory of one device, taken under names.
 //
-// Laws: (1) nothing else in the runtime calls Backend::allocate, so the ledger is the whole truth.
+// Laws: (1) nothing else in the runtime calls Backend::allocate…, so the ledger is the whole truth.
 // (2) What lives for the run (weights, gradients, moments) is `persistent`; what lives for a step
 // is pushed on a stack and released by marks, in reverse order. (3) A stack grows in the first
 // step; compact() then makes it one block of the height that was reached, and a step of the same
@@ -21,6 +21,9 @@
 
 namespace dsv3::tensor {
 
+// Whose memory something lies in; the device's ops reach both.
+enum class Home : uint8_t { kDevice, kHost };
+
 // Not thread-safe: one arena, one stream. Every function that allocates throws
 // Failure(kOutOfMemory) when the device is full.
 class Arena final : private ops::Workspace {
@@ -31,7 +34,7 @@ class Arena final : private ops::Workspace {
   Arena& operator=(const Arena&) = delete;
 
   // Zeroed memory until the arena dies. 64-byte aligned, as everything here.
-  Tensor persistent(std::string_view name, DType dtype, Shape shape);
+  Tensor persistent(std::string_view name, DType dtype, Shape shape, Home home = Home::kDevice);
   // Uninitialised memory until the mark below it is released.
   Tensor push(std::string_view name, DType dtype, Shape shape);
 
@@ -79,14 +82,19 @@ class Arena final : private ops::Workspace {
   };
 
   std::byte* reserve(size_t bytes) override;  // the workspace: ledger name "workspace"
-  std::byte* take(int64_t bytes);
-  void give_back(void* data, int64_t bytes);
+  struct Block {
+    void* data;
+    int64_t bytes;
+    Home home;
+  };
+  std::byte* take(int64_t bytes, Home home = Home::kDevice);
+  void give_back(const Block& block);
   std::byte* bump(Stack& stack, int64_t bytes);
   void compact(Stack& stack);
 
   device::Device& device_;
   Ledger ledger_;
-  std::vector<std::pair<void*, int64_t>> blocks_;  // persistent
+  std::vector<Block> blocks_;  // persistent
   std::vector<Stack> stacks_{kMain + 1};
   size_t selected_ = kMain;
   std::byte* workspace_ = nullptr;

@@ -18,7 +18,7 @@ namespace {
 // Counts what the device has given out.
 class CountingBackend final : public reference::ReferenceBackend {
  public:
-  explicit CountingBackend(int64_t* held) : held_(held) {}
+  CountingBackend(int64_t* held, int64_t* held_host) : held_(held), held_host_(held_host) {}
   void* allocate(size_t bytes) override {
     void* data = ReferenceBackend::allocate(bytes);
     sizes_[data] = static_cast<int64_t>(bytes);
@@ -30,15 +30,23 @@ class CountingBackend final : public reference::ReferenceBackend {
     sizes_.erase(data);
     ReferenceBackend::deallocate(data);
   }
+  void* allocate_host(size_t bytes) override {
+    *held_host_ += static_cast<int64_t>(bytes);
+    return ReferenceBackend::allocate(bytes);
+  }
+  void deallocate_host(void* data) override {
+    *held_host_ = 0;
+    ReferenceBackend::deallocate(data);
+  }
 
  private:
-  int64_t* held_;
+  int64_t *held_, *held_host_;
   std::map<void*, int64_t> sizes_;
 };
 
 struct ArenaTest : testing::Test {
-  int64_t held = 0;
-  device::Device device{"counting", std::make_unique<CountingBackend>(&held)};
+  int64_t held = 0, held_host = 0;
+  device::Device device{"counting", std::make_unique<CountingBackend>(&held, &held_host)};
 };
 
 TEST_F(ArenaTest, PersistentMemoryIsZeroAlignedAndBooked) {
@@ -48,6 +56,20 @@ TEST_F(ArenaTest, PersistentMemoryIsZeroAlignedAndBooked) {
   for (int i = 0; i < 15; ++i) EXPECT_EQ(weights.as<float>()[i], 0.0f);
   EXPECT_EQ(arena.ledger().peak_bytes("weights"), 64);  // 60 bytes, rounded up to 64
   EXPECT_EQ(held, 64);
+}
+
+TEST_F(ArenaTest, WhatLivesInHostMemoryIsBookedButNotTakenFromTheDevice) {
+  {
+    Arena arena(device);
+    const Tensor moments =
+        arena.persistent("host/optimizer/exp_avg", DType::kF32, {32}, Home::kHost);
+    for (int i = 0; i < 32; ++i) EXPECT_EQ(moments.as<float>()[i], 0.0f);
+    EXPECT_EQ(arena.ledger().peak_bytes("host/optimizer/exp_avg"), 128);
+    EXPECT_EQ(arena.held_bytes(), 0);
+    EXPECT_EQ(held, 0);
+    EXPECT_EQ(held_host, 128);
+  }
+  EXPECT_EQ(held_host, 0);
 }
 
 TEST_F(ArenaTest, MarksReleaseWhatWasPushedSince) {
