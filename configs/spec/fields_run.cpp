@@ -60,8 +60,10 @@ const std::vector<Entry> kParallel = {
         .doc("Reduce gradients while the backward pass runs."),
     AT(parallel.overlap_expert_exchange)
         .names("", "--overlap-moe-expert-parallel-comm", "")
-        .doc("Compute shared experts, and gradients of experts' weights, while rows travel between "
-             "ranks and their experts; false: wait for every exchange at once. The same numbers."),
+        .doc(
+            "Compute the experts in parts, some while the rows of others travel between the ranks, "
+            "and shared experts meanwhile; false: all rows at once, and nothing while they travel. "
+            "The same numbers."),
     AT(parallel.pipeline_schedule)
         .names("", "--num-layers-per-virtual-pipeline-stage (interleaved)", "")
         .choices({"afab", "1f1b", "interleaved", "zero_bubble", "auto"})
