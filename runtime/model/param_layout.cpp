@@ -48,7 +48,8 @@ struct Draft {
   ParamBlock block;
   std::vector<std::pair<std::pair<int64_t, int>, size_t>> parts;  // ((expert, order), slice)
   bool decay = true;
-  size_t first = 0;  // position of its first tensor in the model
+  bool compute = true;  // read in the compute dtype
+  size_t first = 0;     // position of its first tensor in the model
   int64_t first_expert = -1;
 };
 
@@ -59,6 +60,7 @@ void add_part(Draft& draft, const plan::TensorShard& shard, int order, size_t sl
     draft.block.cls = shard.cls;
     draft.block.layer = info.layer;
     draft.decay = info.weight_decay;
+    draft.compute = info.weight_decay && info.part != spec::Part::kRouter;
     draft.first = slice;
     draft.first_expert = info.expert;
   }
@@ -122,8 +124,8 @@ ParamLayout param_layout(const spec::ModelSpec& model, const plan::Layout& cut,
     layout.slices.push_back({std::move(shard.tensor), shard.box, shard.cls, 0});
   }
   std::stable_sort(drafts.begin(), drafts.end(), [](const Draft& a, const Draft& b) {
-    return std::make_tuple(!a.decay, a.block.cls, a.first) <
-           std::make_tuple(!b.decay, b.block.cls, b.first);
+    return std::make_tuple(!a.decay, !a.compute, a.block.cls, a.first) <
+           std::make_tuple(!b.decay, !b.compute, b.block.cls, b.first);
   });
   for (Draft& draft : drafts) {
     draft.block.offset = layout.elements;
@@ -135,6 +137,7 @@ ParamLayout param_layout(const spec::ModelSpec& model, const plan::Layout& cut,
     }
     DSV3_CHECK(offset - draft.block.offset == draft.block.num_elements(), draft.block.name);
     layout.elements = (offset + kAlignElements - 1) / kAlignElements * kAlignElements;
+    if (draft.compute) layout.compute_elements = layout.elements;
     if (draft.decay) layout.decay_elements = layout.elements;
     layout.blocks.push_back(std::move(draft.block));
   }

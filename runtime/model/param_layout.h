@@ -5,9 +5,10 @@
 // no copy of anything else (gate_proj and up_proj of an expert are the halves of that expert's [2F,
 // D]; q_a_proj and kv_a_proj_with_mqa are rows of one projection, because both multiply the same
 // input). Names, shapes and what a rank holds of them come from cluster/plan/shard_map.h; a tensor
-// of that list which no block takes, or the other way round, aborts. Order in the buffer: decayed
-// replicated, decayed dense, decayed expert, not decayed, so that the optimizer and the sums of
-// each class (cluster/plan/shard_map.h) work on contiguous ranges.
+// of that list which no block takes, or the other way round, aborts. Order in the buffer: what is
+// multiplied in the compute dtype (replicated, dense, expert), what is decayed but always read in
+// f32 (the router), what is not decayed; so that compute copy, optimizer and the sums of each class
+// (cluster/plan/shard_map.h) work on contiguous ranges.
 // Gradients have the same places, but under ZeRO 2 (gradients_in_windows()) the layers' matrices
 // take turns in two windows, layer l in window l mod 2, behind those of everything else: a layer's
 // gradients are summed and taken away after every micro-batch, before the next layer but one
@@ -22,6 +23,14 @@
 #include "configs/spec/model_tensors.h"
 
 namespace dsv3::model {
+
+// The flat elements [begin, end) of the parameters' buffers.
+struct Range {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t size() const { return end - begin; }
+  bool operator==(const Range&) const = default;
+};
 
 // What this rank holds of one Hugging Face tensor, in the flat buffer: its box, row-major,
 // contiguous. Offsets in elements.
@@ -49,6 +58,7 @@ struct ParamBlock {
 struct ParamLayout {
   std::vector<ParamBlock> blocks;  // by offset
   std::vector<ParamSlice> slices;  // in model_tensors() order
+  int64_t compute_elements = 0;    // [0, compute_elements) is read in the compute dtype
   int64_t decay_elements = 0;      // [0, decay_elements) has weight decay
   int64_t elements = 0;            // with the zeros that align blocks
   int64_t parameters = 0;          // of this rank, without them

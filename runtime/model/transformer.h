@@ -25,6 +25,7 @@ struct TransformerOptions {
   const comm::Groups* groups = &comm::Groups::alone();
   Recompute recompute = Recompute::kNone;
   bool overlap_experts = true;  // Pass's
+  std::vector<Range> master;    // the store's: flat elements whose f32 master is here; none: all
 };
 
 // The dtype to compute in for training.dtype on this device: bf16 only where asked for and where

@@ -18,11 +18,18 @@ Optimizer::Optimizer(const spec::TrainingSpec& training, model::ParamStore& para
   const model::ParamLayout& layout = params.layout();
   int64_t elements = 0;
   for (const parallel::Range& range : ownership_.updated) {
-    const int64_t middle = std::clamp(layout.decay_elements, range.begin, range.end);
-    if (range.begin < middle) parts_.push_back({{range.begin, middle}, elements, true});
-    elements += middle - range.begin;
-    if (middle < range.end) parts_.push_back({{middle, range.end}, elements, false});
-    elements += range.end - middle;
+    int64_t begin = range.begin;
+    for (const int64_t end : {layout.compute_elements, layout.decay_elements, range.end}) {
+      const int64_t stop = std::min(end, range.end);
+      if (stop <= begin) continue;
+      const Part part{.range = {begin, stop},
+                      .at = elements,
+                      .compute = stop <= layout.compute_elements,
+                      .decay = stop <= layout.decay_elements};
+      parts_.push_back(part);
+      elements += stop - begin;
+      begin = stop;
+    }
   }
   const DType dtype = training.moments_dtype == "bf16" ? DType::kBf16 : DType::kF32;
   const bool host = layout.cut.offload_optimizer;
@@ -34,8 +41,6 @@ Optimizer::Optimizer(const spec::TrainingSpec& training, model::ParamStore& para
 
 void Optimizer::update_part(const Part& part, int64_t number, double lr,
                             const model::StepState& step) {
-  const int64_t begin = part.range.begin, end = part.range.end;
-  const bool decay = part.decay;
   const auto moment = [&part](const tensor::Tensor& t) {
     return static_cast<void*>(static_cast<std::byte*>(t.data) +
                               part.at * static_cast<int64_t>(dtype_bytes(t.dtype)));
@@ -43,18 +48,19 @@ void Optimizer::update_part(const Part& part, int64_t number, double lr,
   const tensor::Tensor& compute = params_.compute();
   const auto n = static_cast<double>(number);
   ops::adamw(arena_.context(),
-             {.master = {params_.master().as<float>() + begin, end - begin},
-              .grad = {grad(part.range, part.at), end - begin},
+             {.master = {params_.master_at(part.range), part.range.size()},
+              .grad = {grad(part.range, part.at), part.range.size()},
               .exp_avg = moment(exp_avg_),
               .exp_avg_sq = moment(exp_avg_sq_),
               .moments_dtype = exp_avg_.dtype,
-              .compute = compute.empty() || !decay ? nullptr : compute.as<Bf16>() + begin,
+              .compute = compute.empty() || !part.compute ? nullptr
+                                                          : compute.as<Bf16>() + part.range.begin,
               .grad_scale = step.clip_scale(),
               .lr = static_cast<float>(lr),
               .beta1 = static_cast<float>(training_.beta1),
               .beta2 = static_cast<float>(training_.beta2),
               .eps = static_cast<float>(training_.eps),
-              .weight_decay = decay ? static_cast<float>(training_.weight_decay) : 0.0f,
+              .weight_decay = part.decay ? static_cast<float>(training_.weight_decay) : 0.0f,
               .bias1 = static_cast<float>(1.0 - std::pow(training_.beta1, n)),
               .bias2 = static_cast<float>(1.0 - std::pow(training_.beta2, n))});
 }

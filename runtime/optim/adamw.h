@@ -45,7 +45,8 @@ class Optimizer {
  private:
   struct Part {
     parallel::Range range;
-    int64_t at = 0;  // its first moment (and, under ZeRO 2, the sum of its gradients)
+    int64_t at = 0;        // its first moment (and, under ZeRO 2, the sum of its gradients)
+    bool compute = false;  // has a compute copy, if the store keeps one
     bool decay = false;
   };
   const float* grad(const parallel::Range& range, int64_t at) const;
@@ -55,7 +56,7 @@ class Optimizer {
   model::ParamStore& params_;
   tensor::Arena& arena_;
   parallel::Ownership ownership_;
-  std::vector<Part> parts_;  // `updated`, cut where decay ends
+  std::vector<Part> parts_;  // `updated`, cut where the compute copy ends and where decay ends
   tensor::Tensor exp_avg_, exp_avg_sq_;
 };
 

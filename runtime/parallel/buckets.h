@@ -13,13 +13,7 @@
 
 namespace dsv3::parallel {
 
-// The flat elements [begin, end) of the parameters' buffers.
-struct Range {
-  int64_t begin = 0;
-  int64_t end = 0;
-  int64_t size() const { return end - begin; }
-  bool operator==(const Range&) const = default;
-};
+using model::Range;
 
 // Events of a backward pass: 0 is head_done(), num_layers − l is layer_done(l), num_layers + 1 the
 // end of the pass.

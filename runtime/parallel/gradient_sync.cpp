@@ -3,6 +3,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -13,6 +14,45 @@ namespace dsv3::parallel {
 
 using plan::ParamClass;
 
+namespace {
+
+std::vector<Bucket> buckets_of(const model::ParamLayout& params, const comm::Groups& groups,
+                               const SyncOptions& options) {
+  return gradient_buckets(params, groups.layout,
+                          {.num_layers = options.num_layers,
+                           .bytes_min = options.bytes_min,
+                           .copies = groups.embedding != nullptr});
+}
+
+// In the names of operations.
+const char* prefix_of(ParamClass cls) {
+  switch (cls) {
+    case ParamClass::kReplicated:
+      return "replicated ";
+    case ParamClass::kDense:
+      return "";
+    case ParamClass::kExpert:
+      return "expert ";
+  }
+  return "";
+}
+
+// What lies in both; where nothing does, nothing within `b`.
+Range common(const Range& a, const Range& b) {
+  const int64_t begin = std::clamp(a.begin, b.begin, b.end);
+  return {begin, std::clamp(a.end, begin, b.end)};
+}
+
+}  // namespace
+
+std::vector<Range> master_of(const spec::ModelSpec& model, const comm::Groups& groups,
+                             const SyncOptions& options, DType compute) {
+  const model::ParamLayout params = model::param_layout(model, groups.layout, groups.position);
+  const Ownership owned = ownership(buckets_of(params, groups, options), groups.layout,
+                                    groups.position, options.zero_stage);
+  return master_ranges(params, owned.updated, compute);
+}
+
 GradientSync::GradientSync(model::ParamStore& params, const comm::Groups& groups,
                            const SyncOptions& options)
     : params_(params),
@@ -21,11 +61,11 @@ GradientSync::GradientSync(model::ParamStore& params, const comm::Groups& groups
       windows_(model::gradients_in_windows(params.layout().cut)) {
   DSV3_CHECK(options.zero_stage >= 0 && options.zero_stage <= 2);
   DSV3_CHECK(!windows_ || options.zero_stage == 2, "the store's layout is of ZeRO 2");
-  std::vector<Bucket> buckets = gradient_buckets(params.layout(), groups.layout,
-                                                 {.num_layers = options.num_layers,
-                                                  .bytes_min = options.bytes_min,
-                                                  .copies = groups.embedding != nullptr});
+  std::vector<Bucket> buckets = buckets_of(params.layout(), groups, options);
   ownership_ = parallel::ownership(buckets, groups.layout, groups.position, options.zero_stage);
+  DSV3_CHECK(params.master_ranges() ==
+                 master_ranges(params.layout(), ownership_.updated, params.compute_dtype()),
+             "the store's master is that of master_of()");
   sums_of_event_.resize(static_cast<size_t>(end_event(options.num_layers)) + 1);
   std::array<size_t, 3> numbers{};  // by class: its ranks count the same ones
   for (Bucket& bucket : buckets) {
@@ -77,12 +117,36 @@ void GradientSync::add_sum(Bucket bucket, size_t number) {
   }
   for (int64_t rank = 0; rank < place.ranks; ++rank)
     sum.counts.push_back(piece_of(sum.bucket.range, rank, place.ranks).size());
-  const char* what = sum.bucket.cls == ParamClass::kExpert       ? "expert "
-                     : sum.bucket.cls == ParamClass::kReplicated ? "replicated "
-                                                                 : "";
-  sum.name = fmt::format("{}gradients/{}", what, number);
-  sum.gather_name = fmt::format("{}parameters/{}", what, number);
+  sum.name = fmt::format("{}gradients/{}", prefix_of(sum.bucket.cls), number);
+  add_gathers(sum, number);
   sums_.push_back(std::move(sum));
+}
+
+// One, or one of what is multiplied and one of what is read in f32.
+void GradientSync::add_gathers(const Sum& sum, size_t number) {
+  if (options_.zero_stage == 0 || !sum.lane) return;
+  const model::ParamLayout& layout = params_.layout();
+  const bool copied = !params_.compute().empty();
+  const int64_t middle = copied ? layout.compute_elements : 0;
+  const SumPlace place = sum_place(sum.bucket.cls, groups_.layout, groups_.position);
+  for (const bool compute : {true, false}) {
+    const Range half = compute ? Range{0, middle} : Range{middle, layout.elements};
+    const Range part = common(sum.bucket.range, half);
+    if (part.size() == 0) continue;
+    Gather gather{.lane = sum.lane};
+    gather.name = fmt::format("{}parameters/{}{}", prefix_of(sum.bucket.cls), number,
+                              copied && !compute ? " f32" : "");
+    for (int64_t rank = 0; rank < place.ranks; ++rank)
+      gather.counts.push_back(common(piece_of(sum.bucket.range, rank, place.ranks), part).size());
+    const DType dtype = compute ? DType::kBf16 : DType::kF32;
+    auto* data = compute ? static_cast<void*>(params_.compute().as<Bf16>() + part.begin)
+                         : static_cast<void*>(params_.master_at(part));
+    const Range piece = common(sum.piece, part);
+    const int64_t before = (piece.begin - part.begin) * static_cast<int64_t>(dtype_bytes(dtype));
+    gather.whole = {data, part.size(), dtype};
+    gather.piece = {static_cast<std::byte*>(data) + before, piece.size(), dtype};
+    gathers_.push_back(std::move(gather));
+  }
 }
 
 void GradientSync::start(Sum& sum) {
@@ -184,20 +248,11 @@ void GradientSync::finish() {
 }
 
 void GradientSync::gather_parameters() {
-  if (options_.zero_stage == 0) return;
-  float* master = params_.master().as<float>();
-  for (Sum& sum : sums_) {
-    if (!sum.lane) continue;
-    sum.ticket = sum.lane->start_all_gather(
-        sum.gather_name, {master + sum.piece.begin, sum.piece.size(), DType::kF32},
-        {master + sum.bucket.range.begin, sum.bucket.range.size(), DType::kF32}, sum.counts);
+  for (Gather& gather : gathers_) {
+    gather.ticket =
+        gather.lane->start_all_gather(gather.name, gather.piece, gather.whole, gather.counts);
   }
-  // What has arrived is cast while the rest travels.
-  for (Sum& sum : sums_) {
-    if (!sum.lane) continue;
-    sum.lane->wait(sum.ticket);
-    params_.refresh_compute(sum.bucket.range.begin, sum.bucket.range.end);
-  }
+  for (Gather& gather : gathers_) gather.lane->wait(gather.ticket);
 }
 
 }  // namespace dsv3::parallel

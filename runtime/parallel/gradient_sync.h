@@ -12,6 +12,11 @@
 // gradients lie in one of two windows; while the next layer is computed in the other they travel,
 // the own pieces are then added to params.grad_sums(), and the window is zeroed for the next layer
 // but one. Embedding, head, norms and other vectors are accumulated whole and summed at the end.
+//
+// After the update under ZeRO 1 and 2 each rank has new values of its pieces. They are gathered as
+// they are multiplied: of [0, params.compute_elements) the compute copy where there is one, which
+// its owner has rounded (half the bytes of the master, which stays in pieces: master_of()), else
+// and of what is always read in f32 the master.
 #pragma once
 
 #include <cstdint>
@@ -32,12 +37,17 @@ struct SyncOptions {
   int64_t zero_stage = 0;  // 2 is 1 where the store's layout has no windows
 };
 
+// The elements whose f32 master a rank keeps under a GradientSync of these groups and options: what
+// its store is made with.
+std::vector<Range> master_of(const spec::ModelSpec& model, const comm::Groups& groups,
+                             const SyncOptions& options, DType compute);
+
 // Of one rank. Gradients must lie in memory that the communicator can read (CPU). Any layout, that
 // of a rank alone too: nothing is sent then.
 class GradientSync final : public model::BackwardObserver {
  public:
-  // params and groups outlive it; `groups` are those of the store's cut. Under ZeRO 2 takes
-  // "gradients/sums" from the store's arena.
+  // params and groups outlive it; `groups` are those of the store's cut, its master is that of
+  // master_of(). Under ZeRO 2 takes "gradients/sums" from the store's arena.
   GradientSync(model::ParamStore& params, const comm::Groups& groups, const SyncOptions& options);
 
   // Before a micro-batch of a chunk: whether it is the chunk's last. In others the events mean
@@ -56,8 +66,8 @@ class GradientSync final : public model::BackwardObserver {
   void finish();
 
   const Ownership& ownership() const { return ownership_; }
-  // After the update: gathers the pieces that others updated into master and compute copy. Nothing
-  // under ZeRO 0. Throws Failure.
+  // After the update: gathers the pieces that others updated into what is multiplied, compute copy
+  // or master. Nothing under ZeRO 0. Throws Failure.
   void gather_parameters();
 
  private:
@@ -67,7 +77,7 @@ class GradientSync final : public model::BackwardObserver {
     float* grad = nullptr;               // the bucket's
     comm::Communicator* lane = nullptr;  // null: a rank alone sums it
     std::vector<int64_t> counts;         // elements of the members' pieces
-    std::string name, gather_name;
+    std::string name;
     float* kept = nullptr;  // ZeRO 2: the piece in grad_sums()
     size_t events_missing = 0;
     bool started = false;
@@ -75,9 +85,18 @@ class GradientSync final : public model::BackwardObserver {
 
     float* own() const { return grad + (piece.begin - bucket.range.begin); }
   };
+  // Of a bucket what has one dtype.
+  struct Gather {
+    comm::Communicator* lane = nullptr;
+    std::string name;
+    comm::Buffer piece, whole;
+    std::vector<int64_t> counts;
+    comm::Ticket ticket = 0;
+  };
 
   const comm::Lanes& lanes_of(plan::ParamClass cls) const;
   void add_sum(Bucket bucket, size_t number);
+  void add_gathers(const Sum& sum, size_t number);
   void keep_sums();
   void event(int64_t event);
   void layer_of_window_done(int64_t event);
@@ -91,6 +110,7 @@ class GradientSync final : public model::BackwardObserver {
   SyncOptions options_;
   Ownership ownership_;
   std::vector<Sum> sums_;
+  std::vector<Gather> gathers_;  // none under ZeRO 0
   std::vector<std::vector<size_t>> sums_of_event_;
   bool last_ = true;
   bool windows_ = false;

@@ -2,19 +2,20 @@
 #include "runtime/parallel/ownership.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace dsv3::parallel {
 namespace {
 
-// Ascending, without empty ones, neighbours joined.
+// Ascending, without empty ones, those that touch or overlap joined.
 std::vector<Range> tidy(std::vector<Range> ranges) {
   std::sort(ranges.begin(), ranges.end(),
             [](const Range& a, const Range& b) { return a.begin < b.begin; });
   std::vector<Range> joined;
   for (const Range& range : ranges) {
     if (range.size() == 0) continue;
-    if (!joined.empty() && joined.back().end == range.begin) {
-      joined.back().end = range.end;
+    if (!joined.empty() && joined.back().end >= range.begin) {
+      joined.back().end = std::max(joined.back().end, range.end);
     } else {
       joined.push_back(range);
     }
@@ -46,6 +47,14 @@ Ownership ownership(const std::vector<Bucket>& buckets, const plan::Layout& cut,
   result.updated = tidy(std::move(result.updated));
   result.represented = tidy(std::move(result.represented));
   return result;
+}
+
+std::vector<Range> master_ranges(const model::ParamLayout& params,
+                                 const std::vector<Range>& updated, DType compute) {
+  if (compute == DType::kF32) return {{0, params.elements}};
+  std::vector<Range> ranges = updated;
+  ranges.push_back({params.compute_elements, params.elements});
+  return tidy(std::move(ranges));
 }
 
 }  // namespace dsv3::parallel

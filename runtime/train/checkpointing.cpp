@@ -141,6 +141,7 @@ StateBuffers state_buffers(const Session& session) {
   const optim::Optimizer& optimizer = *session.optimizer;
   StateBuffers state{.params = params.layout(),
                      .ownership = optimizer.ownership(),
+                     .master_ranges = params.master_ranges(),
                      .master = params.master(),
                      .exp_avg = optimizer.exp_avg(),
                      .exp_avg_sq = optimizer.exp_avg_sq()};
@@ -202,7 +203,7 @@ Status read_state(const Checkpoint& saved, const std::vector<StateTensor>& piece
       const int64_t end = std::min(piece.end, begin + kReadBytes / element_bytes);
       staging.resize(static_cast<size_t>((end - begin) * element_bytes));
       DSV3_RETURN_IF_ERROR(saved.read(piece.name, piece.box, begin, end, staging));
-      put(static_cast<std::byte*>(piece.data) + (begin - piece.begin) * element_bytes, staging);
+      put(piece, begin - piece.begin, staging);
       begin = end;
     }
   }
@@ -244,13 +245,19 @@ Result<std::string> choose_checkpoint(const Session& session, const TrainOptions
 Status restore_from(Session& session, const std::string& path) {
   DSV3_ASSIGN_OR_RETURN(const Checkpoint saved, Checkpoint::open_for_reading(path));
   DSV3_RETURN_IF_ERROR(check_fits(session, saved));
-  const auto put = [&session](void* device, std::span<const std::byte> bytes) {
-    session.device->backend().copy_to_device(device, bytes.data(), bytes.size(),
-                                             session.device->stream());
+  const auto put = [&session](const StateTensor& piece, int64_t at,
+                              std::span<const std::byte> bytes) {
+    if (piece.weight >= 0) {
+      const auto* values = reinterpret_cast<const float*>(bytes.data());
+      session.model->params().set(piece.weight + at, {values, bytes.size() / sizeof(float)});
+      return;
+    }
+    const int64_t before = at * static_cast<int64_t>(dtype_bytes(piece.dtype));
+    session.device->backend().copy_to_device(static_cast<std::byte*>(piece.data) + before,
+                                             bytes.data(), bytes.size(), session.device->stream());
     session.device->synchronize();
   };
   DSV3_RETURN_IF_ERROR(read_state(saved, pieces_to_load(state_buffers(session)), put));
-  session.model->params().refresh_compute();
   session.steps_done = saved.step();
   return {};
 }

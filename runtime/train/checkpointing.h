@@ -32,11 +32,12 @@ struct StateRequest {
 };
 StateRequest save_request(const Session& session, const TrainOptions& options);
 
-// Reads what the pieces hold from a checkpoint; `put` gets it bit by bit, in order: where it lies
-// on the device, and the bytes (at most 8 MiB at once, gone when put returns). What the checkpoint
-// lacks is left out where it may be: a moment, in one of imported weights (step 0).
+// Reads what the pieces hold from a checkpoint; `put` gets it bit by bit, in order: the piece, from
+// which of its elements on, and the bytes (at most 8 MiB at once, gone when put returns). What the
+// checkpoint lacks is left out where it may be: a moment, in one of imported weights (step 0).
 // kCheckpointUnusable, naming the tensor.
-using PutBytes = std::function<void(void* device, std::span<const std::byte> bytes)>;
+using PutBytes =
+    std::function<void(const StateTensor& piece, int64_t at, std::span<const std::byte> bytes)>;
 Status read_state(const checkpoint::Checkpoint& saved, const std::vector<StateTensor>& pieces,
                   const PutBytes& put);
 

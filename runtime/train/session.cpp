@@ -66,22 +66,22 @@ Result<std::unique_ptr<Session>> open_session(const spec::JobSpec& spec,
   DSV3_ASSIGN_OR_RETURN(session->device, device::open_device(spec.cluster.devices));
   session->arena = std::make_unique<tensor::Arena>(*session->device);
   const plan::Layout& layout = session->groups->layout;
-  const model::TransformerOptions options{
-      .sequence = training.seq_length,
-      .global_sequences = training.global_batch_size,
-      .compute = model::compute_dtype(training, *session->device),
-      .groups = session->groups,
-      .recompute = recompute_of(spec, layout),
-      .overlap_experts = spec.parallel.overlap_expert_exchange};
+  const parallel::SyncOptions sync{.num_layers = spec.model.num_layers + spec.model.mtp_layers,
+                                   .overlap = spec.parallel.overlap_grad_reduce,
+                                   .zero_stage = layout.zero_stage};
+  model::TransformerOptions options{.sequence = training.seq_length,
+                                    .global_sequences = training.global_batch_size,
+                                    .compute = model::compute_dtype(training, *session->device),
+                                    .groups = session->groups,
+                                    .recompute = recompute_of(spec, layout),
+                                    .overlap_experts = spec.parallel.overlap_expert_exchange};
+  options.master = parallel::master_of(spec.model, *session->groups, sync, options.compute);
   session->model = std::make_unique<model::Transformer>(spec.model, options, *session->arena);
   session->pipeline = std::make_unique<parallel::Pipeline>(*session->model);
   model::ParamStore& params = session->model->params();
   if (session->groups->world) {
-    session->gradient_sync = std::make_unique<parallel::GradientSync>(
-        params, *session->groups,
-        parallel::SyncOptions{.num_layers = spec.model.num_layers + spec.model.mtp_layers,
-                              .overlap = spec.parallel.overlap_grad_reduce,
-                              .zero_stage = layout.zero_stage});
+    session->gradient_sync =
+        std::make_unique<parallel::GradientSync>(params, *session->groups, sync);
   }
   const parallel::Ownership ownership = session->gradient_sync
                                             ? session->gradient_sync->ownership()

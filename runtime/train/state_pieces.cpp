@@ -11,18 +11,18 @@ namespace {
 
 using parallel::Range;
 
-// A range of flat elements, and where its moments begin.
+// A range of flat elements, and where it begins in a buffer that holds some ranges end to end.
 struct Owned {
   Range range;
-  int64_t moment = 0;
+  int64_t at = 0;
 };
 
-std::vector<Owned> with_moments(const std::vector<Range>& updated) {
+std::vector<Owned> end_to_end(const std::vector<Range>& ranges) {
   std::vector<Owned> owned;
-  int64_t moment = 0;
-  for (const Range& range : updated) {
-    owned.push_back({range, moment});
-    moment += range.size();
+  int64_t at = 0;
+  for (const Range& range : ranges) {
+    owned.push_back({range, at});
+    at += range.size();
   }
   return owned;
 }
@@ -36,7 +36,7 @@ std::vector<Owned> cut(const std::vector<Range>& ranges, const std::vector<Owned
     for (size_t j = i; j < owned.size() && owned[j].range.begin < range.end; ++j) {
       const Range common{std::max(range.begin, owned[j].range.begin),
                          std::min(range.end, owned[j].range.end)};
-      both.push_back({common, owned[j].moment + common.begin - owned[j].range.begin});
+      both.push_back({common, owned[j].at + common.begin - owned[j].range.begin});
     }
   }
   return both;
@@ -46,9 +46,15 @@ class Pieces {
  public:
   explicit Pieces(const StateBuffers& state) : state_(state) {}
 
-  // The weight's elements [begin, end) of the flat buffer, which lie in the slice.
-  void weight(const model::ParamSlice& slice, int64_t begin, int64_t end) {
-    add(slice, begin, end, slice.info.name, state_.master, begin, false);
+  // The weight's elements [begin, end) of the flat buffer, which lie in the slice: to save, from
+  // where the master has them; to load.
+  void saved_weight(const model::ParamSlice& slice, int64_t begin, int64_t end, int64_t at) {
+    add(slice, begin, end, slice.info.name, state_.master, at, false);
+  }
+  void loaded_weight(const model::ParamSlice& slice) {
+    const int64_t begin = slice.offset, end = begin + slice.box.num_elements();
+    add(slice, begin, end, slice.info.name, {}, 0, false);
+    pieces_.back().weight = begin;
   }
   void moments(const model::ParamSlice& slice, int64_t begin, int64_t end, int64_t moment) {
     const std::string& name = slice.info.name;
@@ -67,8 +73,11 @@ class Pieces {
  private:
   void add(const model::ParamSlice& slice, int64_t begin, int64_t end, std::string name,
            const tensor::Tensor& flat, int64_t at, bool optimizer) {
-    auto* data =
-        static_cast<std::byte*>(flat.data) + at * static_cast<int64_t>(dtype_bytes(flat.dtype));
+    void* data = nullptr;
+    if (!flat.empty()) {
+      data =
+          static_cast<std::byte*>(flat.data) + at * static_cast<int64_t>(dtype_bytes(flat.dtype));
+    }
     const plan::Box& box = slice.box;
     pieces_.push_back({std::move(name),
                        flat.dtype,
@@ -93,20 +102,22 @@ void within(const model::ParamSlice& slice, const std::vector<Owned>& owned, con
                        [](int64_t begin, const Owned& entry) { return begin < entry.range.end; });
   for (; at != owned.end() && at->range.begin < all.end; ++at) {
     const Range common{std::max(all.begin, at->range.begin), std::min(all.end, at->range.end)};
-    use(common.begin, common.end, at->moment + common.begin - at->range.begin);
+    use(common.begin, common.end, at->at + common.begin - at->range.begin);
   }
 }
 
 }  // namespace
 
 std::vector<StateTensor> pieces_to_save(const StateBuffers& state, bool leads) {
-  const std::vector<Owned> saved =
-      cut(state.ownership.represented, with_moments(state.ownership.updated));
+  const std::vector<Range>& represented = state.ownership.represented;
+  const std::vector<Owned> weights = cut(represented, end_to_end(state.master_ranges));
+  const std::vector<Owned> moments = cut(represented, end_to_end(state.ownership.updated));
   Pieces pieces(state);
   for (const model::ParamSlice& slice : state.params.slices) {
-    within(slice, saved,
-           [&](int64_t begin, int64_t end, int64_t) { pieces.weight(slice, begin, end); });
-    within(slice, saved, [&](int64_t begin, int64_t end, int64_t moment) {
+    within(slice, weights, [&](int64_t begin, int64_t end, int64_t at) {
+      pieces.saved_weight(slice, begin, end, at);
+    });
+    within(slice, moments, [&](int64_t begin, int64_t end, int64_t moment) {
       pieces.moments(slice, begin, end, moment);
     });
   }
@@ -115,10 +126,10 @@ std::vector<StateTensor> pieces_to_save(const StateBuffers& state, bool leads) {
 }
 
 std::vector<StateTensor> pieces_to_load(const StateBuffers& state) {
-  const std::vector<Owned> updated = with_moments(state.ownership.updated);
+  const std::vector<Owned> updated = end_to_end(state.ownership.updated);
   Pieces pieces(state);
   for (const model::ParamSlice& slice : state.params.slices) {
-    pieces.weight(slice, slice.offset, slice.offset + slice.box.num_elements());
+    pieces.loaded_weight(slice);
     within(slice, updated, [&](int64_t begin, int64_t end, int64_t moment) {
       pieces.moments(slice, begin, end, moment);
     });

@@ -3,8 +3,9 @@
 //
 // Laws: PURE. (1) What a rank saves is what it represents (parallel/ownership.h), so the pieces of
 // all ranks make every tensor exactly once. (2) What it loads is all that it holds: the whole of
-// its boxes of the weights, and the moments of what it updates. (3) Both follow from the
-// parameters' layout and the ownership alone, whatever layout wrote the checkpoint.
+// its boxes of the weights (whose master may be there in pieces, and whose compute copy is not),
+// and the moments of what it updates. (3) Both follow from the parameters' layout and the ownership
+// alone, whatever layout wrote the checkpoint.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,8 @@
 
 namespace dsv3::train {
 
-// The elements [begin, end), row by row, of a box of one logical tensor, and where they lie.
+// The elements [begin, end), row by row, of a box of one logical tensor, and where they lie: at
+// `data`, or, of a weight to load, from flat element `weight` on (ParamStore::set()).
 struct StateTensor {
   std::string name;
   DType dtype = DType::kF32;
@@ -28,8 +30,9 @@ struct StateTensor {
   checkpoint::Box box;
   int64_t begin = 0;
   int64_t end = 0;
-  void* data = nullptr;    // device; the session's; contiguous
+  void* data = nullptr;    // device; the session's; contiguous; null: `weight` says
   bool optimizer = false;  // a moment
+  int64_t weight = -1;
 
   int64_t bytes() const { return (end - begin) * static_cast<int64_t>(dtype_bytes(dtype)); }
 };
@@ -38,7 +41,8 @@ struct StateTensor {
 struct StateBuffers {
   const model::ParamLayout& params;
   const parallel::Ownership& ownership;
-  tensor::Tensor master;               // [params.elements] f32
+  const std::vector<parallel::Range>& master_ranges;  // contain ownership.represented
+  tensor::Tensor master;                              // [elements of master_ranges] f32, end to end
   tensor::Tensor exp_avg, exp_avg_sq;  // [elements of ownership.updated], its ranges end to end
   // What every rank has whole: buffers of the model, in its order; rank 0 saves them.
   std::vector<spec::TensorInfo> buffer_infos;

@@ -89,9 +89,8 @@ struct Fixture {
     for (const ParamSlice& slice : params.layout().slices) {
       const std::vector<float> values = read_raw<float>(file, "param/" + slice.info.name);
       EXPECT_EQ(static_cast<int64_t>(values.size()), slice.info.num_elements()) << slice.info.name;
-      params.write(params.master(), slice.offset, values);
+      params.set(slice.offset, values);
     }
-    params.refresh_compute();
     for (int64_t i = 0; job.model.moe.use_aux_loss_free && i < model->num_moe_layers(); ++i) {
       const std::vector<float> bias = read_raw<float>(file, "param/" + model->router_bias_name(i));
       params.write(model->router_bias(), i * job.model.moe.num_experts, bias);

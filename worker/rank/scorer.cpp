@@ -74,10 +74,10 @@ Status check_memory(const spec::ModelSpec& model, int64_t num_tokens) {
                             human_bytes(needed), human_bytes(available)));
 }
 
-// `target` is a flat f32 buffer of the store's layout, or the routers' biases.
+// `put` gets the tensor's values in order: from which element on, and the values.
+template <typename Put>
 Status load_tensor(const Checkpoint& saved, const std::string& name,
-                   const std::vector<int64_t>& shape, const tensor::Tensor& target, int64_t offset,
-                   model::ParamStore& params) {
+                   const std::vector<int64_t>& shape, const Put& put) {
   const checkpoint::TensorInfo* info = saved.find(name);
   if (info == nullptr || info->dtype != DType::kF32 || info->shape != shape) {
     return Status(
@@ -91,7 +91,7 @@ Status load_tensor(const Checkpoint& saved, const std::string& name,
     const int64_t count = std::min(kCopyElements, total - at);
     const auto part = std::span(values).first(static_cast<size_t>(count));
     DSV3_RETURN_IF_ERROR(saved.read(name, std::as_writable_bytes(part), at, count));
-    params.write(target, offset + at, part);
+    put(at, std::span<const float>(part));
   }
   return {};
 }
@@ -100,16 +100,18 @@ Status load_weights(const Checkpoint& saved, const spec::ModelSpec& spec,
                     model::Transformer& model) {
   model::ParamStore& params = model.params();
   for (const model::ParamSlice& slice : params.layout().slices) {
-    DSV3_RETURN_IF_ERROR(load_tensor(saved, slice.info.name, slice.info.shape, params.master(),
-                                     slice.offset, params));
+    DSV3_RETURN_IF_ERROR(load_tensor(
+        saved, slice.info.name, slice.info.shape,
+        [&](int64_t at, std::span<const float> part) { params.set(slice.offset + at, part); }));
   }
   const int64_t experts = spec.moe.num_experts;
   const int64_t biases = spec.moe.use_aux_loss_free ? model.num_moe_layers() : 0;
   for (int64_t i = 0; i < biases; ++i) {
     DSV3_RETURN_IF_ERROR(load_tensor(saved, model.router_bias_name(i), {experts},
-                                     model.router_bias(), i * experts, params));
+                                     [&](int64_t at, std::span<const float> part) {
+                                       params.write(model.router_bias(), i * experts + at, part);
+                                     }));
   }
-  params.refresh_compute();
   return {};
 }
 
