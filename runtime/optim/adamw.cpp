@@ -16,15 +16,16 @@ Optimizer::Optimizer(const spec::TrainingSpec& training, model::ParamStore& para
                      const parallel::Ownership& ownership, tensor::Arena& arena)
     : training_(training), params_(params), arena_(arena), ownership_(ownership) {
   const model::ParamLayout& layout = params.layout();
+  const int64_t copied = params.compute().empty() ? 0 : layout.compute_elements;
   int64_t elements = 0;
   for (const parallel::Range& range : ownership_.updated) {
     int64_t begin = range.begin;
-    for (const int64_t end : {layout.compute_elements, layout.decay_elements, range.end}) {
+    for (const int64_t end : {copied, layout.decay_elements, range.end}) {
       const int64_t stop = std::min(end, range.end);
       if (stop <= begin) continue;
       const Part part{.range = {begin, stop},
                       .at = elements,
-                      .compute = stop <= layout.compute_elements,
+                      .copied = stop <= copied,
                       .decay = stop <= layout.decay_elements};
       parts_.push_back(part);
       elements += stop - begin;
@@ -53,8 +54,7 @@ void Optimizer::update_part(const Part& part, int64_t number, double lr,
               .exp_avg = moment(exp_avg_),
               .exp_avg_sq = moment(exp_avg_sq_),
               .moments_dtype = exp_avg_.dtype,
-              .compute = compute.empty() || !part.compute ? nullptr
-                                                          : compute.as<Bf16>() + part.range.begin,
+              .compute = part.copied ? compute.as<Bf16>() + part.range.begin : nullptr,
               .grad_scale = step.clip_scale(),
               .lr = static_cast<float>(lr),
               .beta1 = static_cast<float>(training_.beta1),

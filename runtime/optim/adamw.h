@@ -45,8 +45,8 @@ class Optimizer {
  private:
   struct Part {
     parallel::Range range;
-    int64_t at = 0;        // its first moment (and, under ZeRO 2, the sum of its gradients)
-    bool compute = false;  // has a compute copy, if the store keeps one
+    int64_t at = 0;       // its first moment (and, under ZeRO 2, the sum of its gradients)
+    bool copied = false;  // has a compute copy
     bool decay = false;
   };
   const float* grad(const parallel::Range& range, int64_t at) const;

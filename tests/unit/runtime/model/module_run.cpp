@@ -92,8 +92,9 @@ ModuleRun::ModuleRun(const ModuleCase& c, const comm::Groups& groups)
   DSV3_CHECK(device.ok());
   device_ = std::move(device).value();
   arena_ = std::make_unique<tensor::Arena>(*device_);
-  params_ =
-      std::make_unique<ParamStore>(model_, *arena_, c.dtype, true, groups.layout, groups.position);
+  params_ = std::make_unique<ParamStore>(
+      model_, *arena_,
+      StoreOptions{.compute = c.dtype, .cut = groups.layout, .position = groups.position});
   params_->initialise(7);
   pass_ = std::make_unique<Pass>(Pass{.arena = *arena_,
                                       .ctx = arena_->context(),

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 
 #include "configs/spec/counts.h"
 #include "tests/unit/cluster/plan/many_layouts.h"
@@ -123,13 +124,14 @@ TEST(ParamStore, InitialValuesOfAShardAreThoseOfItsBox) {
   const spec::ModelSpec model = plan::enumerable_model();
   auto device = testing_support::cpu_device();
   tensor::Arena whole_arena(*device);
-  ParamStore whole(model, whole_arena, DType::kF32);
+  ParamStore whole(model, whole_arena, {});
   whole.initialise(7);
   for (const plan::Layout& cut : plan::many_layouts(8)) {
     const plan::RankGrid grid(cut);
     const int64_t rank = grid.world_size() - 1;
     tensor::Arena arena(*device);
-    ParamStore shard(model, arena, DType::kF32, false, cut, grid.position(rank));
+    ParamStore shard(model, arena,
+                     {.gradients = false, .cut = cut, .position = grid.position(rank)});
     shard.initialise(7);
     for (const ParamSlice& slice : shard.layout().slices) {
       const ParamSlice* of_whole = whole.find(slice.info.name);
@@ -145,6 +147,54 @@ TEST(ParamStore, InitialValuesOfAShardAreThoseOfItsBox) {
   }
 }
 
+// A store with some ranges of the master has the bits of the store with all of it: there, and in
+// the whole compute copy; in memory it has those ranges alone.
+TEST(ParamStore, AMasterInPiecesIsTheWholeOnesPieces) {
+  const spec::ModelSpec model = tiny_job().model;
+  auto device = testing_support::cpu_device();
+  tensor::Arena whole_arena(*device), arena(*device);
+  ParamStore whole(model, whole_arena, {.compute = DType::kBf16, .gradients = false});
+  const ParamLayout layout = param_layout(model);
+  const int64_t compute = layout.compute_elements;
+  // Within a block, across some, and what is read in f32 with what lies before it.
+  const std::vector<Range> ranges{{16, 48}, {1600, 9008}, {compute - 32, layout.elements}};
+  const int64_t here = 32 + 7408 + 32 + layout.elements - compute;
+  ParamStore pieces(model, arena, {.compute = DType::kBf16, .gradients = false, .master = ranges});
+  EXPECT_EQ(arena.ledger().peak_bytes("weights") + arena.ledger().peak_bytes("weights/compute"),
+            4 * here + 2 * compute);
+  EXPECT_EQ(whole_arena.ledger().peak_bytes("weights"), 4 * layout.elements);
+  const auto expect_equal = [&] {
+    for (const Range& range : ranges) {
+      for (int64_t i = range.begin; i < range.end; ++i)
+        ASSERT_EQ(*pieces.master_at({i, i + 1}), whole.master().as<float>()[i]) << i;
+    }
+    for (int64_t i = 0; i < compute; ++i) {
+      const uint16_t bits = pieces.compute().as<Bf16>()[i].bits;
+      ASSERT_EQ(bits, whole.compute().as<Bf16>()[i].bits) << i;
+      ASSERT_EQ(bits, Bf16(whole.master().as<float>()[i]).bits) << i;
+    }
+  };
+  whole.initialise(3);
+  pieces.initialise(3);
+  expect_equal();
+  EXPECT_NE(*pieces.master_at(ranges[1]), 0);
+  // New values over the ends of ranges, and of the compute copy.
+  const CounterRng rng(1, 2);
+  for (const auto& [begin, n] : {std::pair<int64_t, int64_t>{0, 60},
+                                 {40, 1700},
+                                 {9000, 9},
+                                 {compute - 40, 60},
+                                 {layout.elements - 5, 5}}) {
+    std::vector<float> values(static_cast<size_t>(n));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = rng.normal(static_cast<uint64_t>(begin) + i);
+    whole.set(begin, values);
+    pieces.set(begin, values);
+    EXPECT_EQ(whole.master().as<float>()[begin], values[0]);
+    expect_equal();
+  }
+}
+
 // Blocks of a shard have local shapes, and lie in the order that sums and the optimizer need.
 TEST(ParamLayout, BlocksOfAShardAreOrderedByDecayAndClass) {
   const spec::ModelSpec model = plan::enumerable_model();
@@ -153,13 +203,17 @@ TEST(ParamLayout, BlocksOfAShardAreOrderedByDecayAndClass) {
     for (int64_t rank = 0; rank < grid.world_size(); ++rank) {
       const ParamLayout layout = param_layout(model, cut, grid.position(rank));
       int64_t end = 0;
-      std::pair<bool, plan::ParamClass> before{false, plan::ParamClass::kReplicated};
+      std::tuple<bool, bool, plan::ParamClass> before{false, false, plan::ParamClass::kReplicated};
       for (const ParamBlock& block : layout.blocks) {
         EXPECT_GE(block.offset, end);
         EXPECT_EQ(block.offset % 16, 0);
         end = block.offset + block.num_elements();
-        const std::pair<bool, plan::ParamClass> now{block.offset >= layout.decay_elements,
-                                                    block.cls};
+        // By name: the router is decayed and read in f32, norms are neither.
+        const bool norm = block.name.find("norm") != std::string::npos;
+        const bool router = block.name.ends_with("mlp.gate");
+        EXPECT_EQ(block.offset >= layout.decay_elements, norm) << block.name;
+        EXPECT_EQ(block.offset >= layout.compute_elements, norm || router) << block.name;
+        const std::tuple<bool, bool, plan::ParamClass> now{norm, norm || router, block.cls};
         EXPECT_LE(before, now) << block.name << ", " << plan::to_string(cut);
         before = now;
       }

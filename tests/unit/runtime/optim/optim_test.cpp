@@ -195,7 +195,7 @@ TEST(Optimizer, OffloadedMomentsAreBookedAsTheHosts) {
   auto device = testing_support::cpu_device();
   tensor::Arena arena(*device);
   const plan::Layout cut{.offload_optimizer = true};
-  model::ParamStore params(job.model, arena, DType::kF32, true, cut, {});
+  model::ParamStore params(job.model, arena, {.cut = cut});
   const Optimizer optimizer(job.training, params, arena);
   EXPECT_EQ(arena.ledger().peak_bytes("optimizer/"), 0);
   EXPECT_EQ(arena.ledger().peak_bytes("host/optimizer/"), 8 * params.layout().elements);

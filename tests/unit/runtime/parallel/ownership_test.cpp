@@ -86,6 +86,33 @@ TEST(Ownership, RepresentsEveryElementOfTheModelOnce) {
   }
 }
 
+// In bf16 under ZeRO 1: what is updated and what is read in f32, nothing else; a class that one
+// rank sums is updated, and so kept, whole. In f32 and under ZeRO 0: all.
+TEST(Ownership, KeepsTheMasterOfWhatItUpdatesAndOfWhatIsReadInF32) {
+  const spec::ModelSpec model = plan::enumerable_model();
+  for (const plan::Layout& cut : plan::many_layouts(8)) {
+    const plan::RankGrid grid(cut);
+    for (int64_t rank = 0; rank < grid.world_size(); ++rank) {
+      const Owned o = owned(model, cut, grid.position(rank), 1, 4096);
+      const std::vector<Range> all{{0, o.params.elements}};
+      const std::vector<Range>& updated = o.ownership.updated;
+      EXPECT_EQ(master_ranges(o.params, updated, DType::kF32), all);
+      EXPECT_EQ(master_ranges(o.params, all, DType::kBf16), all);
+      std::vector<bool> want(static_cast<size_t>(o.params.elements)), kept = want;
+      for (const Range& range : updated)
+        std::fill(want.begin() + range.begin, want.begin() + range.end, true);
+      std::fill(want.begin() + o.params.compute_elements, want.end(), true);
+      int64_t end = -1;
+      for (const Range& range : master_ranges(o.params, updated, DType::kBf16)) {
+        EXPECT_GT(range.begin, end);  // joined, so they don't touch
+        std::fill(kept.begin() + range.begin, kept.begin() + range.end, true);
+        end = range.end;
+      }
+      EXPECT_EQ(kept, want) << plan::to_string(cut);
+    }
+  }
+}
+
 TEST(Ownership, OfARankAloneIsOneRange) {
   const spec::ModelSpec model = plan::enumerable_model();
   for (const int64_t zero_stage : {0, 1}) {

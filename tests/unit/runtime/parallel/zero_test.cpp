@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <string>
@@ -24,6 +25,7 @@ namespace {
 using model::Scalar;
 
 constexpr int kSteps = 2;
+constexpr float kNowhere = std::numeric_limits<float>::quiet_NaN();
 
 struct Setting {
   plan::Layout cut;
@@ -115,15 +117,18 @@ class Rank {
         way_(way),
         device_(std::move(device::open_device("cpu")).value()),
         arena_(*device_),
-        params_(test_model(), arena_, compute, true, with_zero(groups.layout, way.zero_stage),
-                groups.position),
+        groups_(with_zero(groups, way.zero_stage)),
+        options_({.num_layers = num_layers(),
+                  .overlap = way.overlap,
+                  .bytes_min = way.bytes_min,
+                  .zero_stage = way.zero_stage}),
+        params_(test_model(), arena_,
+                {.compute = compute,
+                 .cut = groups_.layout,
+                 .position = groups_.position,
+                 .master = master_of(test_model(), groups_, options_, compute)}),
         step_(arena_, 1, 1),
-        groups_(groups),
-        sync_(params_, groups,
-              {.num_layers = num_layers(),
-               .overlap = way.overlap,
-               .bytes_min = way.bytes_min,
-               .zero_stage = way.zero_stage}),
+        sync_(params_, groups_, options_),
         optimizer_(training(), params_, sync_.ownership(), arena_) {
     params_.initialise(5);
   }
@@ -149,20 +154,46 @@ class Rank {
                  "the norm is not one process's");
   }
 
-  // Master, and the compute copy where there is one.
+  // Everything that is multiplied, or read in f32.
   std::vector<std::byte> bits() const {
     std::vector<std::byte> bits;
-    for (const tensor::Tensor* flat : {&params_.master(), &params_.compute()}) {
-      const auto* data = static_cast<const std::byte*>(flat->data);
-      bits.insert(bits.end(), data, data + (flat->empty() ? 0 : flat->bytes()));
-    }
+    const auto add = [&bits](const void* data, int64_t bytes) {
+      const auto* begin = static_cast<const std::byte*>(data);
+      bits.insert(bits.end(), begin, begin + bytes);
+    };
+    const model::ParamLayout& layout = params_.layout();
+    const tensor::Tensor& compute = params_.compute();
+    if (!compute.empty()) add(compute.data, compute.bytes());
+    const Range read{compute.empty() ? 0 : layout.compute_elements, layout.elements};
+    add(params_.master_at(read), read.size() * 4);
     return bits;
+  }
+  // The master in its flat place, NaN where it isn't here.
+  std::vector<float> master() const {
+    std::vector<float> flat(static_cast<size_t>(params_.layout().elements), kNowhere);
+    for (const Range& range : params_.master_ranges())
+      std::copy_n(params_.master_at(range), range.size(), flat.begin() + range.begin);
+    return flat;
+  }
+  // What it keeps of the master is what the whole one has; bf16 under ZeRO keeps no more than
+  // needed.
+  void check_master(const std::vector<float>& whole) const {
+    const std::vector<float> own = master();
+    const bool pieces = way_.zero_stage > 0 && !params_.compute().empty();
+    std::vector<bool> needed(own.size(), !pieces);
+    for (const Range& range : sync_.ownership().updated)
+      std::fill(needed.begin() + range.begin, needed.begin() + range.end, true);
+    std::fill(needed.begin() + params_.layout().compute_elements, needed.end(), true);
+    for (size_t i = 0; i < own.size(); ++i) {
+      comm::expect(std::isnan(own[i]) != needed[i], "the master is elsewhere");
+      comm::expect(!needed[i] || own[i] == whole[i], "another master");
+    }
   }
 
  private:
-  static plan::Layout with_zero(plan::Layout layout, int64_t zero_stage) {
-    layout.zero_stage = zero_stage;
-    return layout;
+  static comm::Groups with_zero(comm::Groups groups, int64_t zero_stage) {
+    groups.layout.zero_stage = zero_stage;
+    return groups;
   }
   static spec::TrainingSpec training() {
     spec::TrainingSpec training;
@@ -231,9 +262,10 @@ class Rank {
   Way way_;
   std::unique_ptr<device::Device> device_;
   tensor::Arena arena_;
+  comm::Groups groups_;
+  SyncOptions options_;
   model::ParamStore params_;
   model::StepState step_;
-  const comm::Groups& groups_;
   GradientSync sync_;
   optim::Optimizer optimizer_;
 };
@@ -249,13 +281,18 @@ void run_ways(const Setting& setting, const std::vector<Way>& ways, DType comput
     const comm::RankGroups groups(*mesh, setting.cut,
                                   plan::copies_embedding(test_model(), setting.cut));
     std::vector<std::byte> first;
+    std::vector<float> master;  // whole: the first way's, of ZeRO 0, or of any in f32
     for (const Way& way : ways) {
       const std::string name = "ZeRO " + std::to_string(way.zero_stage) +
                                (way.overlap ? ", overlap" : "") + (way.up ? ", up" : "");
       try {
         Rank one(setting, expected, way, groups.groups(), compute);
         for (int64_t number = 1; number <= kSteps; ++number) one.step(number);
-        if (first.empty()) first = one.bits();
+        if (first.empty()) {
+          first = one.bits();
+          master = one.master();
+        }
+        one.check_master(master);
         comm::expect(one.bits() == first, "other bits than " + std::to_string(ways[0].zero_stage));
       } catch (const std::exception& e) {
         throw std::runtime_error(name + ": " + e.what());
@@ -314,7 +351,8 @@ TEST_P(WindowRanks, SumAfterEveryMicroBatch) {
 }
 
 TEST_P(WindowRanks, HaveTheBitsOfZero1InOneMicroBatch) {
-  run_ways({.cut = GetParam()}, {{.zero_stage = 1}, {.zero_stage = 2}}, DType::kBf16);
+  const std::vector<Way> ways{{.zero_stage = 0}, {.zero_stage = 1}, {.zero_stage = 2}};
+  run_ways({.cut = GetParam()}, ways, DType::kBf16);
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, WindowRanks,
@@ -333,7 +371,7 @@ TEST(Windows, HoldTwoLayersAndThePieces) {
     const auto device = std::move(device::open_device("cpu")).value();
     tensor::Arena arena(*device);
     plan::Layout cut{.dp = 4, .zero_stage = zero_stage};
-    model::ParamStore params(model, arena, DType::kF32, true, cut, {});
+    model::ParamStore params(model, arena, {.cut = cut});
     const auto buckets = gradient_buckets(params.layout(), cut, {.num_layers = num_layers()});
     if (zero_stage == 2)
       params.keep_grad_sums(num_elements(ownership(buckets, cut, {}, zero_stage).updated));

@@ -100,22 +100,22 @@ RankOutcome run_rank(const LayoutRun& run, const comm::Groups& groups) {
   const auto device = cpu_device();
   tensor::Arena arena(*device);
   const spec::JobSpec& job = run.job;
+  const SyncOptions options{.num_layers = job.model.num_layers + job.model.mtp_layers,
+                            .bytes_min = 4096,
+                            .zero_stage = groups.layout.zero_stage};
   model::Transformer transformer(job.model,
                                  {.sequence = job.training.seq_length,
                                   .global_sequences = run.sequences,
                                   .compute = run.compute,
                                   .groups = &groups,
-                                  .recompute = run.recompute},
+                                  .recompute = run.recompute,
+                                  .master = master_of(job.model, groups, options, run.compute)},
                                  arena);
   transformer.params().initialise(job.training.seed);
   Pipeline pipeline(transformer);
   std::unique_ptr<GradientSync> sync;
   if (groups.world) {
-    sync = std::make_unique<GradientSync>(
-        transformer.params(), groups,
-        SyncOptions{.num_layers = job.model.num_layers + job.model.mtp_layers,
-                    .bytes_min = 4096,
-                    .zero_stage = groups.layout.zero_stage});
+    sync = std::make_unique<GradientSync>(transformer.params(), groups, options);
   }
   const std::vector<int32_t> tokens = random_tokens(job, run.sequences);
   std::vector<ActionTime> times;

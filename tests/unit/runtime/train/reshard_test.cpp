@@ -65,20 +65,21 @@ void load(const Moment& from, SyntheticState& state) {
   const auto saved = checkpoint::Checkpoint::open_for_reading(path);
   comm::expect(saved.ok(), saved.ok() ? "" : saved.status().to_string());
   size_t most = 0;
-  const Status status = read_state(*saved, pieces_to_load(state.view()),
-                                   [&](void* to, std::span<const std::byte> bytes) {
-                                     most = std::max(most, bytes.size());
-                                     std::memcpy(to, bytes.data(), bytes.size());
-                                   });
+  const Status status =
+      read_state(*saved, pieces_to_load(state.view()),
+                 [&](const StateTensor& piece, int64_t at, std::span<const std::byte> bytes) {
+                   most = std::max(most, bytes.size());
+                   state.take(piece, at, bytes);
+                 });
   comm::expect(status.ok(), status.to_string());
   comm::expect(most <= size_t{8} << 20, "too much at once");
 }
 
 // Every rank of `to`: takes the state from `from` (none: draws it), looks at every element, saves.
-void pass_on(const Moment* from, const Moment& to, DType moments) {
+void pass_on(const Moment* from, const Moment& to, DType moments, DType compute) {
   const spec::ModelSpec model = cuttable_model();
   const auto body = [&](int rank, comm::Communicator* world) {
-    SyntheticState expected(model, to.layout, rank, moments), state = expected;
+    SyntheticState expected(model, to.layout, rank, moments, compute), state = expected;
     expected.fill();
     from ? load(*from, state) : state.fill();
     comm::expect(state == expected,
@@ -116,13 +117,14 @@ TEST(Reshard, EveryElementSurvivesEveryChangeOfLayout) {
   for (int chain = 0; chain < 5 && !HasFailure(); ++chain) {
     const TemporaryFolder folder;
     const DType moments = chain % 2 == 0 ? DType::kF32 : DType::kBf16;
+    const DType compute = chain % 3 == 0 ? DType::kBf16 : DType::kF32;
     Moment before;
     int64_t step = 0;
     for (const int64_t ranks : {8, 4, 1, 8, 8}) {
       const Moment now{folder.path(), ++step, random_layout(ranks, rng, &draw)};
       SCOPED_TRACE(fmt::format("chain {}, step {}: {} then {}", chain, step,
                                plan::to_string(before.layout), plan::to_string(now.layout)));
-      pass_on(step == 1 ? nullptr : &before, now, moments);
+      pass_on(step == 1 ? nullptr : &before, now, moments, compute);
       before = now;
     }
   }
@@ -139,9 +141,9 @@ TEST(Reshard, EachAxisAlone) {
     SCOPED_TRACE(plan::to_string(layout));
     const Moment alone{folder.path(), 1, {}}, cut{folder.path(), 2, layout},
         again{folder.path(), 3, {}};
-    pass_on(nullptr, alone, DType::kF32);
-    pass_on(&alone, cut, DType::kF32);
-    pass_on(&cut, again, DType::kF32);
+    pass_on(nullptr, alone, DType::kF32, DType::kBf16);
+    pass_on(&alone, cut, DType::kF32, DType::kBf16);
+    pass_on(&cut, again, DType::kF32, DType::kBf16);
   }
 }
 
@@ -158,7 +160,7 @@ TEST(Reshard, NothingIsWrittenTwice) {
     const plan::Layout layout = random_layout(8, rng, &draw);
     int64_t written = 0;
     for (int64_t rank = 0; rank < 8; ++rank) {
-      SyntheticState state(model, layout, rank, DType::kF32);
+      SyntheticState state(model, layout, rank, DType::kF32, DType::kBf16);
       for (const StateTensor& piece : pieces_to_save(state.view(), rank == 0))
         written += piece.end - piece.begin;
     }
