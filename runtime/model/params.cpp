@@ -24,8 +24,10 @@ ParamStore::ParamStore(const spec::ModelSpec& model, tensor::Arena& arena,
     end = range.end;
   }
   DSV3_CHECK(options.compute == DType::kBf16 || here == layout_.elements, "it is multiplied");
-  DSV3_CHECK(end == layout_.elements && master_ranges_.back().begin <= layout_.compute_elements,
-             "it is read in f32");
+  DSV3_CHECK(
+      layout_.compute_elements == layout_.elements ||
+          (end == layout_.elements && master_ranges_.back().begin <= layout_.compute_elements),
+      "it is read in f32");
   master_ = arena.persistent("weights", DType::kF32, {here});
   if (options.gradients)
     grad_ = arena.persistent("gradients", DType::kF32, {layout_.grad_elements});
