@@ -33,11 +33,13 @@ Optimizer::Optimizer(const spec::TrainingSpec& training, model::ParamStore& para
     }
   }
   const DType dtype = training.moments_dtype == "bf16" ? DType::kBf16 : DType::kF32;
-  const bool host = layout.cut.offload_optimizer;
-  exp_avg_ =
-      arena.persistent(host ? "host/optimizer/exp_avg" : "optimizer/exp_avg", dtype, {elements});
-  exp_avg_sq_ = arena.persistent(host ? "host/optimizer/exp_avg_sq" : "optimizer/exp_avg_sq", dtype,
-                                 {elements});
+  const bool offload = layout.cut.offload_optimizer;
+  const auto moment = [&](const char* here, const char* in_host) {
+    return arena.persistent(offload ? in_host : here, dtype, {elements},
+                            offload ? tensor::Home::kHost : tensor::Home::kDevice);
+  };
+  exp_avg_ = moment("optimizer/exp_avg", "host/optimizer/exp_avg");
+  exp_avg_sq_ = moment("optimizer/exp_avg_sq", "host/optimizer/exp_avg_sq");
 }
 
 void Optimizer::update_part(const Part& part, int64_t number, double lr,
