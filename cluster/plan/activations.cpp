@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "cluster/plan/shard_map.h"
+
 namespace dsv3::plan {
 namespace {
 
@@ -18,7 +20,9 @@ struct Sizes {
   double dr;        // rope dim
   double dq, dv;    // head dims of q/k and of v
   double slots;     // routed tokens that the busiest rank's experts process
-  double exchange;  // rows that a rank sends to experts elsewhere; 0: none are
+  double exchange;  // rows that a TP group's rank sends to experts elsewhere; 0: none are
+  double leave;     // of our runtime: of its own tokens; 0: none
+  double part;      // of the rows here, those of the experts that are computed at once
   double width;     // f': what this rank holds of an expert's width
   double shared;    // width of the shared experts together
   double dense;     // F
@@ -52,6 +56,12 @@ Sizes sizes_of(const spec::JobSpec& job, const Layout& layout, const ActivationO
   const double rows = z.s * z.topk / (cut ? 1.0 : z.t);
   z.slots = has_all ? std::min(options.imbalance, 1.0) * rows : options.imbalance * rows;
   z.exchange = has_all ? 0 : rows;
+  z.leave = has_all ? 0 : z.s * z.topk / z.t;
+  const int64_t ranks = expert_ranks(layout);
+  const int64_t here = std::max<int64_t>(1, moe.num_experts / ranks);
+  const int64_t parts = std::max<int64_t>(
+      1, expert_parts(layout, moe.num_experts, job.parallel.overlap_expert_exchange));
+  z.part = static_cast<double>((here + parts - 1) / parts) / static_cast<double>(here);
   z.width = static_cast<double>(moe.expert_intermediate_size) / (cut ? z.t : 1.0);
   z.shared = static_cast<double>(moe.num_shared_experts * moe.expert_intermediate_size);
   z.dense = static_cast<double>(model.dense_intermediate_size);
@@ -207,16 +217,19 @@ double own_gradients(const Sizes& z, bool moe_layer) {
   if (moe_layer) {
     const double held = z.e * z.slots * (z.h + 2 * z.width) + 4 * n * z.experts +
                         2 * z.e * n * z.shared + (z.shared > 0 ? gathered : 0);
-    // Rows that leave, and those that arrive: gradients of outputs on their way here while the
-    // shared experts' are computed, of inputs on their way back.
-    const double travels = z.exchange > 0 ? z.e * z.h * (z.exchange + z.slots) : 0;
+    // What leaves and what arrives, gradients of outputs one way and of inputs the other, in the
+    // same buffers; a number beside each row. Of one part at a time the inputs' gradients and the
+    // hidden ones.
+    const bool travels = z.leave > 0 || z.strips;
+    const double buffers = travels ? (z.e * z.h + 4) * (z.leave + z.slots) : 0;
+    const double part = z.e * z.slots * z.part;
     // The router's product is f32: below that its input's gradient is converted and added.
     const double router = z.e < 4 ? (4 + z.e) * n * z.h : 0;
-    const double experts = 4 * (z.slots + n * z.topk) + z.e * z.slots * z.h +
-                           std::max({z.e * z.slots * z.width, router,
-                                     travels > 0 ? travels + 4 * (z.slots + z.exchange) : 0});
+    const double experts =
+        4 * (z.slots + n * z.topk) + (travels ? std::max(part * (z.h + z.width), router)
+                                              : part * z.h + std::max(part * z.width, router));
     const double shared = z.shared > 0 ? z.e * n * z.shared + gathered : 0;
-    ffn = held + std::max(shared + travels, experts);
+    ffn = held + buffers + std::max(shared, experts);
   }
   return z.e * n * z.h + std::max(own_attention_gradients(z), ffn);
 }

@@ -117,6 +117,10 @@ ParamClass param_class(const spec::TensorInfo& tensor, const Layout& layout) {
   return whole ? ParamClass::kReplicated : ParamClass::kDense;
 }
 
+bool read_in_f32(const spec::TensorInfo& tensor) {
+  return tensor.shape.size() == 1 || tensor.part == spec::Part::kRouter;
+}
+
 namespace {
 
 // Which layers and ends of the model a rank has.
@@ -182,13 +186,14 @@ std::vector<TensorShard> rank_shards(const spec::ModelSpec& model, const Layout&
 
 LocalParams ShardedCounts::Counts::local(const Layout& layout) const {
   return {replicated + cut / layout.tp, experts / (layout.ep * layout.tp),
-          layout.tp > 1 ? replicated : 0};
+          layout.tp > 1 ? replicated : 0, in_f32};
 }
 
 void ShardedCounts::Counts::add(const Counts& other, int64_t times) {
   replicated += times * other.replicated;
   cut += times * other.cut;
   experts += times * other.experts;
+  in_f32 += times * other.in_f32;
 }
 
 ShardedCounts::ShardedCounts(const spec::ModelSpec& model)
@@ -215,6 +220,7 @@ ShardedCounts::ShardedCounts(const spec::ModelSpec& model,
       counts->experts += count;
     } else if (tp_split(tensor) == TpSplit::kReplicated) {
       counts->replicated += count;
+      if (read_in_f32(tensor)) counts->in_f32 += count;
     } else {
       counts->cut += count;
     }

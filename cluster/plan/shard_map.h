@@ -31,6 +31,9 @@ TpSplit tp_split(const spec::TensorInfo& tensor, bool cut_experts = false);
 // experts over CP·EP·DP; of routed experts over CP·DP. With TP 1 nothing is kReplicated.
 enum class ParamClass { kReplicated, kDense, kExpert };
 ParamClass param_class(const spec::TensorInfo& tensor, const Layout& layout);
+// Whether a tensor is read in f32 whatever is computed in: norms' gains and other vectors, and the
+// router's weight. All of them are whole on every TP rank.
+bool read_in_f32(const spec::TensorInfo& tensor);
 
 // A part of a tensor [out, in]: rows [row, row + rows), columns [col, col + cols). A vector [n] is
 // one row of n columns.
@@ -97,6 +100,7 @@ struct LocalParams {
   int64_t dense = 0;
   int64_t experts = 0;     // routed
   int64_t replicated = 0;  // of dense, what every TP rank has whole (kReplicated); 0 without TP
+  int64_t in_f32 = 0;      // of dense, what is read_in_f32()
   int64_t total() const { return dense + experts; }
   bool operator==(const LocalParams&) const = default;
 };
@@ -123,6 +127,7 @@ class ShardedCounts {
     int64_t replicated = 0;  // whole on every TP rank
     int64_t cut = 0;         // divided by TP
     int64_t experts = 0;     // divided by EP·TP
+    int64_t in_f32 = 0;      // of replicated
     LocalParams local(const Layout& layout) const;
     void add(const Counts& other, int64_t times = 1);
     bool operator==(const Counts&) const = default;

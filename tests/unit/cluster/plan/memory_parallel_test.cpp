@@ -53,8 +53,8 @@ TEST(MemoryParallel, ExpertsOfOurRuntimeTravelThroughTheArena) {
   const MemoryModel model(job, DeviceKind::kCpu);
   EXPECT_EQ(exchange_bytes(model, {.ep = 4}, 0), 0);
   EXPECT_GT(exchange_bytes(MemoryModel(job, DeviceKind::kCuda), {.ep = 4}, 0), 0);
-  // Rows on their way back, 1.25 of the mean, and where they came from; a weight with each. They
-  // take the place of what a hidden row has.
+  // What leaves and what arrives, a number with each row, while shares of the experts take turns:
+  // of 8 experts on a rank two at a time.
   ActivationOptions even = model.activation;
   const auto transient = [&](const Layout& layout) {
     return transient_layer_bytes(job, layout, true, even);
@@ -63,7 +63,14 @@ TEST(MemoryParallel, ExpertsOfOurRuntimeTravelThroughTheArena) {
   const double width = static_cast<double>(job.model.moe.expert_intermediate_size);
   const double h = static_cast<double>(job.model.d_model);
   even.imbalance = 1;  // then the rows of the experts are as many with and without
-  EXPECT_DOUBLE_EQ(transient({.ep = 4}) - transient({}), rows * 4 * (2 * h + 2) - rows * 4 * width);
+  EXPECT_DOUBLE_EQ(transient({.ep = 4}) - transient({}),
+                   rows * 4 * (2 * h + 2) - rows * 4 * (h + width) * 3 / 4);
+  // Experts of one rank are computed at once; so are all without overlap.
+  ASSERT_EQ(job.model.moe.num_experts, 32);
+  EXPECT_DOUBLE_EQ(transient({.ep = 16}), transient({.ep = 4}) + rows * 4 * (h + width) / 4);
+  EXPECT_DOUBLE_EQ(transient({.ep = 32}), transient({.ep = 4}) + rows * 4 * (h + width) * 3 / 4);
+  job.parallel.overlap_expert_exchange = false;
+  EXPECT_DOUBLE_EQ(transient({.ep = 4}) - transient({}), rows * 4 * (2 * h + 2));
 }
 
 TEST(MemoryParallel, ZeroTwoOfOurRuntimeKeepsPiecesAndTwoWindows) {
@@ -81,30 +88,38 @@ TEST(MemoryParallel, ZeroTwoOfOurRuntimeKeepsPiecesAndTwoWindows) {
   EXPECT_NEAR(static_cast<double>(gradients_bytes(model, two, 0)), static_cast<double>(want), 64);
 }
 
-// Moments of an element on one of the ranks that sum it; the master of all, whose pieces every rank
-// gathers.
-TEST(MemoryParallel, ZeroOfOurRuntimeCutsWhatTpReplicatesAndKeepsTheMaster) {
+// Master and moments of an element on one of the ranks that sum it; of what is read in f32 the
+// master on all, whose pieces every rank gathers.
+TEST(MemoryParallel, ZeroOfOurRuntimeCutsWhatTpReplicatesAndTheMaster) {
   const spec::JobSpec job = table_job("5b");
   const MemoryModel model(job, DeviceKind::kCpu);
   const Layout layout{.tp = 2, .cp = 2, .ep = 2, .dp = 2, .zero_stage = 1};
-  int64_t replicated = 0, dense = 0, experts = 0;
+  int64_t replicated = 0, dense = 0, experts = 0, in_f32 = 0;
   for (const TensorShard& shard : rank_shards(job.model, layout, {})) {
     const int64_t n = shard.box.num_elements();
+    const bool router = shard.tensor.name.ends_with("mlp.gate.weight");
+    if (router || shard.tensor.shape.size() == 1) in_f32 += n;
     if (shard.cls == ParamClass::kReplicated) replicated += n;
     if (shard.cls == ParamClass::kDense) dense += n;
     if (shard.cls == ParamClass::kExpert) experts += n;
   }
   const int64_t whole = replicated + dense + experts;
   const int64_t pieces = replicated / 16 + dense / 8 + experts / 4;
-  EXPECT_EQ(optimizer_bytes(model, layout, 0), 4 * whole + 8 * pieces);
+  const int64_t master = pieces + in_f32 - in_f32 / 16;
+  EXPECT_EQ(optimizer_bytes(model, layout, 0), 4 * master + 8 * pieces);
   const auto line = [&](const MemoryModel& of, const char* name) {
     int64_t bytes = 0;
     for (const LedgerLine& entry : memory_ledger(of, layout, 0))
       bytes += entry.name == name ? entry.bytes : 0;
     return bytes;
   };
-  EXPECT_EQ(line(model, "weights"), 6 * whole) << "the copy in bf16 beside it";
+  EXPECT_EQ(line(model, "weights"), 2 * whole + 4 * master) << "the copy in bf16 beside it";
   EXPECT_EQ(line(model, "optimizer"), 8 * pieces);
+  // Nobody else sums: all of it.
+  const MemoryModel alone(job, DeviceKind::kCpu);
+  EXPECT_EQ(
+      weights_bytes(alone, {.zero_stage = 1}, 0) + optimizer_bytes(alone, {.zero_stage = 1}, 0),
+      14 * alone.counts.stage({}, 0).total());
   // On GPUs the published layouts': master by pieces, replicated tensors on every TP rank.
   const MemoryModel gpu(job, DeviceKind::kCuda);
   EXPECT_EQ(line(gpu, "weights"), 2 * whole);
@@ -161,8 +176,7 @@ TEST(MemoryParallel, AStageHasBuffersForItsNeighbours) {
   const int64_t residual = 4 * 4096 * job.model.d_model;
   const int64_t layer =
       static_cast<int64_t>(transient_layer_bytes(job, piped, true, model.activation));
-  const int64_t outputs = residual * job.model.moe.num_experts_per_token;  // booked as activations
-  EXPECT_EQ(transient_bytes(model, piped, 1), 7 * residual + layer - outputs);
+  EXPECT_EQ(transient_bytes(model, piped, 1), 7 * residual + layer);
 }
 
 }  // namespace

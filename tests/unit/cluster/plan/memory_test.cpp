@@ -113,8 +113,9 @@ TEST(StaticBytes, TinyModelCountedByHand) {
   const int64_t whole = 2 * (attention_whole + layer_norms) + router + 8;
   const int64_t cut = 2 * attention_cut + dense_ffn + shared + 2 * 10 * 8;
   const int64_t experts = 4 * 3 * 8 * 6;
+  const int64_t in_f32 = 2 * (6 + 4 + layer_norms) + router + 8;  // norms and the router
   EXPECT_EQ(model.counts.stage({.tp = 2, .ep = 2}, 0),
-            (LocalParams{whole + cut / 2, experts / 4, whole}));
+            (LocalParams{whole + cut / 2, experts / 4, whole, in_f32}));
 }
 
 std::map<std::string, double> terms_mib(const spec::JobSpec& job, const Layout& layout,
@@ -308,6 +309,7 @@ TEST(StaticBytes, AnInterleavedRankHoldsItsChunks) {
       sum.dense += model.counts.layer(layout, i).dense;
       sum.experts += model.counts.layer(layout, i).experts;
       sum.replicated += model.counts.layer(layout, i).replicated;
+      sum.in_f32 += model.counts.layer(layout, i).in_f32;
     }
   }
   EXPECT_EQ(model.counts.stage(layout, 2), sum);

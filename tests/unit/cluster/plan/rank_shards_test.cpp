@@ -91,6 +91,8 @@ TEST_P(RankShards, LieOnTheStageOfTheirLayerAndSumUpToTheCounts) {
         (is_expert(tensor.name) ? held.experts : held.dense) += shard.box.num_elements();
         if (layout.tp > 1 && is_replicated(tensor.name))
           held.replicated += shard.box.num_elements();
+        if (tensor.shape.size() == 1 || tensor.name.ends_with(".mlp.gate.weight"))
+          held.in_f32 += shard.box.num_elements();
         const bool in_layer = tensor.layer >= 0 && tensor.layer < model_.num_layers;
         const int64_t stage = in_layer ? stages[static_cast<size_t>(tensor.layer)]
                               : is_embedding(tensor.name) && position.pp_stage == 0 ? 0
