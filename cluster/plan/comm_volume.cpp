@@ -196,25 +196,58 @@ double expert_sent_bytes(const spec::JobSpec& job, const Layout& layout, const E
   return rows.leave * (dispatched + kWeightBytes) + rows.arrive * row + counts;
 }
 
-double gradient_sent_bytes(double bytes, int64_t ranks, const GradientSums& sums) {
-  if (bytes <= 0 || ranks == 1) return 0;
+double gradient_sent_bytes(const GradientRun& run, int64_t ranks, const GradientSums& sums) {
+  if (run.elements <= 0 || ranks == 1) return 0;
+  const double bytes = sums.gradient_bytes * run.elements;
   if (sums.zero_stage == 0) return all_reduce_sent_bytes(bytes, ranks);
-  const double times = sums.zero_stage >= 2 ? static_cast<double>(sums.micro_batches) : 1;
-  return (times + sums.weight_share) * gather_sent_bytes(bytes, ranks);
+  const double again = sums.zero_stage >= 2 ? static_cast<double>(sums.micro_batches - 1) : 0;
+  const double reduced = bytes + again * sums.gradient_bytes * (run.elements - run.outside);
+  const double gathered = sums.weight_bytes * (run.elements - run.in_f32) + 4 * run.in_f32;
+  return gather_sent_bytes(reduced + gathered, ranks);
 }
 
-ClassElements class_elements(const spec::ModelSpec& model, const Layout& layout,
-                             const RankPosition& position) {
-  ClassElements elements;
-  const bool copied = copies_embedding(model, layout);
+namespace {
+
+// The class whose communicators sum it (runtime/parallel/buckets.cpp).
+ParamClass sum_class(ParamClass cls, const Layout& layout) {
+  const bool same = cls == ParamClass::kExpert ? layout.ep == 1 : layout.tp == 1;
+  return same ? ParamClass::kDense : cls;
+}
+
+}  // namespace
+
+std::vector<GradientRun> gradient_runs(const spec::ModelSpec& model, const Layout& layout,
+                                       const RankPosition& position) {
+  // In the buffer's order: replicated, the copied embedding, dense, expert; read in f32.
+  std::array<GradientRun, 5> parts;
+  const bool copies = copies_embedding(model, layout);
   for (const TensorShard& shard : rank_shards(model, layout, position)) {
+    const bool copied = copies && shard.tensor.part == spec::Part::kEmbedding;
+    const size_t at = read_in_f32(shard.tensor)              ? 4
+                      : shard.cls == ParamClass::kExpert     ? 3
+                      : shard.cls == ParamClass::kReplicated ? 0
+                      : copied                               ? 1
+                                                             : 2;
     const double count = static_cast<double>(shard.box.num_elements());
-    if (shard.cls == ParamClass::kReplicated) elements.replicated += count;
-    if (shard.cls == ParamClass::kDense) elements.dense += count;
-    if (shard.cls == ParamClass::kExpert) elements.expert += count;
-    if (copied && shard.tensor.part == spec::Part::kEmbedding) elements.embedding += count;
+    GradientRun& part = parts[at];
+    part.cls = sum_class(shard.cls, layout);
+    part.copied = copied;
+    part.elements += count;
+    if (at == 4) part.in_f32 += count;
+    if (shard.tensor.layer < 0 || !shard.tensor.weight_decay) part.outside += count;
   }
-  return elements;
+  std::vector<GradientRun> runs;
+  for (const GradientRun& part : parts) {
+    if (part.elements == 0) continue;
+    if (runs.empty() || runs.back().cls != part.cls || runs.back().copied || part.copied) {
+      runs.push_back(part);
+      continue;
+    }
+    runs.back().elements += part.elements;
+    runs.back().in_f32 += part.in_f32;
+    runs.back().outside += part.outside;
+  }
+  return runs;
 }
 
 namespace {
@@ -264,20 +297,22 @@ StepVolume step_volume(const spec::JobSpec& job, const Layout& layout, const Ran
                        const ExpertRows& rows) {
   StepVolume volume;
   add_model(job, layout, position.pp_stage, rows, &volume);
-  const ClassElements elements = class_elements(job.model, layout, position);
-  const double grad = layout.grads_dtype == "bf16" ? 2 : 4;
   const GradientSums sums{.zero_stage = layout.zero_stage,
                           .micro_batches = layout.grad_accumulation,
-                          .weight_share = 4 / grad};  // the master, from which all weights follow
-  const auto over = [&](double count, AxisSet axes) {
-    return gradient_sent_bytes(grad * count, group_size(layout, axes), sums);
-  };
-  volume.replicated = over(elements.replicated, kReplicatedGradGroup);
-  volume.dense = over(elements.dense, kDenseGradGroup);
-  volume.expert = over(elements.expert, kExpertGradGroup);
-  // Two ranks, the same bytes in one round or two: whole, or this rank's piece.
-  const double pieces = layout.zero_stage == 0 ? 1 : static_cast<double>(layout.dense_zero_group());
-  volume.embedding = grad * elements.embedding / pieces;
+                          .gradient_bytes = layout.grads_dtype == "bf16" ? 2.0 : 4.0,
+                          .weight_bytes = job.training.dtype == "fp32" ? 4.0 : 2.0};
+  for (const GradientRun& run : gradient_runs(job.model, layout, position)) {
+    const auto over = [&](AxisSet axes) {
+      return gradient_sent_bytes(run, group_size(layout, axes), sums);
+    };
+    if (run.cls == ParamClass::kReplicated) volume.replicated += over(kReplicatedGradGroup);
+    if (run.cls == ParamClass::kDense) volume.dense += over(kDenseGradGroup);
+    if (run.cls == ParamClass::kExpert) volume.expert += over(kExpertGradGroup);
+    // Two ranks, the same bytes in one round or two: whole, or this rank's piece.
+    const int64_t pieces = layout.zero_stage == 0 ? 1 : layout.dense_zero_group();
+    if (run.copied)
+      volume.embedding += sums.gradient_bytes * run.elements / static_cast<double>(pieces);
+  }
   if (layout.world_size() > 1) {
     const double counts = kSumBytes * static_cast<double>(update_counts(job.model).moe_layers *
                                                           job.model.moe.num_experts);

@@ -16,6 +16,7 @@
 
 #include "cluster/plan/layout.h"
 #include "cluster/plan/rank_grid.h"
+#include "cluster/plan/shard_map.h"
 #include "cluster/plan/step_ops.h"
 #include "configs/spec/job_spec.h"
 
@@ -26,7 +27,8 @@ namespace dsv3::plan {
 // MiB.
 double gather_sent_bytes(double bytes, int64_t ranks);
 // Up to this many bytes an all-reduce is one round of each to each, (ranks − 1) · bytes; above it a
-// reduce-scatter and an all-gather, 2 (ranks − 1)/ranks · bytes.
+// reduce-scatter and an all-gather, 2 (ranks − 1)/ranks · bytes. The limit is the CPU
+// communicators' (runtime/comm/COMM.md, Operations on the wire); with two ranks both are the same.
 // Example, 4 ranks: 16 KiB → 48 KiB; 8 MiB → 12 MiB.
 inline constexpr double kOneRoundBytesMax = 32.0 * 1024;
 double all_reduce_sent_bytes(double bytes, int64_t ranks);
@@ -78,26 +80,34 @@ ExpertRows even_expert_rows(const spec::JobSpec& job, const Layout& layout);
 double expert_sent_bytes(const spec::JobSpec& job, const Layout& layout, const ExpertRows& rows,
                          bool backward);
 
-// Sums of gradients. f32; ZeRO 0: all-reduce once a step; ZeRO 1: reduce-scatter once a step, and
-// the updated weights are gathered; ZeRO 2: the reduce-scatter after each of the micro-batches.
-// ZeRO 0 counts all as one all-reduce. The runtime's are one a bucket (runtime/parallel/buckets.h),
-// and of those up to kOneRoundBytesMax, a class's last, such as its norms' gains, each sends
-// (ranks − 1)(ranks − 2)/ranks of its bytes more: nothing with two ranks, less than 48 KiB each
-// with four.
+// A part of this rank's gradients that the same ranks sum and that lies at one place in the
+// runtime's buffer (runtime/model/param_layout.h): what is multiplied (of class replicated, dense
+// without a copied embedding, expert), then what is read_in_f32(). Neighbours of the same ranks are
+// one, and its buckets (runtime/parallel/buckets.h) are of this run alone.
+struct GradientRun {
+  ParamClass cls = ParamClass::kDense;  // whose ranks sum it: experts count as dense where EP is 1
+  double elements = 0;
+  double in_f32 = 0;    // of them
+  double outside = 0;   // of them, what is no layer's matrix
+  bool copied = false;  // the embedding that the first and the last stage hold, a run of its own
+};
+std::vector<GradientRun> gradient_runs(const spec::ModelSpec& model, const Layout& layout,
+                                       const RankPosition& position);
+
+// Sums of gradients. ZeRO 0: all-reduce once a step, of runs up to kOneRoundBytesMax in one round
+// (larger ones are taken to have no bucket so small; in the runtime a run's buckets are of 1 MiB
+// and more, but for what is left at the end of a pass). ZeRO 1: reduce-scatter once a step, and the
+// updated weights are gathered, in the compute dtype but for what is read in f32. ZeRO 2: the
+// reduce-scatter of the layers' matrices after each of the micro-batches, of the rest once.
+// Example, 4 ranks, f32 gradients, a run of 1 M elements in bf16, ZeRO 1: 3/4 · (4 MB + 2 MB) = 4.5
+// MB.
 struct GradientSums {
   int64_t zero_stage = 0;
   int64_t micro_batches = 1;
-  double weight_share = 1;  // bytes of a gathered weight over those of a gradient
+  double gradient_bytes = 4;  // of an element
+  double weight_bytes = 4;    // of an element that is multiplied
 };
-double gradient_sent_bytes(double bytes, int64_t ranks, const GradientSums& sums);
-
-// Elements of this rank's gradients by class (shard_map.h), and of its copy of a shared embedding.
-struct ClassElements {
-  double replicated = 0, dense = 0, expert = 0;
-  double embedding = 0;  // of dense, that the first and the last stage sum once more
-};
-ClassElements class_elements(const spec::ModelSpec& model, const Layout& layout,
-                             const RankPosition& position);
+double gradient_sent_bytes(const GradientRun& run, int64_t ranks, const GradientSums& sums);
 
 // One rank's step, by communicator (runtime/comm/groups.h). Without the few bytes of agreement on
 // requests and on checkpoints.

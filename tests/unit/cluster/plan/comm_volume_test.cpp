@@ -138,12 +138,58 @@ TEST(CommVolume, FullRecomputationRepeatsTheForwardPass) {
 }
 
 TEST(CommVolume, GradientsByZeroStage) {
-  const double big = 1 << 20;
-  EXPECT_DOUBLE_EQ(gradient_sent_bytes(big, 4, {.zero_stage = 0, .micro_batches = 8}), 1.5 * big);
-  EXPECT_DOUBLE_EQ(gradient_sent_bytes(big, 4, {.zero_stage = 1, .micro_batches = 8}), 1.5 * big);
-  EXPECT_DOUBLE_EQ(gradient_sent_bytes(big, 4, {.zero_stage = 2, .micro_batches = 8}), 6.75 * big);
-  EXPECT_DOUBLE_EQ(gradient_sent_bytes(16384, 4, {.zero_stage = 0}), 3 * 16384);
+  const GradientRun big{.elements = 1 << 20};
+  const double bytes = 4 << 20;
+  const auto sent = [](const GradientRun& run, int64_t zero_stage, double weight_bytes) {
+    return gradient_sent_bytes(
+        run, 4, {.zero_stage = zero_stage, .micro_batches = 8, .weight_bytes = weight_bytes});
+  };
+  EXPECT_DOUBLE_EQ(sent(big, 0, 4), 1.5 * bytes);
+  EXPECT_DOUBLE_EQ(sent(big, 1, 4), 1.5 * bytes);
+  EXPECT_DOUBLE_EQ(sent(big, 2, 4), 6.75 * bytes);
   EXPECT_EQ(gradient_sent_bytes(big, 1, {.zero_stage = 2}), 0);
+  // Gathered in bf16, but for a quarter that is read in f32.
+  EXPECT_DOUBLE_EQ(sent(big, 1, 2), 0.75 * bytes * (1 + 0.5));
+  const GradientRun some{.elements = 1 << 20, .in_f32 = 1 << 18};
+  EXPECT_DOUBLE_EQ(sent(some, 1, 2), 0.75 * bytes * (1 + 0.75 / 2 + 0.25));
+  // What is in no layer is summed once.
+  const GradientRun ends{.elements = 1 << 20, .outside = 1 << 19};
+  EXPECT_DOUBLE_EQ(sent(ends, 2, 4), 0.75 * bytes * (4 + 0.5 + 1));
+  EXPECT_DOUBLE_EQ(sent(ends, 1, 4), 1.5 * bytes);
+  // One round of each to each.
+  EXPECT_DOUBLE_EQ(sent({.elements = 4096}, 0, 4), 3 * 16384);
+  EXPECT_DOUBLE_EQ(sent({.elements = 4096}, 1, 4), 1.5 * 16384);
+}
+
+TEST(CommVolume, GradientsLieInRunsOfTheRanksThatSumThem) {
+  spec::JobSpec job = table_job("1b");
+  job.model.mtp_layers = 1;
+  using C = ParamClass;
+  const auto classes = [&](const Layout& layout, const RankPosition& position) {
+    std::vector<C> all;
+    for (const GradientRun& run : gradient_runs(job.model, layout, position))
+      all.push_back(run.cls);
+    return all;
+  };
+  EXPECT_EQ(classes({.dp = 4}, {}), (std::vector{C::kDense}));
+  EXPECT_EQ(classes({.ep = 2, .dp = 2}, {}), (std::vector{C::kDense, C::kExpert, C::kDense}));
+  EXPECT_EQ(classes({.tp = 2, .dp = 2}, {}),
+            (std::vector{C::kReplicated, C::kDense, C::kReplicated}));
+  EXPECT_EQ(classes({.tp = 2, .ep = 2}, {}),
+            (std::vector{C::kReplicated, C::kDense, C::kExpert, C::kReplicated}));
+  // The last stage's copy of the embedding is apart.
+  EXPECT_EQ(classes({.pp = 2, .dp = 2}, {.pp_stage = 1}), (std::vector{C::kDense, C::kDense}));
+  // All of them, once; the router and the norms at the end.
+  const Layout layout{.tp = 2, .ep = 2};
+  double sum = 0, in_f32 = 0;
+  for (const GradientRun& run : gradient_runs(job.model, layout, {})) {
+    sum += run.elements;
+    in_f32 += run.in_f32;
+    EXPECT_EQ(run.in_f32, in_f32 == 0 ? 0 : run.elements);
+  }
+  const LocalParams local = ShardedCounts(job.model).stage(layout, 0);
+  EXPECT_EQ(sum, static_cast<double>(local.total()));
+  EXPECT_EQ(in_f32, static_cast<double>(local.in_f32));
 }
 
 // Two dense and two MoE layers, one MTP module.
@@ -191,15 +237,28 @@ TEST(CommVolume, AStepOfAPipelineIsTheSumOfItsParts) {
 TEST(CommVolume, GradientsOfEveryClassGoOverTheirOwnRanks) {
   const spec::JobSpec job = small_job();
   const Layout layout{.tp = 2, .cp = 2, .ep = 4, .dp = 2, .zero_stage = 0};
-  const ClassElements elements = class_elements(job.model, layout, {});
   const LocalParams local = ShardedCounts(job.model).stage(layout, 0);
-  EXPECT_EQ(elements.replicated + elements.dense, static_cast<double>(local.dense));
-  EXPECT_EQ(elements.expert, static_cast<double>(local.experts));
-  EXPECT_EQ(elements.embedding, 0);
+  const auto replicated = static_cast<double>(local.replicated);
+  const auto dense = static_cast<double>(local.dense - local.replicated);
   const StepVolume volume = step_volume(job, layout, {}, {});
-  EXPECT_DOUBLE_EQ(volume.replicated, 4 * elements.replicated * 2 * 31 / 32);
-  EXPECT_DOUBLE_EQ(volume.dense, 4 * elements.dense * 2 * 15 / 16);
-  EXPECT_DOUBLE_EQ(volume.expert, 4 * elements.expert * 2 * 3 / 4);
+  EXPECT_DOUBLE_EQ(volume.replicated, 4 * replicated * 2 * 31 / 32);
+  EXPECT_DOUBLE_EQ(volume.dense, 4 * dense * 2 * 15 / 16);
+  EXPECT_DOUBLE_EQ(volume.expert, 4 * static_cast<double>(local.experts) * 2 * 3 / 4);
+  EXPECT_EQ(volume.embedding, 0);
+}
+
+// Norms and the router of a narrow model are few: what is read in f32 goes in one round.
+TEST(CommVolume, FewGradientsGoInOneRound) {
+  spec::JobSpec job = small_job();
+  job.model.d_model = 64;
+  job.model.mla.q_lora_rank = 64;
+  job.model.moe.num_experts = 8;
+  const Layout layout{.ep = 4, .zero_stage = 0};
+  const LocalParams local = ShardedCounts(job.model).stage(layout, 0);
+  const auto few = static_cast<double>(local.in_f32);
+  const auto dense = static_cast<double>(local.dense) - few;
+  ASSERT_LE(4 * few, kOneRoundBytesMax);
+  EXPECT_DOUBLE_EQ(step_volume(job, layout, {}, {}).dense, 4 * (dense * 2 * 3 / 4 + few * 3));
 }
 
 TEST(CommVolume, InterleavedStagesSendAfterEveryChunk) {
