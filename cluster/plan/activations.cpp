@@ -134,9 +134,9 @@ void moe_terms(const Sizes& z, const ActivationOptions& options, const Take& tak
   // weight, expert, row and slot.
   const double router = options.own_runtime ? 8 * z.experts + 16 * z.topk : 13 * z.experts;
   take({"router", "activations/moe/router", n * router});
-  if (options.own_runtime &&
-      (z.exchange > 0 || z.strips))  // from order of arrival to experts', and back
-    take({"routes", "activations/moe/router", 8 * z.slots});
+  // From order of arrival to experts' and back, from tokens to order of leaving and back.
+  if (options.own_runtime && (z.leave > 0 || z.strips))
+    take({"routes", "activations/moe/router", 8 * (z.slots + n * z.topk)});
   if (z.shared > 0) dense_terms(z, "sh_fc1", "sh_act", z.shared, take);
   take({"ex_in", "activations/moe/x", z.input * z.slots * z.h, 0, kIn});
   take({"ex_fc1", "activations/moe/gate_up", 2 * z.e * z.slots * z.width, 0, false, kOut});
@@ -222,14 +222,11 @@ double own_gradients(const Sizes& z, bool moe_layer) {
     // hidden ones.
     const bool travels = z.leave > 0 || z.strips;
     const double buffers = travels ? (z.e * z.h + 4) * (z.leave + z.slots) : 0;
-    const double part = z.e * z.slots * z.part;
+    const double part = z.slots * z.part * (z.e * (z.h + z.width) + 4);
+    const double shared = z.shared > 0 ? z.e * n * z.shared + gathered : 0;
     // The router's product is f32: below that its input's gradient is converted and added.
     const double router = z.e < 4 ? (4 + z.e) * n * z.h : 0;
-    const double experts =
-        4 * (z.slots + n * z.topk) + (travels ? std::max(part * (z.h + z.width), router)
-                                              : part * z.h + std::max(part * z.width, router));
-    const double shared = z.shared > 0 ? z.e * n * z.shared + gathered : 0;
-    ffn = held + buffers + std::max(shared, experts);
+    ffn = held + 4 * n * z.topk + std::max(buffers + std::max(shared, part), router);
   }
   return z.e * n * z.h + std::max(own_attention_gradients(z), ffn);
 }

@@ -199,7 +199,11 @@ double expert_sent_bytes(const spec::JobSpec& job, const Layout& layout, const E
 double gradient_sent_bytes(const GradientRun& run, int64_t ranks, const GradientSums& sums) {
   if (run.elements <= 0 || ranks == 1) return 0;
   const double bytes = sums.gradient_bytes * run.elements;
-  if (sums.zero_stage == 0) return all_reduce_sent_bytes(bytes, ranks);
+  if (sums.zero_stage == 0) {
+    const double gains = sums.gradient_bytes * run.gains;
+    if (bytes - gains < kBucketBytesMin) return all_reduce_sent_bytes(bytes, ranks);
+    return all_reduce_sent_bytes(bytes - gains, ranks) + all_reduce_sent_bytes(gains, ranks);
+  }
   const double again = sums.zero_stage >= 2 ? static_cast<double>(sums.micro_batches - 1) : 0;
   const double reduced = bytes + again * sums.gradient_bytes * (run.elements - run.outside);
   const double gathered = sums.weight_bytes * (run.elements - run.in_f32) + 4 * run.in_f32;
@@ -234,6 +238,7 @@ std::vector<GradientRun> gradient_runs(const spec::ModelSpec& model, const Layou
     part.copied = copied;
     part.elements += count;
     if (at == 4) part.in_f32 += count;
+    if (!shard.tensor.weight_decay) part.gains += count;
     if (shard.tensor.layer < 0 || !shard.tensor.weight_decay) part.outside += count;
   }
   std::vector<GradientRun> runs;
@@ -245,6 +250,7 @@ std::vector<GradientRun> gradient_runs(const spec::ModelSpec& model, const Layou
     }
     runs.back().elements += part.elements;
     runs.back().in_f32 += part.in_f32;
+    runs.back().gains += part.gains;
     runs.back().outside += part.outside;
   }
   return runs;

@@ -88,19 +88,22 @@ struct GradientRun {
   ParamClass cls = ParamClass::kDense;  // whose ranks sum it: experts count as dense where EP is 1
   double elements = 0;
   double in_f32 = 0;    // of them
+  double gains = 0;     // of in_f32, vectors: without weight decay
   double outside = 0;   // of them, what is no layer's matrix
   bool copied = false;  // the embedding that the first and the last stage hold, a run of its own
 };
 std::vector<GradientRun> gradient_runs(const spec::ModelSpec& model, const Layout& layout,
                                        const RankPosition& position);
 
-// Sums of gradients. ZeRO 0: all-reduce once a step, of runs up to kOneRoundBytesMax in one round
-// (larger ones are taken to have no bucket so small; in the runtime a run's buckets are of 1 MiB
-// and more, but for what is left at the end of a pass). ZeRO 1: reduce-scatter once a step, and the
-// updated weights are gathered, in the compute dtype but for what is read in f32. ZeRO 2: the
-// reduce-scatter of the layers' matrices after each of the micro-batches, of the rest once.
-// Example, 4 ranks, f32 gradients, a run of 1 M elements in bf16, ZeRO 1: 3/4 · (4 MB + 2 MB) = 4.5
-// MB.
+// Sums of gradients. ZeRO 0: all-reduce once a step. A run is one bucket up to kBucketBytesMin, and
+// one round up to kOneRoundBytesMax; of a larger one the matrices are on their way before the pass
+// ends, and the gains, which wait for its end, are a bucket of their own. (Of matrices no bucket is
+// taken to be small enough for one round; what the first layer leaves of a tiny model may be.)
+// ZeRO 1: reduce-scatter once a step, and the updated weights are gathered, in the compute dtype
+// but for what is read in f32. ZeRO 2: the reduce-scatter of the layers' matrices after each of the
+// micro-batches, of the rest once. Example, 4 ranks, f32 gradients, a run of 1 M elements in bf16,
+// ZeRO 1: 3/4 · (4 MB + 2 MB) = 4.5 MB.
+inline constexpr double kBucketBytesMin = 1 << 20;  // runtime/parallel/buckets.h
 struct GradientSums {
   int64_t zero_stage = 0;
   int64_t micro_batches = 1;

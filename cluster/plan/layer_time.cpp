@@ -2,9 +2,11 @@
 #include "cluster/plan/layer_time.h"
 
 #include <algorithm>
+#include <array>
 
 #include "cluster/plan/activations.h"
 #include "cluster/plan/comm_volume.h"
+#include "cluster/plan/expert_overlap.h"
 #include "cluster/plan/step_ops.h"
 
 namespace dsv3::plan {
@@ -19,9 +21,9 @@ struct Sizes {
   double tokens;         // of this CP rank's micro-batch
   double element_bytes;  // of an activation
 
-  double hidden(double share) const { return device.links_share_cores ? 0 : share; }
-  double expert_hidden() const {
-    return job.parallel.overlap_expert_exchange ? hidden(kExpertExchangeHidden) : 0;
+  double tensor_hidden() const { return device.links_share_cores ? 0 : kTensorExchangeHidden; }
+  bool experts_overlap() const {
+    return job.parallel.overlap_expert_exchange && !device.links_share_cores;
   }
 };
 
@@ -37,7 +39,8 @@ double exchanged(const Sizes& z, const std::vector<Exchange>& exchanges, AxisSet
 
 // What both have in common, the router's statistics, counts as TP's where there is TP.
 void add_exchanges(const Sizes& z, const std::vector<Exchange>& exchanges, PassTime* pass) {
-  pass->tp = exchanged(z, exchanges, kTpGroup) * (1 - z.hidden(kTensorExchangeHidden));
+  pass->tp = exchanged(z, exchanges, kTpGroup) * (1 - z.tensor_hidden());
+  pass->hidden = pass->tp * z.tensor_hidden() / (1 - z.tensor_hidden());
   pass->cp = exchanged(z, exchanges, kCpGroup);
   (z.layout.tp > 1 ? pass->tp : pass->cp) += exchanged(z, exchanges, kTpGroup | kCpGroup);
 }
@@ -46,23 +49,10 @@ double imbalance(const Layout& layout) {
   return expert_ranks(layout) > 1 ? kExpertImbalance : 1;
 }
 
-double expert_exchange(const Sizes& z, bool forward) {
-  const bool cut = z.layout.etp > 1;
-  if (expert_ranks(z.layout) == 1) return 0;
-  const spec::MoeSpec& moe = z.job.model.moe;
-  const GroupShape group =
-      group_shape(z.layout, cut ? kEpGroup : kExpertShardGroup, z.devices_per_node);
-  const double tokens = z.tokens / static_cast<double>(z.layout.tp);
-  const double width = static_cast<double>(z.job.model.d_model);
-  const bool small = forward && moe.use_deep_ep && moe.deep_ep_fp8;
-  const double there =
-      exchange_seconds(moe, tokens, width * (small ? 1 : z.element_bytes), group, z.links);
-  const double back = exchange_seconds(moe, tokens, width * z.element_bytes, group, z.links);
-  return imbalance(z.layout) * (there + back) * (1 - z.expert_hidden());
-}
-
 struct OpSums {
   double all = 0, weight = 0;
+  std::array<double, 4> beside{};  // by Beside
+  double of(Beside which) const { return beside[static_cast<size_t>(which)]; }
 };
 
 OpSums sum_up(const Sizes& z, const std::vector<StepOp>& ops) {
@@ -71,22 +61,43 @@ OpSums sum_up(const Sizes& z, const std::vector<StepOp>& ops) {
     double seconds = op.calls * z.device.seconds(op);
     if (op.cls == OpClass::kGroupedGemm) seconds *= imbalance(z.layout);
     sums.all += seconds;
+    sums.beside[static_cast<size_t>(op.beside)] += seconds;
     if (op.role == "weight grad") sums.weight += seconds;
   }
   return sums;
 }
 
-// From what is left of the exchanges to what was hidden of them.
-void note_hidden(const Sizes& z, LayerTime* time) {
-  const double tensor = z.hidden(kTensorExchangeHidden), expert = z.expert_hidden();
-  for (PassTime* pass : {&time->forward, &time->backward}) {
-    pass->hidden = pass->tp * tensor / (1 - tensor) + pass->ep * expert / (1 - expert);
-  }
+// Beside the ops of a pass, `ops`; `puts_off`: the weight gradients come later.
+void add_expert_exchange(const Sizes& z, bool forward, const OpSums& ops, bool puts_off,
+                         PassTime* pass) {
+  const bool cut = z.layout.etp > 1;
+  if (expert_ranks(z.layout) == 1) return;
+  const spec::MoeSpec& moe = z.job.model.moe;
+  const GroupShape group =
+      group_shape(z.layout, cut ? kEpGroup : kExpertShardGroup, z.devices_per_node);
+  const int64_t parts = expert_parts(z.layout, moe.num_experts, z.experts_overlap());
+  const double tokens = z.tokens / static_cast<double>(z.layout.tp * parts);
+  const double width = static_cast<double>(z.job.model.d_model);
+  const bool small = forward && moe.use_deep_ep && moe.deep_ep_fp8;
+  const double all = imbalance(z.layout) * static_cast<double>(parts);
+  const ExpertExchange exchange{
+      .parts = parts,
+      .there_s = all * exchange_seconds(moe, tokens, width * (small ? 1 : z.element_bytes), group,
+                                        z.links),
+      .back_s = all * exchange_seconds(moe, tokens, width * z.element_bytes, group, z.links),
+      .before_s = ops.of(Beside::kBefore),
+      .experts_s = ops.of(Beside::kExperts),
+      .after_s = puts_off ? 0 : ops.of(Beside::kAfter)};
+  const double whole = exchange.there_s + exchange.back_s;
+  const double shown = z.experts_overlap() ? exposed_seconds(exchange) : whole;
+  pass->ep += shown;
+  pass->hidden += whole - shown;
 }
 
 LayerTime layer_time(const Sizes& z, LayerKind kind) {
-  const bool routed =
-      kind == LayerKind::kMoe || (kind == LayerKind::kMtp && z.job.model.moe.num_experts > 0);
+  const bool mtp = kind == LayerKind::kMtp;
+  const bool routed = kind == LayerKind::kMoe || (mtp && z.job.model.moe.num_experts > 0);
+  const bool puts_off = defers_weights(z.layout) && !mtp;
   Layout once = z.layout;
   once.recompute = "none";
   const OpSums forward = sum_up(z, layer_forward_ops(z.job, once, kind));
@@ -94,19 +105,21 @@ LayerTime layer_time(const Sizes& z, LayerKind kind) {
   LayerTime time;
   time.forward.compute = forward.all;
   add_exchanges(z, layer_exchanges(z.job, z.layout, kind, false), &time.forward);
-  time.forward.ep = routed ? expert_exchange(z, true) : 0;
   time.backward.compute = backward.all;
-  time.backward.weight = backward.weight;
+  time.backward.weight = mtp ? 0 : backward.weight;
   add_exchanges(z, layer_exchanges(z.job, z.layout, kind, true), &time.backward);
-  time.backward.ep = routed ? expert_exchange(z, false) : 0;
-  if (z.layout.recompute == "none") {
-    note_hidden(z, &time);
-    return time;
+  // What stands beside the experts' exchange.
+  OpSums passes[] = {forward, backward};
+  if (z.layout.recompute != "none") {
+    const OpSums again = sum_up(z, layer_backward_ops(z.job, z.layout, kind));
+    time.backward.recompute = std::max(0.0, again.all - backward.all);
+    if (z.layout.recompute == "selective")
+      passes[0] = sum_up(z, layer_forward_ops(z.job, z.layout, kind)), passes[1] = again;
   }
-  const OpSums again = sum_up(z, layer_backward_ops(z.job, z.layout, kind));
-  time.backward.recompute = std::max(0.0, again.all - backward.all);
-  if (z.layout.recompute == "full") time.backward.ep += time.forward.ep;
-  note_hidden(z, &time);
+  if (!routed) return time;
+  add_expert_exchange(z, true, passes[0], false, &time.forward);
+  add_expert_exchange(z, false, passes[1], puts_off, &time.backward);
+  if (z.layout.recompute == "full") add_expert_exchange(z, true, passes[0], false, &time.backward);
   return time;
 }
 
@@ -144,12 +157,10 @@ LayerTime end_time(const Sizes& z, bool head) {
   LayerTime time;
   time.forward.compute = forward.all;
   time.backward.compute = backward.all;
-  time.backward.weight = backward.weight;
   for (const bool back : {false, true}) {
     add_exchanges(z, (head ? head_exchanges : embedding_exchanges)(z.job, z.layout, back),
                   back ? &time.backward : &time.forward);
   }
-  note_hidden(z, &time);
   return time;
 }
 

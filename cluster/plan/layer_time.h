@@ -19,13 +19,11 @@
 
 namespace dsv3::plan {
 
-// Hidden behind compute where the links have their own engines. TP: Transformer Engine overlaps
-// gathers and scatters with the products beside them in chunks; about half stays in sight
-// (Megatron-LM's tp-comm-overlap). EP: Megatron and torchtitan show the exchange whole, DeepSeek-V3
-// hides nearly all of it behind another micro-batch (DualPipe, arXiv 2412.19437, 3.2.1), we count
-// half. Neither is measured with our runtime.
+// Hidden behind compute where the links have their own engines. Transformer Engine overlaps gathers
+// and scatters with the products beside them in chunks; about half stays in sight (Megatron-LM's
+// tp-comm-overlap). Not measured with our runtime. What is hidden of the experts' exchange follows
+// from its parts (expert_overlap.h); without parallel.overlap_expert_exchange nothing is.
 inline constexpr double kTensorExchangeHidden = 0.5;
-inline constexpr double kExpertExchangeHidden = 0.5;
 
 // How much more than the mean the busiest rank's experts get, and all ranks wait for it: balanced
 // without an auxiliary loss, the busiest expert is 4 to 7 % above the mean over a whole set
@@ -35,7 +33,7 @@ inline constexpr double kExpertImbalance = 1.1;
 
 struct PassTime {
   double compute = 0;             // with weight, without recompute
-  double weight = 0;              // weight gradients, of compute
+  double weight = 0;              // weight gradients that can be put off, of compute
   double recompute = 0;           // computed again
   double tp = 0, cp = 0, ep = 0;  // what is not hidden
   double hidden = 0;              // of tp and ep: the links are busy while compute goes on
@@ -48,7 +46,8 @@ struct LayerTime {
   PassTime forward, backward;
 };
 
-// Of one micro-batch under a layout's TP, CP, EP, ETP, micro-batch and recomputation.
+// Of one micro-batch under a layout's TP, CP, EP, ETP, micro-batch and recomputation, and whether
+// its weight gradients are put off.
 struct ModelTimes {
   LayerTime dense, routed, mtp;
   LayerTime embedding, head;  // on the first and last stage

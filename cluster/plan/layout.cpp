@@ -37,6 +37,10 @@ int recompute_level(const std::string& recompute) {
   return recompute == "full" ? 2 : recompute == "selective" ? 1 : 0;
 }
 
+bool defers_weights(const Layout& layout) {
+  return layout.pp > 1 && layout.schedule == "zero_bubble" && layout.recompute != "full";
+}
+
 namespace {
 
 // What TP cuts by its width.

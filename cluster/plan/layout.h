@@ -52,6 +52,10 @@ std::string to_string(const Layout& layout);
 // none 0, selective 1, full 2.
 int recompute_level(const std::string& recompute);
 
+// Whether weight gradients are put off: zero bubble, unless inputs only are kept. Those of the head
+// and of MTP modules never are (runtime/model/stage.h).
+bool defers_weights(const Layout& layout);
+
 // "" when `job` can be cut like this on nodes of `devices_per_node`, else one sentence with both
 // values: TP within a node, heads, vocabulary, widths, experts, layers, sequence and batch against
 // the axes (a sequence by 2·CP where CP > 1, and by CP·TP: sequence parallelism), virtual stages

@@ -83,10 +83,13 @@ double saved_bytes(const MemoryModel& model, const Layout& layout, const LayerMi
 }
 
 // Gradients of one micro-batch that wait for its weight gradients: of all layers of the stage, for
-// its whole backward pass comes first. Full recomputation leaves nothing to wait for.
-double waiting_gradients_bytes(const MemoryModel& model, const Layout& layout,
-                               const LayerMix& mix) {
-  if (layout.pp == 1 || layout.schedule != "zero_bubble" || layout.recompute == "full") return 0;
+// its whole backward pass comes first; MTP modules' don't wait. Full recomputation leaves nothing
+// to wait for.
+double waiting_gradients_bytes(const MemoryModel& model, const Layout& layout, int64_t stage) {
+  if (!defers_weights(layout)) return 0;
+  LayerMix mix = layer_mix(model.job.model, layout, stage);
+  if (is_last(layout, stage))
+    (model.job.model.moe.num_experts > 0 ? mix.routed : mix.dense) -= model.job.model.mtp_layers;
   return saved_bytes(model, layout, mix, deferred_layer_bytes);
 }
 
@@ -104,7 +107,7 @@ double own_transient_bytes(const MemoryModel& model, const Layout& layout, int64
   };
   const double last = backward(mix.routed > 0);
   double most = std::max(last, static_cast<double>(logits_bytes(model, layout, stage)));
-  const double waiting = waiting_gradients_bytes(model, layout, mix);
+  const double waiting = waiting_gradients_bytes(model, layout, stage);
   most = std::max(most, waiting);  // of the micro-batch at hand
   if (depths > 0) most = std::max(most, 2 * residual + std::max(last, 3 * residual));
   const double between = layout.pp > 1 ? static_cast<double>(kCpuPipelineBuffers) : 1;
@@ -152,8 +155,7 @@ double micro_batches_in_flight(const MemoryModel& model, const Layout& layout, i
 }
 
 int64_t deferred_micro_batches(const Layout& layout, int64_t stage) {
-  // Who keeps inputs only puts nothing off.
-  if (layout.pp == 1 || layout.schedule != "zero_bubble" || layout.recompute == "full") return 0;
+  if (!defers_weights(layout)) return 0;
   const int64_t whole = std::min(layout.grad_accumulation, layout.pp - stage);
   return std::min(stage, layout.grad_accumulation - whole);
 }
@@ -166,7 +168,7 @@ int64_t activations_bytes(const MemoryModel& model, const Layout& layout, int64_
                  booked_for_a_moment_bytes(model, layout, mix);
   const auto deferred = static_cast<double>(deferred_micro_batches(layout, stage));
   if (!model.activation.own_runtime) {
-    bytes += deferred * saved_bytes(model, layout, mix, deferred_layer_bytes);
+    bytes += deferred * waiting_gradients_bytes(model, layout, stage);
   } else if (layout.recompute != "full") {
     bytes += deferred * saved;  // until the last weight gradient
   }

@@ -26,11 +26,16 @@ struct RankSizes {
   int64_t h, heads, qr, r, dn, dr, dv, dq;
   int64_t dense, shared, width;  // of the feed-forwards, on this rank
   int64_t experts, groups;       // in all, and on this rank
-  int64_t top_k, permuted, rows, vocab;
+  int64_t top_k, rows, vocab;
   double e;
   DType act;
   bool fp8;  // the layers' products
   bool direct_query;
+  int64_t tp, cp;
+  int64_t sent;       // rows of this rank's own tokens
+  bool travels;       // they go to experts elsewhere
+  int64_t parts;      // of the experts here, computed one after the other
+  bool keeps_swiglu;  // its outputs are kept for the backward pass
 };
 
 inline double area(int64_t rows, int64_t cols) {
@@ -44,6 +49,17 @@ class OpList {
 
   std::vector<StepOp> take() { return std::move(ops_); }
   StepOp& last() { return ops_.back(); }
+  // Of the ops that follow.
+  void set_beside(Beside beside) { beside_ = beside; }
+  // What was added last is computed for one part of the experts after the other.
+  void in_parts() {
+    StepOp& op = last();
+    op.calls = double(z_.parts);
+    op.shape[0] /= z_.parts;
+    op.flops /= op.calls;
+    op.bytes /= op.calls;
+    op.groups = (op.groups + z_.parts - 1) / z_.parts;
+  }
 
   StepOp& add(std::string_view op, OpClass cls, DType dtype, std::array<int64_t, 3> shape,
               double flops, double bytes) {
@@ -54,6 +70,7 @@ class OpList {
     added.shape = shape;
     added.flops = flops;
     added.bytes = bytes;
+    added.beside = beside_;
     return added;
   }
   StepOp& memory(std::string_view op, DType dtype, int64_t rows, int64_t cols, double bytes) {
@@ -125,6 +142,15 @@ class OpList {
     memory("swiglu_backward", z_.act, rows, width,
            5 * z_.e * area(rows, width) + (scaled ? 8.0 * double(rows) : 0.0));
   }
+  void add_to(int64_t rows, int64_t cols) {
+    memory("add", z_.act, rows, cols, 3 * z_.e * area(rows, cols));
+  }
+  void copy(int64_t rows, int64_t cols) { cast(rows, cols, z_.act, z_.act); }
+  // Of `from` rows `to` are made; `numbers` of four bytes beside each.
+  void permute(int64_t from, int64_t to, double numbers) {
+    memory("permute_rows", z_.act, to, z_.h,
+           z_.e * area(from, z_.h) + z_.e * area(to, z_.h) + 4 * numbers * double(to));
+  }
   void cast(int64_t rows, int64_t cols, DType from, DType to) {
     memory("cast", from, rows, cols,
            area(rows, cols) * static_cast<double>(dtype_bytes(from) + dtype_bytes(to)));
@@ -151,6 +177,7 @@ class OpList {
  private:
   const RankSizes& z_;
   std::vector<StepOp> ops_;
+  Beside beside_ = Beside::kNothing;
 };
 
 }  // namespace dsv3::plan

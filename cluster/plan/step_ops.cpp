@@ -47,12 +47,18 @@ RankSizes sizes_of(const spec::JobSpec& job, const Layout& layout) {
   z.groups = std::max<int64_t>(1, z.experts / (layout.ep * (cut ? 1 : layout.tp)));
   z.top_k = moe.num_experts_per_token;
   // Routing is balanced in the mean: an expert rank gets as many rows as it sends.
-  z.permuted = (cut ? z.t : z.ts);
-  z.rows = z.permuted * z.top_k;
+  z.rows = (cut ? z.t : z.ts) * z.top_k;
   z.vocab = model.vocab_size / layout.tp;
   z.act = job.training.dtype == "fp32" ? DType::kF32 : DType::kBf16;
   z.fp8 = job.training.dtype == "fp8";
   z.e = static_cast<double>(dtype_bytes(z.act));
+  z.tp = layout.tp;
+  z.cp = layout.cp;
+  z.sent = z.ts * z.top_k;
+  z.travels = cut || expert_ranks(layout) > 1;
+  z.parts = std::max<int64_t>(
+      1, expert_parts(layout, moe.num_experts, job.parallel.overlap_expert_exchange));
+  z.keeps_swiglu = layout.recompute != "selective";
   return z;
 }
 
@@ -68,6 +74,20 @@ std::vector<LatentProduct> latent_products(const RankSizes& z, const Layout& lay
   return {{z.t, z.heads * z.dq}, {z.ts, rest}};
 }
 
+// Every rank gathers the latents and rotary keys of whole sequences: put side by side before, and
+// in order of positions where they come from CP ranks, which have two runs of a sequence each.
+void gather_latents(const RankSizes& z, OpList* ops) {
+  if (z.tp * z.cp == 1) return;
+  ops->copy(z.ts, z.r);
+  if (z.dr > 0) ops->copy(z.ts, z.dr);
+  if (z.cp > 1) ops->copy(z.keys, z.r + z.dr);
+}
+// What TP sums is made apart, scattered and then added.
+void linear_scattered(const RankSizes& z, int64_t in, OpList* ops) {
+  ops->linear(z.t, z.h, in, z.tp == 1);
+  if (z.tp > 1) ops->add_to(z.ts, z.h);
+}
+
 void attention_projections_up(const RankSizes& z, OpList* ops) {
   if (!z.direct_query) {
     ops->norm_forward(z.ts, z.qr);
@@ -80,37 +100,58 @@ void attention_projections_up(const RankSizes& z, OpList* ops) {
 
 void attention_forward(const RankSizes& z, const Layout& layout, OpList* ops) {
   for (const auto& [rows, out] : latent_products(z, layout)) ops->linear(rows, out, z.h);
+  gather_latents(z, ops);
   attention_projections_up(z, ops);
   ops->attention(false);
-  ops->linear(z.t, z.h, z.heads * z.dv, true);
+  linear_scattered(z, z.heads * z.dv, ops);
+}
+
+// Under CP keys and values of whole sequences are not kept but made again, and of a rank's two
+// parts the earlier one's gradients of them are added to the later one's.
+void attention_backward_whole(const RankSizes& z, OpList* ops) {
+  gather_latents(z, ops);
+  if (z.cp == 1) return;
+  if (z.keeps_swiglu) ops->linear(z.keys, z.heads * (z.dn + z.dv), z.r);  // else counted there
+  const int64_t part = z.keys / (2 * z.cp);
+  ops->memory("fill_zero", z.act, z.keys, z.r + z.dr, z.e * area(z.keys, z.r + z.dr));
+  ops->add_to(part, z.heads * (z.dn + z.dv));
+  if (z.dr > 0) ops->add_to(part, z.dr);
+  ops->copy(z.keys, z.r + z.dr);
 }
 
 void attention_backward(const RankSizes& z, const Layout& layout, OpList* ops) {
   ops->input_grad(z.t, z.h, z.heads * z.dv);
+  attention_backward_whole(z, ops);
   ops->attention(true);
   ops->rope();
   ops->input_grad(z.keys, z.heads * (z.dn + z.dv), z.r);
+  if (z.tp * z.cp > 1 && z.dr > 0) ops->copy(z.ts, z.dr);
   ops->norm_backward(z.ts, z.r, false);
   if (!z.direct_query) {
     ops->input_grad(z.t, z.heads * z.dq, z.qr);
     ops->norm_backward(z.ts, z.qr, false);
   }
   for (const auto& [rows, out] : latent_products(z, layout)) ops->input_grad(rows, out, z.h);
+  if (z.direct_query && z.tp > 1) ops->add_to(z.ts, z.h);
   ops->weight_grad(z.t, z.h, z.heads * z.dv);
   ops->weight_grad(z.keys, z.heads * (z.dn + z.dv), z.r);
   if (!z.direct_query) ops->weight_grad(z.t, z.heads * z.dq, z.qr);
   for (const auto& [rows, out] : latent_products(z, layout)) ops->weight_grad(rows, out, z.h);
 }
 
-void ffn_forward(const RankSizes& z, int64_t width, OpList* ops) {
+void ffn_up(const RankSizes& z, int64_t width, OpList* ops) {
   ops->linear(z.t, 2 * width, z.h);
   ops->swiglu_forward(z.t, width, false);
-  ops->linear(z.t, z.h, width, true);
 }
-void ffn_backward(const RankSizes& z, int64_t width, OpList* ops) {
+void ffn_down(const RankSizes& z, int64_t width, OpList* ops) {
+  linear_scattered(z, width, ops);
+}
+void ffn_backward_input(const RankSizes& z, int64_t width, OpList* ops) {
   ops->input_grad(z.t, z.h, width);
   ops->swiglu_backward(z.t, width, false);
   ops->input_grad(z.t, 2 * width, z.h);
+}
+void ffn_backward_weight(const RankSizes& z, int64_t width, OpList* ops) {
   ops->weight_grad(z.t, z.h, width);
   ops->weight_grad(z.t, 2 * width, z.h);
 }
@@ -130,26 +171,55 @@ void route(const RankSizes& z, const spec::MoeSpec& moe, OpList* ops) {
               3 * chosen + 4.0 * double(z.experts + 1));
 }
 
+// Rows between order of arrival and the experts', part by part, with `numbers` beside each.
+void order_rows(const RankSizes& z, double numbers, OpList* ops) {
+  ops->set_beside(Beside::kExperts);
+  if (!z.travels) return;
+  ops->permute(z.rows, z.rows, numbers);
+  ops->in_parts();
+}
+
 void moe_forward(const RankSizes& z, const spec::MoeSpec& moe, OpList* ops) {
   route(z, moe, ops);
-  if (z.shared > 0) ffn_forward(z, z.shared, ops);
-  const double rows = double(z.rows), tokens = z.e * area(z.permuted, z.h);
-  ops->memory("permute_rows", z.act, z.rows, z.h, tokens + z.e * area(z.rows, z.h) + 12 * rows);
+  ops->permute(z.ts, z.sent, 3);
+  ops->set_beside(Beside::kBefore);
+  if (z.shared > 0) ffn_up(z, z.shared, ops);
+  if (z.tp == 1 && z.keeps_swiglu) ops->set_beside(Beside::kAfter);
+  if (z.shared > 0) ffn_down(z, z.shared, ops);
+  order_rows(z, 3, ops);
   ops->grouped(kForward, 2 * z.width, z.h);
+  ops->in_parts();
   ops->swiglu_forward(z.rows, z.width, true);
+  ops->in_parts();
   ops->grouped(kForward, z.h, z.width);
-  ops->memory("unpermute_sum", z.act, z.rows, z.h, z.e * area(z.rows, z.h) + 2 * tokens + 4 * rows);
+  ops->in_parts();
+  order_rows(z, 1, ops);
+  ops->set_beside(Beside::kNothing);
+  ops->memory("unpermute_sum", z.act, z.sent, z.h,
+              z.e * area(z.sent, z.h) + 2 * z.e * area(z.ts, z.h) + 4 * double(z.sent));
 }
 
 void moe_backward(const RankSizes& z, const spec::MoeSpec& moe, OpList* ops) {
-  if (z.shared > 0) ffn_backward(z, z.shared, ops);
-  const double rows = double(z.rows), tokens = z.e * area(z.permuted, z.h);
-  ops->memory("permute_rows", z.act, z.rows, z.h, tokens + z.e * area(z.rows, z.h) + 4 * rows);
+  ops->permute(z.ts, z.sent, 1);
+  ops->set_beside(Beside::kBefore);
+  if (z.shared > 0) ffn_backward_input(z, z.shared, ops);
+  order_rows(z, 1, ops);
   ops->grouped(kInputGrad, z.h, z.width);
+  ops->in_parts();
   ops->swiglu_backward(z.rows, z.width, true);
+  ops->in_parts();
   ops->grouped(kInputGrad, 2 * z.width, z.h);
-  ops->memory("unpermute_sum", z.act, z.rows, z.h,
-              z.e * area(z.rows, z.h) + (z.shared > 0 ? 2 : 1) * tokens + 12 * rows);
+  ops->in_parts();
+  order_rows(z, 3, ops);
+  ops->set_beside(z.keeps_swiglu ? Beside::kAfter : Beside::kNothing);
+  ops->grouped(kWeightGrad, z.h, z.width);
+  ops->grouped(kWeightGrad, 2 * z.width, z.h);
+  if (z.tp > 1) ops->set_beside(Beside::kNothing);
+  if (z.shared > 0) ffn_backward_weight(z, z.shared, ops);
+  ops->set_beside(Beside::kNothing);
+  ops->memory("unpermute_sum", z.act, z.sent, z.h,
+              z.e * area(z.sent, z.h) + (z.shared > 0 ? 2 : 1) * z.e * area(z.ts, z.h) +
+                  12 * double(z.sent));
   const double scores = 4.0 * area(z.ts, z.experts), chosen = 4.0 * area(z.ts, z.top_k);
   ops->memory("router_backward", DType::kF32, z.ts, z.experts,
               2 * scores + 2 * chosen +
@@ -160,10 +230,8 @@ void moe_backward(const RankSizes& z, const spec::MoeSpec& moe, OpList* ops) {
   } else {
     ops->product(kInputGrad, DType::kF32, z.ts, z.experts, z.h, DType::kF32);
     ops->cast(z.ts, z.h, DType::kF32, z.act);
-    ops->memory("add", z.act, z.ts, z.h, 3 * z.e * area(z.ts, z.h));
+    ops->add_to(z.ts, z.h);
   }
-  ops->grouped(kWeightGrad, z.h, z.width);
-  ops->grouped(kWeightGrad, 2 * z.width, z.h);
   if (z.act != DType::kF32) ops->cast(z.ts, z.h, z.act, DType::kF32);
   ops->product(kWeightGrad, DType::kF32, z.ts, z.experts, z.h, DType::kF32, true);
 }
@@ -189,16 +257,18 @@ void forward(const spec::JobSpec& job, const Layout& layout, LayerKind kind, con
     ops->norm_forward(z.ts, z.h);
     ops->norm_forward(z.ts, z.h);
     ops->linear(z.t, z.h / layout.tp, 2 * z.h);
+    if (z.tp > 1) ops->copy(z.ts, z.h);  // columns to tokens
   }
   ops->norm_forward(z.ts, z.h);
-  ops->cast(z.ts, z.h, z.act, z.act);
+  ops->copy(z.ts, z.h);
   attention_forward(z, layout, ops);
   ops->norm_forward(z.ts, z.h);
-  ops->cast(z.ts, z.h, z.act, z.act);
+  ops->copy(z.ts, z.h);
   if (is_moe(job, kind)) {
     moe_forward(z, job.model.moe, ops);
   } else {
-    ffn_forward(z, z.dense, ops);
+    ffn_up(z, z.dense, ops);
+    ffn_down(z, z.dense, ops);
   }
   if (kind == LayerKind::kMtp) ops->norm_forward(z.ts, z.h);
 }
@@ -249,12 +319,14 @@ std::vector<StepOp> layer_backward_ops(const spec::JobSpec& job, const Layout& l
   if (is_moe(job, kind)) {
     moe_backward(z, job.model.moe, &ops);
   } else {
-    ffn_backward(z, z.dense, &ops);
+    ffn_backward_input(z, z.dense, &ops);
+    ffn_backward_weight(z, z.dense, &ops);
   }
   ops.norm_backward(z.ts, z.h, true);
   attention_backward(z, layout, &ops);
   ops.norm_backward(z.ts, z.h, true);
   if (kind == LayerKind::kMtp) {
+    if (z.tp > 1) ops.copy(z.ts, z.h);
     ops.weight_grad(z.t, z.h / layout.tp, 2 * z.h);
     ops.input_grad(z.t, z.h / layout.tp, 2 * z.h);
     ops.norm_backward(z.ts, z.h, true);
@@ -291,8 +363,16 @@ std::vector<StepOp> head_ops(const spec::JobSpec& job, const Layout& layout, boo
     if (!backward) {
       ops.product(kForward, z.act, chunk.rows, z.vocab, z.h, DType::kF32);
       repeat(chunk);
-      ops.memory("cross_entropy", DType::kF32, chunk.rows, z.vocab,
-                 8.0 * area(chunk.rows, z.vocab) + 4.0 * double(chunk.rows));
+      const double cells = 8.0 * area(chunk.rows, z.vocab), labels = 4.0 * double(chunk.rows);
+      if (z.tp == 1) {
+        ops.memory("cross_entropy", DType::kF32, chunk.rows, z.vocab, cells + labels);
+      } else {  // three numbers of each row from every rank between
+        ops.memory("cross_entropy_statistics", DType::kF32, chunk.rows, z.vocab,
+                   cells + 4 * labels);
+        repeat(chunk);
+        ops.memory("cross_entropy_finish", DType::kF32, chunk.rows, z.vocab,
+                   cells + double(1 + 3 * z.tp) * labels);
+      }
       repeat(chunk);
       continue;
     }
@@ -311,9 +391,9 @@ std::vector<StepOp> head_ops(const spec::JobSpec& job, const Layout& layout, boo
 UpdateCounts update_counts(const spec::ModelSpec& model) {
   UpdateCounts counts;
   for (const spec::TensorFamily& family : spec::model_tensor_families(model)) {
-    const int64_t elements = family.tensor.num_elements() * family.copies;
-    if (!family.tensor.weight_decay) counts.gains += elements;
-    if (family.tensor.part == spec::Part::kRouter) counts.router += elements;
+    if (!read_in_f32(family.tensor)) continue;
+    (family.tensor.weight_decay ? counts.routers : counts.gains) +=
+        family.tensor.num_elements() * family.copies;
   }
   for (int64_t layer = 0; layer < model.num_layers + model.mtp_layers; ++layer) {
     counts.moe_layers += model.is_moe_layer(layer) ? 1 : 0;
@@ -335,10 +415,9 @@ std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout
   const int64_t updated =
       cut ? local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group()
           : local.total();
-  const int64_t shares = layout.pp * (cut ? layout.dense_zero_group() : 1);
-  const int64_t gains = std::min(updated, counts.gains / shares);
-  const int64_t router =
-      z.act == DType::kF32 ? 0 : std::min(updated - gains, counts.router / shares);
+  const int64_t whole = layout.pp * (cut ? layout.dense_zero_group() : 1);
+  const int64_t gains = std::min(updated, counts.gains / whole);
+  const int64_t routers = std::min(updated - gains, counts.routers / whole);
   const double gradient = layout.grads_dtype == "bf16" ? 2 : 4;
   ops.memory("fill_zero", DType::kF32, 1, local.total(), gradient * double(local.total()));
   const int64_t state = 2 * (kStepScalars + counts.moe_layers * z.experts);
@@ -348,14 +427,14 @@ std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout
           gradient * double(updated));
   ops.memory("clip_scale", DType::kF32, 0, 0, 20);
   const DType moments = layout.moments_dtype == "bf16" ? DType::kBf16 : DType::kF32;
-  const auto adamw = [&](int64_t n, bool copied) {
+  const auto adamw = [&](int64_t n, bool multiplied) {
     if (n == 0) return;
-    const bool compute = copied && z.act != DType::kF32;
+    const bool compute = multiplied && z.act != DType::kF32;
     ops.add("adamw", OpClass::kOptimizer, moments, {1, n, 0}, 0,
             double(n) * (8 + gradient + 4 * moment + (compute ? 2 : 0)));
   };
-  adamw(updated - gains - router, true);
-  adamw(router, false);
+  adamw(updated - gains - routers, true);
+  adamw(routers, false);
   adamw(gains, false);
   if (job.model.moe.use_aux_loss_free && counts.moe_layers > 0) {
     ops.memory("router_bias_update", DType::kF32, 1, z.experts, 16.0 * double(z.experts));

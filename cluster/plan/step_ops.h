@@ -31,6 +31,14 @@ enum class OpClass : uint8_t {
   kOptimizer,  // AdamW and the norm: bytes, with arithmetic
 };
 
+// What an op of a routed layer is to the exchange of its experts' rows (expert_overlap.h).
+enum class Beside : uint8_t {
+  kNothing,  // computed before the rows leave, or when they are back
+  kBefore,   // while the first come
+  kExperts,  // on the rows that came
+  kAfter,    // while the last go back
+};
+
 struct StepOp {
   std::string_view op;    // the back end's name: "gemm", "mla_attention_forward", "adamw"
   std::string_view role;  // of a product: "forward", "input grad", "weight grad"; else ""
@@ -42,9 +50,10 @@ struct StepOp {
   int64_t groups = 1;              // of a grouped product: experts of this rank
   int64_t qk_dim = 0;              // of attention: a head's query and key, nope and rope
   int64_t v_dim = 0;               // of attention: a head's value
-  double calls = 1;                // of this op in the list's unit (a layer, a stage's end, a step)
-  double flops = 0;                // of one call
-  double bytes = 0;                // of one call
+  Beside beside = Beside::kNothing;
+  double calls = 1;  // of this op in the list's unit (a layer, a stage's end, a step)
+  double flops = 0;  // of one call
+  double bytes = 0;  // of one call
 };
 
 enum class LayerKind : uint8_t { kDense, kMoe, kMtp };
@@ -65,8 +74,8 @@ std::vector<StepOp> head_ops(const spec::JobSpec& job, const Layout& layout, boo
 // What optimizer_ops() takes from the list of a model's tensors. Slow to count beside the ops:
 // count once for many layouts.
 struct UpdateCounts {
-  int64_t gains = 0;   // elements without weight decay (norms), which are updated apart
-  int64_t router = 0;  // decayed but always read in f32: apart too where there is a compute copy
+  int64_t gains = 0;    // elements without weight decay (norms), which are updated apart
+  int64_t routers = 0;  // elements with it that are read in f32, as well
   int64_t moe_layers = 0;
 };
 UpdateCounts update_counts(const spec::ModelSpec& model);

@@ -118,8 +118,13 @@ struct TimeModel::Cache {
 };
 
 const ModelTimes& TimeModel::Cache::model(const Layout& layout) {
-  const Key key{layout.tp,  layout.cp,          layout.ep,
-                layout.etp, layout.micro_batch, recompute_level(layout.recompute)};
+  const Key key{layout.tp,
+                layout.cp,
+                layout.ep,
+                layout.etp,
+                layout.micro_batch,
+                recompute_level(layout.recompute),
+                defers_weights(layout)};
   const auto found = layers.find(key);
   if (found != layers.end()) return found->second;
   return layers.emplace(key, model_times(job, layout, device, devices_per_node)).first->second;
@@ -183,8 +188,7 @@ PipelineShape TimeModel::Cache::pipeline(const Layout& layout) {
       continue;
     }
     const StageTime time = stage(times, all, at);
-    // With full recomputation weight gradients come at once: there is nothing to put off.
-    const double weight = layout.recompute == "full" ? 0 : time.backward.weight;
+    const double weight = defers_weights(layout) ? time.backward.weight : 0;
     chunks.push_back({time.forward.total(), time.backward.total() - weight, weight});
     quiet.push_back({time.forward.quiet(), time.backward.quiet()});
   }

@@ -158,6 +158,8 @@ TEST(CommVolume, GradientsByZeroStage) {
   EXPECT_DOUBLE_EQ(sent(ends, 1, 4), 1.5 * bytes);
   // One round of each to each.
   EXPECT_DOUBLE_EQ(sent({.elements = 4096}, 0, 4), 3 * 16384);
+  EXPECT_DOUBLE_EQ(sent({.elements = 1 << 17, .gains = 4096}, 0, 4), 1.5 * (1 << 19));
+  EXPECT_DOUBLE_EQ(sent({.elements = 1 << 20, .gains = 4096}, 0, 4), 1.5 * bytes + 1.5 * 16384);
   EXPECT_DOUBLE_EQ(sent({.elements = 4096}, 1, 4), 1.5 * 16384);
 }
 

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <initializer_list>
+
 #include "tests/unit/cluster/plan/table_jobs.h"
 
 namespace dsv3::plan {
@@ -72,6 +75,56 @@ TEST(LayerExchange, ExpertsSendEverySlotAndWaitForTheBusiest) {
   EXPECT_DOUBLE_EQ(times_of(job, {.tp = 2, .ep = 4}).routed.forward.ep,
                    kExpertImbalance * sent / 2);
   EXPECT_EQ(times_of(job, {.dp = 8}).routed.forward.ep, 0);
+}
+
+// Links that take no cores, so slow that they are never idle: both ways less all that is computed
+// meanwhile, and so fast that nothing is seen.
+TEST(LayerExchange, ExpertsAreComputedWhileRowsTravel) {
+  spec::JobSpec job = table_job("671b");
+  DeviceModel gpu = slow();
+  gpu.links_share_cores = false;
+  Layout layout{.ep = 8, .recompute = "none"};
+  const auto times = [&] { return model_times(job, layout, gpu, 8).routed; };
+  const auto beside = [&](bool backward, std::initializer_list<Beside> which) {
+    double sum = 0;
+    for (const StepOp& op : backward ? layer_backward_ops(job, layout, LayerKind::kMoe)
+                                     : layer_forward_ops(job, layout, LayerKind::kMoe)) {
+      const double busiest = op.cls == OpClass::kGroupedGemm ? kExpertImbalance : 1;
+      if (std::find(which.begin(), which.end(), op.beside) != which.end())
+        sum += op.calls * gpu.seconds(op) * busiest;
+    }
+    return sum;
+  };
+  gpu.node_link = gpu.network_link = {1e6, 0};
+  const double sent = kExpertImbalance * 2 * kTokens * 7168 * 2 * 8 * 7 / 8 / 1e6;
+  const auto all = {Beside::kBefore, Beside::kExperts, Beside::kAfter};
+  const LayerTime slowly = times();
+  EXPECT_NEAR(slowly.forward.ep, sent - beside(false, all), 1e-9 * sent);
+  EXPECT_NEAR(slowly.forward.hidden, beside(false, all), 1e-9 * sent);
+  EXPECT_NEAR(slowly.backward.ep, sent - beside(true, all), 1e-9 * sent);
+  // Weight gradients that are put off hide nothing.
+  layout.pp = 2;
+  layout.schedule = "zero_bubble";
+  const double without = beside(true, {Beside::kBefore, Beside::kExperts});
+  EXPECT_NEAR(times().backward.ep, sent - without, 1e-9 * sent);
+  layout = {.ep = 8};
+  gpu.node_link = gpu.network_link = {1e15, 0};
+  EXPECT_NEAR(times().forward.ep, 0, 1e-9);
+  EXPECT_NEAR(times().backward.ep, 0, 1e-9);
+  job.parallel.overlap_expert_exchange = false;
+  gpu.node_link = gpu.network_link = {1e6, 0};
+  EXPECT_NEAR(times().forward.ep, sent, 1e-9 * sent);
+  EXPECT_EQ(times().forward.hidden, 0);
+}
+
+// The head's and MTP's weight gradients come with the pass (runtime/model/stage.cpp).
+TEST(LayerExchange, OnlyTheLayersWeightGradientsCanWait) {
+  const ModelTimes times = times_of(table_job("671b"), {});
+  EXPECT_GT(times.dense.backward.weight, 0);
+  EXPECT_GT(times.routed.backward.weight, 0);
+  EXPECT_GT(times.mtp.backward.compute, times.routed.backward.compute);
+  EXPECT_EQ(times.mtp.backward.weight, 0);
+  EXPECT_EQ(times.head.backward.weight, 0);
 }
 
 TEST(LayerExchange, TheBusiestExpertsTakeLongerThanTheMean) {

@@ -64,11 +64,12 @@ TEST(MemoryParallel, ExpertsOfOurRuntimeTravelThroughTheArena) {
   const double h = static_cast<double>(job.model.d_model);
   even.imbalance = 1;  // then the rows of the experts are as many with and without
   EXPECT_DOUBLE_EQ(transient({.ep = 4}) - transient({}),
-                   rows * 4 * (2 * h + 2) - rows * 4 * (h + width) * 3 / 4);
+                   rows * 4 * (2 * h + 2) - rows * 4 * (h + width + 1) * 3 / 4);
   // Experts of one rank are computed at once; so are all without overlap.
   ASSERT_EQ(job.model.moe.num_experts, 32);
-  EXPECT_DOUBLE_EQ(transient({.ep = 16}), transient({.ep = 4}) + rows * 4 * (h + width) / 4);
-  EXPECT_DOUBLE_EQ(transient({.ep = 32}), transient({.ep = 4}) + rows * 4 * (h + width) * 3 / 4);
+  EXPECT_DOUBLE_EQ(transient({.ep = 16}), transient({.ep = 4}) + rows * 4 * (h + width + 1) / 4);
+  EXPECT_DOUBLE_EQ(transient({.ep = 32}),
+                   transient({.ep = 4}) + rows * 4 * (h + width + 1) * 3 / 4);
   job.parallel.overlap_expert_exchange = false;
   EXPECT_DOUBLE_EQ(transient({.ep = 4}) - transient({}), rows * 4 * (2 * h + 2));
 }

@@ -209,10 +209,15 @@ TEST(SearchReasons, TellTheNetEffect) {
   std::vector<Candidate> all;
   for (const int64_t tp : {1, 2, 4, 8}) {
     for (const int64_t ep : {1, 2, 4, 8}) {
-      if (tp * ep <= 8) {
-        const int64_t dp = 8 / tp / ep;
-        all.push_back(timed.of(
-            {.tp = tp, .ep = ep, .dp = dp, .micro_batch = 1, .grad_accumulation = 96 * tp}));
+      for (const int64_t cp : {1, 2}) {
+        if (tp * cp * ep > 8) continue;
+        const int64_t dp = 8 / tp / cp / ep;
+        all.push_back(timed.of({.tp = tp,
+                                .cp = cp,
+                                .ep = ep,
+                                .dp = dp,
+                                .micro_batch = 1,
+                                .grad_accumulation = 96 * tp * cp}));
       }
     }
   }

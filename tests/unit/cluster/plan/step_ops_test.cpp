@@ -54,7 +54,7 @@ TEST(StepOps, ThePartsOfATensorGroupSumToTheWhole) {
 TEST(StepOps, ContextRanksProjectWholeSequencesUpAndShareTheRest) {
   const spec::JobSpec job = testing::table_job("5b");
   const spec::MlaSpec& mla = job.model.mla;
-  // Keys and values of 4096 tokens: forward, and two products backward.
+  // Keys and values of 4096 tokens: forward, and two products backward; under CP once more there.
   const double up = 3 * 2 * 4096.0 * static_cast<double>(mla.kv_lora_rank) *
                     static_cast<double>(job.model.num_heads) *
                     static_cast<double>(mla.qk_nope_head_dim + mla.v_head_dim);
@@ -63,7 +63,8 @@ TEST(StepOps, ContextRanksProjectWholeSequencesUpAndShareTheRest) {
     Layout context = alone();
     context.cp = ranks;
     const auto n = static_cast<double>(ranks);
-    EXPECT_NEAR(n * step_flops(job, context), step_flops(job, alone()) + (n - 1) * layers * up,
+    EXPECT_NEAR(n * step_flops(job, context),
+                step_flops(job, alone()) + ((n - 1) + n / 3) * layers * up,
                 1e-9 * step_flops(job, alone()));
   }
 }
@@ -79,10 +80,67 @@ TEST(StepOps, ExpertRanksHaveAsManyRowsAndFewerExperts) {
     return StepOp{};
   };
   EXPECT_EQ(of(alone()).groups, 32);
-  EXPECT_EQ(of(spread).groups, 4);
-  EXPECT_EQ(of(spread).shape, of(alone()).shape);
-  EXPECT_EQ(of(spread).shape[0], 4096 * 4) << "tokens times choices";
-  EXPECT_LT(of(spread).bytes, of(alone()).bytes) << "fewer weights are read";
+  EXPECT_EQ(of(alone()).shape[0], 4096 * 4) << "tokens times choices";
+  // Four experts a rank, one after the other while rows travel.
+  EXPECT_EQ(of(spread).calls, 4);
+  EXPECT_EQ(of(spread).groups, 1);
+  EXPECT_EQ(of(spread).shape[0], 4096);
+  EXPECT_EQ(of(spread).shape[1], of(alone()).shape[1]);
+  EXPECT_DOUBLE_EQ(4 * of(spread).flops, of(alone()).flops);
+  EXPECT_LT(4 * of(spread).bytes, of(alone()).bytes) << "fewer weights are read";
+}
+
+// Rows are put in order where they leave, where they arrive, and before they go home.
+TEST(StepOps, RowsThatTravelAreMovedThreeTimes) {
+  spec::JobSpec job = testing::table_job("10b");
+  const auto moved = [&](const Layout& layout, bool backward) {
+    double rows = 0;
+    for (const StepOp& op : backward ? layer_backward_ops(job, layout, LayerKind::kMoe)
+                                     : layer_forward_ops(job, layout, LayerKind::kMoe))
+      rows += op.op == "permute_rows" ? op.calls * static_cast<double>(op.shape[0]) : 0;
+    return rows;
+  };
+  Layout spread = alone();
+  spread.ep = 8;
+  for (const bool backward : {false, true}) {
+    EXPECT_EQ(moved(alone(), backward), 4096 * 4);
+    EXPECT_EQ(moved(spread, backward), 3 * 4096 * 4);
+  }
+  // Strips: a TP rank sends the rows of its own tokens and has everybody's.
+  Layout strips = alone();
+  strips.tp = strips.etp = 2;
+  EXPECT_EQ(moved(strips, false), 4096 * 4 / 2 + 2 * 4096 * 4);
+}
+
+TEST(StepOps, WhatStandsBesideTheExchange) {
+  const spec::JobSpec job = testing::table_job("10b");
+  ASSERT_GT(job.model.moe.num_shared_experts, 0);
+  Layout layout = alone();
+  layout.ep = 8;
+  const auto flops = [&](const Layout& of, bool backward, Beside beside) {
+    double sum = 0;
+    for (const StepOp& op : backward ? layer_backward_ops(job, of, LayerKind::kMoe)
+                                     : layer_forward_ops(job, of, LayerKind::kMoe))
+      sum += op.beside == beside ? op.calls * op.flops : 0;
+    return sum;
+  };
+  const double d = static_cast<double>(job.model.d_model);
+  const double width = static_cast<double>(job.model.moe.expert_intermediate_size);
+  const double shared = static_cast<double>(job.model.moe.num_shared_experts) * width;
+  const double one = 2 * 4096 * d;  // of a column
+  EXPECT_DOUBLE_EQ(flops(layout, false, Beside::kBefore), 2 * shared * one);
+  EXPECT_DOUBLE_EQ(flops(layout, false, Beside::kExperts), 3 * 4 * width * one);
+  EXPECT_DOUBLE_EQ(flops(layout, false, Beside::kAfter), shared * one);
+  EXPECT_DOUBLE_EQ(flops(layout, true, Beside::kBefore), 3 * shared * one);
+  EXPECT_DOUBLE_EQ(flops(layout, true, Beside::kExperts), 3 * 4 * width * one);
+  EXPECT_DOUBLE_EQ(flops(layout, true, Beside::kAfter), 3 * (4 * width + shared) * one);
+  // Who drops SwiGLU's outputs, and who sums over TP, has less to put behind.
+  Layout selective = layout;
+  selective.recompute = "selective";
+  EXPECT_EQ(flops(selective, false, Beside::kAfter), 0);
+  layout.tp = 2;
+  EXPECT_DOUBLE_EQ(flops(layout, false, Beside::kBefore), 3 * shared * one / 2);
+  EXPECT_DOUBLE_EQ(flops(layout, true, Beside::kAfter), 3 * 4 * width * one / 2);
 }
 
 TEST(StepOps, FullRecomputationIsAnotherForwardPass) {
@@ -135,6 +193,7 @@ TEST(StepOps, CountsOfTheUpdateAreTheModelsNorms) {
   EXPECT_EQ(counts.gains, layers * (2 * model.d_model + latents) + model.d_model +
                               3 * model.mtp_layers * model.d_model);
   EXPECT_EQ(counts.moe_layers, layers - model.moe.first_k_dense);
+  EXPECT_EQ(counts.routers, counts.moe_layers * model.moe.num_experts * model.d_model);
 }
 
 TEST(StepOps, CountsMadeOnceGiveTheSameUpdate) {
