@@ -80,9 +80,9 @@ double transient_layer_bytes(const spec::JobSpec& job, const Layout& layout, boo
 double deferred_layer_bytes(const spec::JobSpec& job, const Layout& layout, bool moe_layer,
                             const ActivationOptions& options = {});
 
-// Buffers of the expert exchange: rows on their way out and rows on their way in, the latter
-// bounded by λ times their mean. 0 where one rank holds all experts of its tokens, and for our own
-// runtime, where they are part of transient_layer_bytes().
+// Buffers of the expert exchange: rows that leave and rows that arrive, which the way back uses
+// again, the latter bounded by λ times their mean. 0 where one rank holds all experts of its
+// tokens, and for our own runtime, where they are part of transient_layer_bytes().
 double exchange_buffer_bytes(const spec::JobSpec& job, const Layout& layout,
                              const ActivationOptions& options = {});
 

@@ -75,7 +75,8 @@ void add_expert_exchange(const Sizes& z, bool forward, const OpSums& ops, bool p
   const spec::MoeSpec& moe = z.job.model.moe;
   const GroupShape group =
       group_shape(z.layout, cut ? kEpGroup : kExpertShardGroup, z.devices_per_node);
-  const int64_t parts = expert_parts(z.layout, moe.num_experts, z.experts_overlap());
+  const int64_t parts =
+      std::max<int64_t>(1, expert_parts(z.layout, moe.num_experts, z.experts_overlap()));
   const double tokens = z.tokens / static_cast<double>(z.layout.tp * parts);
   const double width = static_cast<double>(z.job.model.d_model);
   const bool small = forward && moe.use_deep_ep && moe.deep_ep_fp8;

@@ -6,8 +6,8 @@
 // outputs are kept cut (Korthikanti et al. 2022, arXiv 2205.05198, 4.2.2). Latents are made of a
 // rank's own tokens, so attention gathers those, and the residual stream only where queries have no
 // latent; CP gathers the latents of keys and values, which every rank projects up for the whole
-// sequence. Experts exchange tokens over EP·TP (etp 1) or EP, and all wait for the busiest.
-// Exchanges are what is not hidden behind compute.
+// sequence. Experts exchange tokens over EP·TP (etp 1) or EP, in parts (expert_overlap.h), and all
+// wait for the busiest. Exchanges are what is not hidden behind compute.
 #pragma once
 
 #include <algorithm>

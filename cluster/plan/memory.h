@@ -68,7 +68,7 @@ struct HeldState {
 // Of `local` parameters, cut by ZeRO over dense_zero_group and expert_zero_group. Our runtime cuts
 // what TP replicates over the TP ranks too, and of the master keeps its pieces and what is
 // read_in_f32() whole. Example, bf16, 100 M dense parameters of which 1 M are read in f32, DP 4,
-// ZeRO 1: weights 200 MB, master 4 · (100/4 + 1 − 1/4) = 103 MB.
+// ZeRO 1: weights 198 MB, master 4 · (100/4 + 1 − 1/4) = 103 MB.
 HeldState held_state(const MemoryModel& model, const Layout& layout, const LocalParams& local);
 // Of the layers that are whole for a moment, the largest each: under ZeRO-3 the weights of the one
 // that computes and of the one that is fetched meanwhile, from ZeRO-2 on the gradients of one.

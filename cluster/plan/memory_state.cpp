@@ -42,8 +42,12 @@ HeldState held_state(const MemoryModel& model, const Layout& layout, const Local
   const StateBytes each = state_bytes(model.computes_in_fp32, layout);
   const int64_t whole = local.total();
   const int64_t cut = layout.zero_stage == 0 ? whole : zero_piece(model, layout, local);
-  // Ours keeps whole what is read in f32: the other ranks' pieces are gathered into it.
+  // Ours keeps whole what is read in f32, the other ranks' pieces are gathered into it, and has no
+  // copy of it in bf16.
   int64_t kept = cut;
+  const bool copies = model.activation.own_runtime && each.master > 0;
+  const int64_t weights =
+      (layout.zero_stage < 3 ? whole : cut) - (copies && layout.zero_stage < 3 ? local.in_f32 : 0);
   if (model.activation.own_runtime && layout.zero_stage > 0) {
     const LocalParams read{.dense = local.in_f32,
                            .replicated = layout.tp > 1 ? local.in_f32 : 0,
@@ -51,9 +55,8 @@ HeldState held_state(const MemoryModel& model, const Layout& layout, const Local
     kept += local.in_f32 - zero_piece(model, layout, read);
   }
   const int64_t master = each.master * kept;
-  HeldState state{each.weight * (layout.zero_stage < 3 ? whole : cut),
-                  each.grad * (layout.zero_stage < 2 ? whole : cut), master + 2 * each.moment * cut,
-                  master};
+  HeldState state{each.weight * weights, each.grad * (layout.zero_stage < 2 ? whole : cut),
+                  master + 2 * each.moment * cut, master};
   if (layout.offload_optimizer && model.device == DeviceKind::kCuda)
     state.optimizer = state.master = 0;
   return state;

@@ -49,6 +49,8 @@ configs=(
   "demo$(axes tensor=2) parallel.expert_tensor_parallel_size=2"
   "demo$(axes context=2)"
   "demo$(axes expert=2) training.micro_batch_size=4"
+  "demo$(axes expert=2) training.micro_batch_size=4 parallel.overlap_expert_exchange=false"
+  "demo$(axes expert=2) training.micro_batch_size=4 training.dtype=fp32"
   "demo$(axes pipeline=2) training.micro_batch_size=2"
   "demo$(axes pipeline=2) training.micro_batch_size=2 parallel.pipeline_schedule=afab"
   "demo$(axes pipeline=2) training.micro_batch_size=1 parallel.pipeline_schedule=zero_bubble"
