@@ -391,9 +391,9 @@ std::vector<StepOp> head_ops(const spec::JobSpec& job, const Layout& layout, boo
 UpdateCounts update_counts(const spec::ModelSpec& model) {
   UpdateCounts counts;
   for (const spec::TensorFamily& family : spec::model_tensor_families(model)) {
-    if (!read_in_f32(family.tensor)) continue;
-    (family.tensor.weight_decay ? counts.routers : counts.gains) +=
-        family.tensor.num_elements() * family.copies;
+    const int64_t elements = family.tensor.num_elements() * family.copies;
+    if (!family.tensor.weight_decay) counts.gains += elements;
+    if (family.tensor.part == spec::Part::kRouter) counts.router += elements;
   }
   for (int64_t layer = 0; layer < model.num_layers + model.mtp_layers; ++layer) {
     counts.moe_layers += model.is_moe_layer(layer) ? 1 : 0;
@@ -415,9 +415,10 @@ std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout
   const int64_t updated =
       cut ? local.dense / layout.dense_zero_group() + local.experts / layout.expert_zero_group()
           : local.total();
-  const int64_t whole = layout.pp * (cut ? layout.dense_zero_group() : 1);
-  const int64_t gains = std::min(updated, counts.gains / whole);
-  const int64_t routers = std::min(updated - gains, counts.routers / whole);
+  const int64_t shares = layout.pp * (cut ? layout.dense_zero_group() : 1);
+  const int64_t gains = std::min(updated, counts.gains / shares);
+  const int64_t router =
+      z.act == DType::kF32 ? 0 : std::min(updated - gains, counts.router / shares);
   const double gradient = layout.grads_dtype == "bf16" ? 2 : 4;
   ops.memory("fill_zero", DType::kF32, 1, local.total(), gradient * double(local.total()));
   const int64_t state = 2 * (kStepScalars + counts.moe_layers * z.experts);
@@ -427,14 +428,14 @@ std::vector<StepOp> optimizer_ops(const spec::JobSpec& job, const Layout& layout
           gradient * double(updated));
   ops.memory("clip_scale", DType::kF32, 0, 0, 20);
   const DType moments = layout.moments_dtype == "bf16" ? DType::kBf16 : DType::kF32;
-  const auto adamw = [&](int64_t n, bool multiplied) {
+  const auto adamw = [&](int64_t n, bool copied) {
     if (n == 0) return;
-    const bool compute = multiplied && z.act != DType::kF32;
+    const bool compute = copied && z.act != DType::kF32;
     ops.add("adamw", OpClass::kOptimizer, moments, {1, n, 0}, 0,
             double(n) * (8 + gradient + 4 * moment + (compute ? 2 : 0)));
   };
-  adamw(updated - gains - routers, true);
-  adamw(routers, false);
+  adamw(updated - gains - router, true);
+  adamw(router, false);
   adamw(gains, false);
   if (job.model.moe.use_aux_loss_free && counts.moe_layers > 0) {
     ops.memory("router_bias_update", DType::kF32, 1, z.experts, 16.0 * double(z.experts));

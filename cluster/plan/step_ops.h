@@ -74,8 +74,8 @@ std::vector<StepOp> head_ops(const spec::JobSpec& job, const Layout& layout, boo
 // What optimizer_ops() takes from the list of a model's tensors. Slow to count beside the ops:
 // count once for many layouts.
 struct UpdateCounts {
-  int64_t gains = 0;    // elements without weight decay (norms), which are updated apart
-  int64_t routers = 0;  // elements with it that are read in f32, as well
+  int64_t gains = 0;   // elements without weight decay (norms), which are updated apart
+  int64_t router = 0;  // decayed but always read in f32: apart too where there is a compute copy
   int64_t moe_layers = 0;
 };
 UpdateCounts update_counts(const spec::ModelSpec& model);

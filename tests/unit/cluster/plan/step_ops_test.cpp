@@ -193,7 +193,7 @@ TEST(StepOps, CountsOfTheUpdateAreTheModelsNorms) {
   EXPECT_EQ(counts.gains, layers * (2 * model.d_model + latents) + model.d_model +
                               3 * model.mtp_layers * model.d_model);
   EXPECT_EQ(counts.moe_layers, layers - model.moe.first_k_dense);
-  EXPECT_EQ(counts.routers, counts.moe_layers * model.moe.num_experts * model.d_model);
+  EXPECT_EQ(counts.router, counts.moe_layers * model.moe.num_experts * model.d_model);
 }
 
 TEST(StepOps, CountsMadeOnceGiveTheSameUpdate) {
