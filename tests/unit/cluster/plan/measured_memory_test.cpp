@@ -170,6 +170,7 @@ void expect_of_rank(Layout layout, int64_t stage, double activations, double tra
 // Layouts whose arenas don't depend on where tokens are routed.
 TEST(MeasuredMemory, OfLayouts) {
   expect_of_rank({.cp = 2, .micro_batch = 8}, 0, 74.03, 25.17);
+  expect_of_rank({.tp = 2, .etp = 2, .micro_batch = 8}, 0, 90.17, 27.29);
   const Layout two{.pp = 2, .micro_batch = 2};
   expect_of_rank(two, 0, 40.70, 4.22);
   expect_of_rank(two, 1, 21.13, 26.74);
@@ -182,6 +183,25 @@ TEST(MeasuredMemory, OfLayouts) {
   expect_of_rank({.pp = 2, .schedule = "zero_bubble", .micro_batch = 1}, 1, 20.86, 20.81);
   expect_of_rank({.recompute = "full", .micro_batch = 8}, 0, 38.71, 4.55);
   expect_of_rank({.pp = 2, .recompute = "full", .micro_batch = 2}, 1, 6.86, 21.98);
+}
+
+// The f32 master of a rank's pieces and of what is read in f32, and the copy in bf16; MB.
+TEST(MeasuredMemory, OfWeightsInPieces) {
+  const spec::JobSpec job = demo();
+  const MemoryModel model(job, DeviceKind::kCpu);
+  const auto expect_weights = [&](const Layout& layout, double measured) {
+    for (const LedgerLine& line : memory_ledger(model, layout, 0)) {
+      if (line.name != "weights") continue;
+      EXPECT_NEAR(static_cast<double>(line.bytes) / 1e6, measured, 0.0005 * measured)
+          << to_string(layout);
+    }
+  };
+  expect_weights({}, 94.355);
+  expect_weights({.dp = 2}, 62.930);
+  expect_weights({.dp = 4}, 47.218);
+  expect_weights({.cp = 2}, 62.930);
+  expect_weights({.tp = 2}, 47.677);
+  expect_weights({.ep = 2}, 54.673);
 }
 
 }  // namespace
