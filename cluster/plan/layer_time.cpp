@@ -95,32 +95,39 @@ void add_expert_exchange(const Sizes& z, bool forward, const OpSums& ops, bool p
   pass->hidden += whole - shown;
 }
 
+// Who drops SwiGLU's outputs computes the shared experts at once (step_ops.h): before.
+void put_nothing_behind(OpSums* ops) {
+  double& after = ops->beside[static_cast<size_t>(Beside::kAfter)];
+  ops->beside[static_cast<size_t>(Beside::kBefore)] += after;
+  after = 0;
+}
+
 LayerTime layer_time(const Sizes& z, LayerKind kind) {
   const bool mtp = kind == LayerKind::kMtp;
   const bool routed = kind == LayerKind::kMoe || (mtp && z.job.model.moe.num_experts > 0);
   const bool puts_off = defers_weights(z.layout) && !mtp;
   Layout once = z.layout;
   once.recompute = "none";
-  const OpSums forward = sum_up(z, layer_forward_ops(z.job, once, kind));
-  const OpSums backward = sum_up(z, layer_backward_ops(z.job, once, kind));
+  OpSums forward = sum_up(z, layer_forward_ops(z.job, once, kind));
+  OpSums backward = sum_up(z, layer_backward_ops(z.job, once, kind));
   LayerTime time;
   time.forward.compute = forward.all;
   add_exchanges(z, layer_exchanges(z.job, z.layout, kind, false), &time.forward);
   time.backward.compute = backward.all;
   time.backward.weight = mtp ? 0 : backward.weight;
   add_exchanges(z, layer_exchanges(z.job, z.layout, kind, true), &time.backward);
-  // What stands beside the experts' exchange.
-  OpSums passes[] = {forward, backward};
-  if (z.layout.recompute != "none") {
+  const bool full = z.layout.recompute == "full", selective = z.layout.recompute == "selective";
+  if (full) time.backward.recompute = forward.all;
+  if (selective) {
     const OpSums again = sum_up(z, layer_backward_ops(z.job, z.layout, kind));
     time.backward.recompute = std::max(0.0, again.all - backward.all);
-    if (z.layout.recompute == "selective")
-      passes[0] = sum_up(z, layer_forward_ops(z.job, z.layout, kind)), passes[1] = again;
+    put_nothing_behind(&forward);
+    backward.beside[static_cast<size_t>(Beside::kAfter)] = 0;
   }
   if (!routed) return time;
-  add_expert_exchange(z, true, passes[0], false, &time.forward);
-  add_expert_exchange(z, false, passes[1], puts_off, &time.backward);
-  if (z.layout.recompute == "full") add_expert_exchange(z, true, passes[0], false, &time.backward);
+  add_expert_exchange(z, true, forward, false, &time.forward);
+  add_expert_exchange(z, false, backward, puts_off, &time.backward);
+  if (full) add_expert_exchange(z, true, forward, false, &time.backward);
   return time;
 }
 

@@ -45,7 +45,7 @@ inline double area(int64_t rows, int64_t cols) {
 // Appends ops with their costs, as kernels/ops/cost.cpp counts them.
 class OpList {
  public:
-  explicit OpList(const RankSizes& z) : z_(z) { ops_.reserve(32); }
+  explicit OpList(const RankSizes& z) : z_(z) { ops_.reserve(64); }
 
   std::vector<StepOp> take() { return std::move(ops_); }
   StepOp& last() { return ops_.back(); }

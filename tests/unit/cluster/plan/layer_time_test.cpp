@@ -102,6 +102,12 @@ TEST(LayerExchange, ExpertsAreComputedWhileRowsTravel) {
   EXPECT_NEAR(slowly.forward.ep, sent - beside(false, all), 1e-9 * sent);
   EXPECT_NEAR(slowly.forward.hidden, beside(false, all), 1e-9 * sent);
   EXPECT_NEAR(slowly.backward.ep, sent - beside(true, all), 1e-9 * sent);
+  // Who drops SwiGLU's outputs has nothing to put behind but what the lists say.
+  layout.recompute = "selective";
+  const LayerTime selective = times();
+  EXPECT_NEAR(selective.forward.ep, sent - beside(false, all), 1e-9 * sent);
+  EXPECT_NEAR(selective.backward.ep, sent - beside(true, all), 1e-9 * sent);
+  layout.recompute = "none";
   // Weight gradients that are put off hide nothing.
   layout.pp = 2;
   layout.schedule = "zero_bubble";
