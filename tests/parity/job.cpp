@@ -68,7 +68,7 @@ spec::JobSpec parity_job(const Case& c, const std::string& data) {
   training.global_batch_size = kSequences;
   training.micro_batch_size = c.layout.micro_batch;
   training.seq_length = 32;
-  training.dtype = "fp32";
+  training.dtype = c.variant.bf16 ? "bf16" : "fp32";
   training.learning_rate = 1e-3;
   training.lr_warmup_steps = 1;
   training.eval_batches = 1;
@@ -119,6 +119,7 @@ std::string to_string(const Case& c) {
   if (!c.overlap) text += " no overlap";
   if (c.variant.direct_query) text += ", direct query";
   if (c.variant.tied) text += ", tied embeddings";
+  if (c.variant.bf16) text += ", bf16";
   if (c.variant.capacity_factor) text += fmt::format(", capacity {}", *c.variant.capacity_factor);
   return text;
 }

@@ -22,6 +22,7 @@ struct Variant {
   // Every token goes to every expert, and no block of parameters needs padding: what is sent then
   // follows from the sizes alone.
   bool regular = false;
+  bool bf16 = false;  // compute dtype, where the device multiplies in it
   bool operator==(const Variant&) const = default;
 };
 

@@ -11,7 +11,9 @@
 #include <map>
 
 #include "cluster/plan/comm_volume.h"
+#include "runtime/comm/cpu/operation.h"
 #include "runtime/comm/cpu/rank_groups.h"
+#include "runtime/device/device.h"
 #include "runtime/train/step.h"
 #include "tests/parity/run.h"
 #include "tests/unit/runtime/comm/ranks.h"
@@ -92,8 +94,7 @@ std::string measure(const Case& c, const std::string& folder, const std::string&
   return text;
 }
 
-void expect_volumes(const plan::Layout& layout) {
-  const Case c{.variant = {.regular = true}, .layout = completed(layout)};
+void expect_volumes(const Case& c) {
   const TemporaryFolder folder;
   write_text(folder / "data");
   const std::string rendezvous = comm::unique_rendezvous();
@@ -124,11 +125,16 @@ void expect_volumes(const plan::Layout& layout) {
   }
 }
 
-// ZeRO-1 where four ranks sum gradients: of an all-reduce the last buckets, of norms' gains, are
-// small and go in one round, which the equation for all of them doesn't know.
+void expect_volumes(const plan::Layout& layout, bool bf16 = false) {
+  expect_volumes(Case{.variant = {.regular = true, .bf16 = bf16}, .layout = completed(layout)});
+}
+
+static_assert(plan::kOneRoundBytesMax == comm::kSmallAllReduceBytes);
+
 TEST(ParityOfTraffic, TensorParallelism) {
   expect_volumes({.tp = 2, .zero_stage = 0});
   expect_volumes({.tp = 2, .etp = 2, .zero_stage = 0});
+  expect_volumes({.tp = 2, .cp = 2, .zero_stage = 0});
 }
 TEST(ParityOfTraffic, ContextParallelism) {
   expect_volumes({.cp = 2, .zero_stage = 0});
@@ -139,17 +145,34 @@ TEST(ParityOfTraffic, PipelineParallelism) {
 }
 TEST(ParityOfTraffic, ExpertParallelism) {
   expect_volumes({.ep = 2, .zero_stage = 0});
+  expect_volumes({.ep = 4, .zero_stage = 0});
 }
 TEST(ParityOfTraffic, DataParallelism) {
   expect_volumes({.dp = 2, .zero_stage = 0});
+  expect_volumes({.dp = 4, .zero_stage = 0});
   expect_volumes({.dp = 4, .zero_stage = 1});
+}
+TEST(ParityOfTraffic, GradientsInPieces) {
+  expect_volumes({.dp = 4, .zero_stage = 2});
+  expect_volumes({.ep = 2, .dp = 2, .zero_stage = 2});
+  expect_volumes({.tp = 2, .dp = 2, .zero_stage = 2});
 }
 TEST(ParityOfTraffic, Recomputation) {
   expect_volumes({.tp = 2, .cp = 2, .zero_stage = 1, .recompute = "full"});
   expect_volumes({.tp = 2, .ep = 2, .zero_stage = 1, .recompute = "selective"});
 }
 TEST(ParityOfTraffic, AllAxesAtOnce) {
+  expect_volumes({.tp = 2, .cp = 2, .pp = 2, .ep = 2, .zero_stage = 0});
   expect_volumes({.tp = 2, .cp = 2, .pp = 2, .ep = 2, .dp = 2, .zero_stage = 1});
+}
+TEST(ParityOfTraffic, Bf16GathersHalfTheBytes) {
+  auto device = device::open_device("cpu");
+  ASSERT_TRUE(device.ok());
+  if ((*device)->backend().matmul_dtype() != DType::kBf16)
+    GTEST_SKIP() << "this processor multiplies in f32";
+  expect_volumes({.dp = 4, .zero_stage = 1}, true);
+  expect_volumes({.ep = 2, .dp = 2, .zero_stage = 2}, true);
+  expect_volumes({.tp = 2, .cp = 2, .pp = 2, .ep = 2, .zero_stage = 1}, true);
 }
 
 }  // namespace
