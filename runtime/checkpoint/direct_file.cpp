@@ -15,9 +15,10 @@
 namespace dsv3::checkpoint {
 namespace {
 
-// Large enough that a write's fixed cost vanishes, small enough that a piece is still in the cache
-// when the next pass comes to it.
-constexpr int64_t kPieceBytes = int64_t{1} << 20;
+// A write has a fixed cost: the request, the sleep until it is done, the wake-up in the midst of a
+// training step. 96 MiB from huge pages take 12.7 ms of the processor in pieces of 256 KiB, 2.8 of
+// 1 MiB, 1.0 of 4, 0.5 of 16.
+constexpr int64_t kPieceBytes = int64_t{16} << 20;
 
 Status system_error(const char* what, const std::string& path) {
   return Status(Code::kFailed, fmt::format("{} '{}': {}", what, path, std::strerror(errno)));

@@ -1,4 +1,4 @@
-// JSON in and out; see manifest.h.
+// JSON in; see manifest.h. Out: manifest_text.cpp.
 #include "runtime/checkpoint/manifest.h"
 
 #include <fmt/format.h>
@@ -17,11 +17,9 @@
 namespace dsv3::checkpoint {
 namespace {
 
-// What is read; an ordered object would copy its values when it grows, however deep they are.
+// An ordered object would copy its values when it grows, however deep they are.
 using Json = nlohmann::json;
-using OrderedJson = nlohmann::ordered_json;  // what is written
 
-constexpr std::string_view kFormat = "dsv3ctl checkpoint";
 constexpr int64_t kManifestBytesMax = int64_t{1} << 30;
 constexpr int64_t kManifestValuesMax = 20'000'000;  // a million ranges take 6 million
 constexpr int64_t kStepMax = 1'000'000'000;         // of training.max_steps
@@ -29,28 +27,6 @@ constexpr int64_t kStepMax = 1'000'000'000;         // of training.max_steps
 Status unusable(const std::string& path, const std::string& what) {
   return Status(Code::kCheckpointUnusable,
                 fmt::format("'{}' is not a usable checkpoint: {}", path, what));
-}
-
-OrderedJson print_state(const TrainingState& state) {
-  OrderedJson json = {{"next_sample_idx", state.next_sample_idx},
-                      {"seed", state.seed},
-                      {"lr_step", state.lr_step},
-                      {"tokens_seen", state.tokens_seen},
-                      {"compute_dtype", state.compute_dtype},
-                      {"extra", OrderedJson::array()}};
-  for (const auto& [key, value] : state.extra) json["extra"].push_back({key, value});
-  return json;
-}
-
-OrderedJson print_piece(const Piece& piece, const Box& whole) {
-  OrderedJson json;
-  const Box& box = piece.box;
-  if (box.row != whole.row || box.rows != whole.rows) json["rows"] = {box.row, box.row + box.rows};
-  if (box.col != whole.col || box.cols != whole.cols) json["cols"] = {box.col, box.col + box.cols};
-  json["shard"] = piece.shard;
-  json["key"] = piece.key;
-  if (piece.offset != 0) json["offset"] = piece.offset;
-  return json;
 }
 
 // A whole number that an int64 holds. The library itself would round 2.5 and take 1e300 for any
@@ -184,7 +160,7 @@ std::string unknown_version() {
 // May throw a std::exception for what is absent or of another type; gives what else is wrong, or
 // "".
 std::string fill_manifest(const Json& json, Extent extent, Manifest* manifest) {
-  if (json.at("format") != Json(kFormat)) return "its manifest is of something else";
+  if (json.at("format") != Json(kManifestFormat)) return "its manifest is of something else";
   const int64_t version = whole_at(json, "format_version");
   if (!version_known(version)) return unknown_version();
   json.at("job").get_to(manifest->job);
@@ -321,33 +297,6 @@ std::string settle_tensors(std::vector<ManifestTensor>& tensors) {
   return "";
 }
 
-std::string print_manifest(const Manifest& manifest) {
-  OrderedJson json;
-  json["format"] = kFormat;
-  json["format_version"] = kManifestVersion;
-  json["job"] = manifest.job;
-  json["attempt"] = manifest.attempt;
-  json["step"] = manifest.step;
-  json["state"] = print_state(manifest.state);
-  json["spec"] = manifest.spec_yaml;
-  json["shards"] = OrderedJson::array();
-  for (const Shard& shard : manifest.shards) {
-    json["shards"].push_back(
-        {{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3_128", shard.checksum}});
-  }
-  json["tensors"] = OrderedJson::array();
-  for (const ManifestTensor& tensor : manifest.tensors) {
-    OrderedJson entry = {{"name", tensor.info.name},
-                         {"dtype", dtype_name(tensor.info.dtype)},
-                         {"shape", tensor.info.shape}};
-    entry["pieces"] = OrderedJson::array();
-    for (const Piece& piece : tensor.pieces)
-      entry["pieces"].push_back(print_piece(piece, whole_box(tensor.info.shape)));
-    json["tensors"].push_back(std::move(entry));
-  }
-  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
-}
-
 Result<Manifest> parse_manifest(std::string_view text, const std::string& path, Extent extent) {
   if (const int64_t values = json_bounds(text).values; values > kManifestValuesMax) {
     return unusable(
@@ -374,7 +323,7 @@ Result<ManifestHead> read_manifest_head(const std::string& path) {
   DSV3_ASSIGN_OR_RETURN(const std::string text, read_sealed(path));
   HeadReader reader;
   Json::sax_parse(text, &reader);
-  if (reader.format != kFormat) return unusable(path, "its manifest is of something else");
+  if (reader.format != kManifestFormat) return unusable(path, "its manifest is of something else");
   if (!version_known(reader.version)) return unusable(path, unknown_version());
   if (!numbers_possible(reader.head.attempt, reader.head.step))
     return unusable(path, fmt::format("attempt {} or step {} cannot be", reader.head.attempt,

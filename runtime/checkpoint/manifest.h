@@ -19,6 +19,7 @@
 
 namespace dsv3::checkpoint {
 
+inline constexpr std::string_view kManifestFormat = "dsv3ctl checkpoint";
 inline constexpr int kManifestVersion = 2;
 inline constexpr int kManifestVersionMin = 1;  // that is read: flat ranges in place of boxes
 inline constexpr std::string_view kManifestFile = "manifest.json";
@@ -72,6 +73,7 @@ struct ManifestHead {
   int64_t step = 0;
 };
 
+// JSON in UTF-8 (what is not is replaced), a tensor a line.
 std::string print_manifest(const Manifest& manifest);
 // What must be there: everything, or the part that one of several ranks wrote (part.h).
 enum class Extent { kWhole, kPart };
