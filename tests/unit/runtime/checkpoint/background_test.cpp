@@ -3,6 +3,7 @@
 #include "runtime/checkpoint/background.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -61,7 +62,7 @@ TEST(Image, IsWrittenAsTheFilesOfASynchronousSave) {
 TEST(Image, LargerThanOneWriteIsWholeToo) {
   const TemporaryFolder folder;
   Saved source(folder.path());
-  const std::vector<uint32_t> large = random_words((3 << 20) / 4 + 7, "large");
+  const std::vector<uint32_t> large = random_words((33 << 20) / 4 + 7, "large");
   source.request.tensors.push_back(
       {"large", DType::kF32, {static_cast<int64_t>(large.size())}, large.data()});
   const auto saved = save(Imaged(source).image);
@@ -146,6 +147,17 @@ TEST(Image, AKillAtAnyPointLeavesAWholeCheckpointAndTheNextAttemptCleansUp) {
     EXPECT_EQ(count_in(folder.path(), ".tmp"), 0) << point;
     EXPECT_EQ(newest_valid(folder.path()).value().attempt, 2) << point;
   }
+}
+
+TEST(Background, ItsThreadAloneStandsBehindAllOthers) {
+  const auto standing = [] {
+    return std::pair(::getpriority(PRIO_PROCESS, 0), ::sched_getscheduler(0));
+  };
+  const auto before = standing();
+  Background<std::pair<int, int>> background;
+  background.start(standing);
+  EXPECT_EQ(*background.wait(), std::pair(19, SCHED_BATCH));
+  EXPECT_EQ(standing(), before);
 }
 
 TEST(BackgroundSaver, HandsOverOneOutcomeWhenTheWriteIsDone) {

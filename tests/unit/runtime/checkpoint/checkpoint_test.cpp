@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "base/file.h"
 #include "runtime/checkpoint/manifest.h"
@@ -185,6 +186,47 @@ TEST(Checkpoint, AManifestOfImpossibleNumbersOrDepthIsRefused) {
   const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
   EXPECT_EQ(with("\"format_version\": 2", "\"format_version\": " + deep),
             Code::kCheckpointUnusable);
+}
+
+// The printer writes JSON by hand; a parser of others reads it.
+TEST(Checkpoint, AManifestIsPrintedAsJsonWhateverItsNames) {
+  Manifest manifest{.job = "a \"job\"\\", .attempt = 3, .step = 123456789012};
+  manifest.spec_yaml = "a: 1\nb: \"\xc3\xa9\"\n";
+  manifest.state = {.next_sample_idx = 5, .seed = -7, .extra = {{"k\"", "\x01"}}};
+  manifest.shards = {{"s-1", INT64_MAX, "00ff"}, {"s-2", 0, ""}};
+  EXPECT_EQ(nlohmann::json::parse(print_manifest(manifest))["tensors"].size(), 0U);
+  const std::vector<std::string> names = {
+      "plain.weight[0:3]", "quote\"", "back\\slash", "line\n", "\x7f\x1f", "\xc3\xa9t\xc3\xa9"};
+  for (const std::string& name : names) {
+    manifest.tensors.push_back(
+        {{name, DType::kBf16, {2, 3, 4}},
+         {{{0, 6, 0, 4}, 0, name}, {{1, 2, 0, 4}, 1, name + "'", 8}, {{0, 6, 1, 2}, 1, "k"}}});
+  }
+  manifest.tensors.push_back({{"number", DType::kF32, {}}, {}});
+  manifest.tensors.push_back({{"not \xff UTF-8", DType::kI64, {0}}, {{{0, 1, 0, 0}, 1, "\xff"}}});
+  const nlohmann::json json = nlohmann::json::parse(print_manifest(manifest));
+  EXPECT_EQ(json["format_version"], kManifestVersion);
+  EXPECT_EQ(json["job"], manifest.job);
+  EXPECT_EQ(json["step"], manifest.step);
+  EXPECT_EQ(json["spec"], manifest.spec_yaml);
+  EXPECT_EQ(json["state"]["seed"], -7);
+  EXPECT_EQ(json["state"]["extra"], nlohmann::json::parse(R"([["k\"", "\u0001"]])"));
+  EXPECT_EQ(json["shards"][0]["bytes"], INT64_MAX);
+  ASSERT_EQ(json["tensors"].size(), names.size() + 2);
+  for (size_t i = 0; i < names.size(); ++i) {
+    const nlohmann::json& tensor = json["tensors"][i];
+    EXPECT_EQ(tensor["name"], names[i]);
+    EXPECT_EQ(tensor["dtype"], "bf16");
+    EXPECT_EQ(tensor["shape"], (std::vector<int64_t>{2, 3, 4}));
+    const nlohmann::json pieces = {
+        {{"shard", 0}, {"key", names[i]}},
+        {{"rows", {1, 3}}, {"shard", 1}, {"key", names[i] + "'"}, {"offset", 8}},
+        {{"cols", {1, 3}}, {"shard", 1}, {"key", "k"}}};
+    EXPECT_EQ(tensor["pieces"], pieces);
+  }
+  EXPECT_EQ(json["tensors"][names.size()]["shape"].size(), 0U);
+  EXPECT_EQ(json["tensors"][names.size()]["pieces"].size(), 0U);
+  EXPECT_EQ(json["tensors"][names.size() + 1]["name"], "not \xef\xbf\xbd UTF-8");
 }
 
 TEST(Checkpoint, NewestValidSkipsTheDamagedAndSaysWhy) {
