@@ -158,7 +158,9 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
   void* address = ::mmap(nullptr, mapped.size_, PROT_READ, MAP_SHARED, file.fd, 0);
   if (address == MAP_FAILED) {
     mapped.size_ = 0;
-    return system_error("cannot map", path);
+    const bool memory = errno == ENOMEM;  // of addresses: ulimit -v
+    const Status status = system_error("cannot map", path);
+    return memory ? Status(Code::kOutOfMemory, status.message()) : status;
   }
   mapped.data_ = static_cast<const std::byte*>(address);
   mapped.place_ = list_map(mapped.data_, mapped.size_, path);

@@ -1,6 +1,8 @@
 // The cache of oneDNN matmul primitives; see matmul.h.
 #include "kernels/cpu/matmul.h"
 
+#include <sys/mman.h>
+
 #include <array>
 #include <atomic>
 #include <mutex>
@@ -194,6 +196,21 @@ Cache& cache() {
   return *c;
 }
 
+// oneDNN writes the code that it makes for a product into memory without looking whether it got
+// any: under a tight limit of address space (ulimit -v) the process ended by signal 11. So room is
+// asked for first, a multiple of what one product has been seen to take, and given back.
+void expect_room_for_code() {
+  constexpr size_t kRoomBytes = size_t{16} << 20;
+  void* room =
+      ::mmap(nullptr, kRoomBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED) {
+    throw Failure(
+        Code::kOutOfMemory, "cpu: matmul",
+        std::to_string(kRoomBytes) + " bytes for a product's code could not be allocated");
+  }
+  ::munmap(room, kRoomBytes);
+}
+
 // The instruction sets are numbered as bit sets: a larger one holds the smaller ones' bits.
 bool has_isa(dnnl::cpu_isa isa) {
   static const auto effective = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
@@ -214,12 +231,14 @@ std::shared_ptr<const Matmul> cached_matmul(const MatmulShape& shape, int thread
   if (c.entries.size() >= kCacheMax) c.entries.clear();
   try {
     const ScopedThreads scoped(threads);
+    expect_room_for_code();
     auto made = std::make_shared<const DnnlMatmul>(shape);
     c.entries.emplace(key, made);
     ++c.made;
     return made;
   } catch (const dnnl::error& e) {
-    throw Failure(Code::kDevice, "cpu: matmul",
+    const bool memory = e.status == dnnl_out_of_memory;
+    throw Failure(memory ? Code::kOutOfMemory : Code::kDevice, "cpu: matmul",
                   "oneDNN has no product [" + std::to_string(shape.m) + ", " +
                       std::to_string(shape.k) + "] x [" + std::to_string(shape.k) + ", " +
                       std::to_string(shape.n) + "] of " + dtype_name(shape.in) + ": " + e.what());

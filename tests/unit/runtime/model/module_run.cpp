@@ -4,7 +4,6 @@
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <omp.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,28 +13,12 @@
 #include "runtime/device/device.h"
 #include "runtime/model/rope_tables.h"
 #include "tests/unit/runtime/comm/ranks.h"
+#include "tests/unit/runtime/comm/shared_floats.h"
 
 namespace dsv3::model {
 namespace {
 
 constexpr size_t kScalars = 5;
-
-// Floats that the ranks write and the test reads; zero at first.
-class SharedFloats {
- public:
-  explicit SharedFloats(size_t count) : bytes_(count * sizeof(float)) {
-    data_ = static_cast<float*>(
-        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  }
-  ~SharedFloats() { ::munmap(data_, bytes_); }
-  SharedFloats(const SharedFloats&) = delete;
-  SharedFloats& operator=(const SharedFloats&) = delete;
-  float* data() { return data_; }
-
- private:
-  size_t bytes_;
-  float* data_;
-};
 
 std::vector<float> flatten(const Outcome& o) {
   std::vector<float> all{static_cast<float>(o.loss), static_cast<float>(o.tensor_forward),
@@ -205,7 +188,7 @@ Outcome run_on_ranks(const ModuleCase& c, const ModuleBody& body) {
   for (auto* part : {&sum.y, &sum.dx, &sum.grads}) std::fill(part->begin(), part->end(), 0.0f);
   sum.loss = 0;
   const size_t count = kScalars + sum.y.size() + sum.dx.size() + sum.grads.size();
-  SharedFloats shared(count * static_cast<size_t>(world));
+  comm::SharedFloats shared(count * static_cast<size_t>(world));
   const std::string rendezvous = comm::unique_rendezvous();
   comm::all_ranks(world, [&](int rank) {
     const auto mesh = comm::connect_or_throw(comm::options_for(rendezvous, rank, world));

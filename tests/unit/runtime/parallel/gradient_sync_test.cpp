@@ -2,7 +2,6 @@
 // processes connected by the real mesh.
 #include <gtest/gtest.h>
 #include <omp.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 
 #include "runtime/comm/cpu/mesh.h"
 #include "runtime/parallel/gradient_sync.h"
+#include "tests/unit/runtime/comm/shared_floats.h"
 #include "tests/unit/runtime/tiny_job.h"
 
 namespace dsv3::parallel {
@@ -30,23 +30,6 @@ struct Setting {
   size_t lanes = 1;
   int64_t micro_batch = 1;
   DType compute = DType::kF32;
-};
-
-// Floats that children write and the parent reads.
-class SharedFloats {
- public:
-  explicit SharedFloats(size_t count) : bytes_(count * sizeof(float)) {
-    data_ = static_cast<float*>(
-        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  }
-  ~SharedFloats() { ::munmap(data_, bytes_); }
-  SharedFloats(const SharedFloats&) = delete;
-  SharedFloats& operator=(const SharedFloats&) = delete;
-  float* data() { return data_; }
-
- private:
-  size_t bytes_;
-  float* data_;
 };
 
 // One rank: its share of the batch, in micro-batches; the last with the observer.
@@ -90,7 +73,7 @@ std::vector<float> rank_gradients(const Setting& setting, int rank, const std::s
 std::vector<float> gradients(const Setting& setting) {
   const int64_t elements = model::param_layout(tiny_job().model).elements;
   const auto size = static_cast<size_t>(elements);
-  SharedFloats shared(size * static_cast<size_t>(setting.ranks));
+  comm::SharedFloats shared(size * static_cast<size_t>(setting.ranks));
   const std::string name = "gradient-sync-" + std::to_string(::getpid());
   std::vector<pid_t> children;
   for (int rank = 0; rank < setting.ranks; ++rank) {

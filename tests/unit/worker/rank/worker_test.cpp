@@ -81,6 +81,20 @@ class WorkerTest : public ::testing::Test {
     std::filesystem::remove(*dir_ + "/err");
     return wait_for(start(std::move(words)));
   }
+  // The same in a shell's process after `command`; nothing that takes long.
+  static int run_under(const std::string& command, const std::vector<std::string>& words) {
+    for (const char* name : {"/out", "/err"}) std::filesystem::remove(*dir_ + name);
+    std::string line = command + " && exec " WORKER_PROGRAM;
+    for (const std::string& word : words) line += " " + word;
+    SpawnOptions options{.argv = {"/bin/sh", "-c", line}};
+    options.stdout_path = *dir_ + "/out";
+    options.stderr_path = *dir_ + "/err";
+    options.extra_env = {{"OMP_NUM_THREADS", "1"}};
+    options.die_with_parent = true;
+    const auto pid = spawn(options);
+    DSV3_CHECK(pid.ok());
+    return wait_for(*pid);
+  }
   static std::string text_of(const std::string& name) {
     const auto text = read_file(*dir_ + "/" + name);
     return text.ok() ? *text : "";
@@ -130,6 +144,32 @@ TEST_F(WorkerTest, RefusesWithTheFrozenCodeAndSaysWhy) {
   EXPECT_EQ(run({"no-such-verb"}), 2);
   EXPECT_EQ(run({"--spec", spec(), "--link-fd", "77"}), 2);
   EXPECT_EQ(run({"data-prepare", "--out", *dir_ + "/x"}), 2);
+}
+
+// From too little for the loader up to enough: whichever allocation is the first to be refused.
+// (What oneDNN makes its code in is one of them; it ended the process by signal 11.)
+TEST_F(WorkerTest, AddressesThatRunOutAreOutOfMemoryAtAnyPoint) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "the sanitizer reserves more addresses than any limit";
+#endif
+  constexpr int kLoader = 127;  // no shared library could be mapped: nothing of ours runs yet
+  int refused = 0, in_product = 0;
+  int code = -1;
+  for (int64_t kib = 48 << 10; code != 0; kib += 2 << 10) {
+    ASSERT_LT(kib, 1 << 20) << "not enough at 1 GiB: " << text_of("err");
+    code = run_under("ulimit -v " + std::to_string(kib),
+                     {"train", "--spec", spec(), "--set", "training.max_steps=1"});
+    if (code == 0 || code == kLoader) continue;
+    const std::string text = text_of("err");
+    EXPECT_EQ(code, 13) << kib << " KiB: " << text;
+    EXPECT_TRUE(text.find("memory") != std::string::npos ||
+                text.find("could not be allocated") != std::string::npos)
+        << kib << " KiB: " << text;
+    in_product += text.find("matmul") != std::string::npos;
+    ++refused;
+  }
+  EXPECT_GT(refused, 5);
+  EXPECT_GT(in_product, 0);
 }
 
 TEST_F(WorkerTest, FirstAttemptOfAJobDoesNotGoOnFromAnothersCheckpoint) {
