@@ -10,8 +10,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <sstream>
+#include <thread>
 #include <tuple>
 
 #include "cluster/plan/schedule.h"
@@ -28,8 +30,9 @@ using plan::ActionKind;
 
 constexpr int64_t kLayers = 8;  // of the parity suite's model
 constexpr int64_t kMicroBatches = 8;
-constexpr int kSteps = 12;  // the last of them are looked at
-constexpr int kTimedSteps = 8;
+constexpr int kFirstSteps = 4;  // not looked at
+// Of one micro-batch, each action once in each; of whole batches.
+constexpr int kAloneSteps = 200, kTogetherSteps = 20;
 
 const char* const kSchedules[] = {"afab", "1f1b", "interleaved", "zero_bubble"};
 
@@ -47,6 +50,11 @@ spec::JobSpec bench_job(const plan::Layout& layout, const std::string& data, int
                    .v_head_dim = 32};
   job.model.moe.expert_intermediate_size = 96;
   job.model.moe.first_k_dense = 0;
+  // Every token to every expert: where they choose, the first layers, whose hidden states are
+  // little more than a token's own, load experts less evenly than the last, and take a tenth
+  // longer.
+  job.model.moe.num_experts = job.model.moe.num_experts_per_token = 4;
+  job.model.moe.n_group = job.model.moe.topk_group = 1;
   job.training.seq_length = 128;
   job.training.global_batch_size = batch;
   return job;
@@ -58,8 +66,16 @@ struct Timed {
   double begin_s = 0, ready_s = 0, end_s = 0;
 };
 
+// The first forward of a step is to be alone as all others are: no stage is at its optimizer, and
+// all but the first already wait (it takes them a fraction of a millisecond to get there). Without
+// it the first stages' forwards take up to a tenth longer.
+void stand_alone(comm::Communicator& world) {
+  world.barrier("next step");
+  if (world.rank() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+}
+
 std::string record(const plan::Layout& layout, const std::string& folder, int64_t micro_batches,
-                   const std::string& rendezvous, int rank) {
+                   int steps, const std::string& rendezvous, int rank) {
   plan::Layout whole = layout;
   whole.grad_accumulation = micro_batches;
   const spec::JobSpec job = bench_job(layout, folder + "/data", micro_batches);
@@ -71,10 +87,11 @@ std::string record(const plan::Layout& layout, const std::string& folder, int64_
   std::vector<parallel::ActionTime> times;
   session.pipeline->record_into(&times);
   std::string text;
-  for (int step = 0; step < kSteps; ++step) {
+  for (int step = 0; step < kFirstSteps + steps; ++step) {
+    if (micro_batches == 1) stand_alone(*peers->groups.world);
     const auto done = train::run_step(session);
     comm::expect(done.ok(), done.status().to_string());
-    if (step < kSteps - kTimedSteps) continue;
+    if (step < kFirstSteps) continue;
     for (const parallel::ActionTime& t : times) {
       text += fmt::format(
           "{} {} {} {} {:.9f} {:.9f} {:.9f}\n", step, rank, static_cast<int>(t.action.kind),
@@ -85,12 +102,12 @@ std::string record(const plan::Layout& layout, const std::string& folder, int64_
   return text;
 }
 
-std::vector<Timed> run(const plan::Layout& layout, const std::string& folder,
-                       int64_t micro_batches) {
+std::vector<Timed> run(const plan::Layout& layout, const std::string& folder, int64_t micro_batches,
+                       int steps) {
   const std::string rendezvous = comm::unique_rendezvous();
   std::vector<Timed> all;
   for (const auto& result : comm::run_ranks(static_cast<int>(layout.pp), [&](int rank) {
-         return record(layout, folder, micro_batches, rendezvous, rank);
+         return record(layout, folder, micro_batches, steps, rendezvous, rank);
        })) {
     if (result.failed) {
       fmt::print(stderr, "{}: {}\n", plan::to_string(layout), result.text);
@@ -186,7 +203,7 @@ plan::PipelineShape shape_of(const char* schedule, int64_t stages) {
 
 // Of each layer, with the embedding and the head where they are: one recording for all replays.
 std::vector<plan::ChunkTime> layer_times(const std::string& folder) {
-  return chunk_times(run(layout_of("zero_bubble", kLayers), folder, 1), kLayers, 1);
+  return chunk_times(run(layout_of("zero_bubble", kLayers), folder, 1, kAloneSteps), kLayers, 1);
 }
 
 // Times of so many virtual stages.
@@ -230,7 +247,7 @@ void measure_together(const std::string& folder) {
       "| replayed | formula |\n|---|---|---|---|---|---|\n");
   for (const char* schedule : kSchedules) {
     const plan::Layout layout = layout_of(schedule, 2);
-    const std::vector<Timed> all = run(layout, folder, kMicroBatches);
+    const std::vector<Timed> all = run(layout, folder, kMicroBatches, kTogetherSteps);
     struct Span {
       double begin = 1e300, end = 0, busy = 0;
     };
