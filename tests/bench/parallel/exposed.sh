@@ -6,7 +6,7 @@
 # zero1: half of the bytes are weights, which nothing hides. ep: DSV3_BENCH_SHARED (4) shared experts, because they and the experts are
 # what an exchange hides behind.
 # Needs root, iproute2 and two cores. usage: tests/bench/parallel/exposed.sh dp|zero1|ep|tp|cp|pp [CONFIG] [SHARE …]; DSV3_BENCH_STEPS (20;
-# ep 6), DSV3_BENCH_BIN, DSV3_BENCH_TOKENS (2048, of a step; ep 32768), DSV3_BENCH_SETS ("KEY=VALUE …", for every run).
+# ep 3), DSV3_BENCH_BIN, DSV3_BENCH_TOKENS (2048, of a step; ep 65536), DSV3_BENCH_SETS ("KEY=VALUE …", for every run).
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 bin=${DSV3_BENCH_BIN:-$PWD/build/${DSV3_PRESET:-dev}/bin}
@@ -23,10 +23,11 @@ switch=parallel.overlap_grad_reduce
 case $axis in
   dp) sets=(parallel.data_parallel_size=2 parallel.zero_stage=0 training.micro_batch_size=4) ;;
   zero1) sets=(parallel.data_parallel_size=2 parallel.zero_stage=1 training.micro_batch_size=4) ;;
-  # Sixteen micro-batches a step, so that it is rows that the link is busy with, not the sums of dense gradients.
+  # 32 micro-batches a step, so that it is rows that the link is busy with: the sums of the dense gradients, once a step, are as long as
+  # the rows of two of them, and hide behind one.
   ep) sets=(parallel.expert_parallel_size=2 parallel.data_parallel_size=1 parallel.zero_stage=0 training.micro_batch_size=4
-    training.global_batch_size=128 "model.moe.num_shared_experts=${DSV3_BENCH_SHARED:-4}")
-    steps=${DSV3_BENCH_STEPS:-6} tokens=${DSV3_BENCH_TOKENS:-32768} ;;
+    training.global_batch_size=256 "model.moe.num_shared_experts=${DSV3_BENCH_SHARED:-4}")
+    steps=${DSV3_BENCH_STEPS:-3} tokens=${DSV3_BENCH_TOKENS:-65536} ;;
   tp) sets=(parallel.tensor_parallel_size=2 parallel.data_parallel_size=1 training.micro_batch_size=8) ;;
   cp) sets=(parallel.context_parallel_size=2 parallel.data_parallel_size=1 training.micro_batch_size=8) ;;
   pp) sets=(parallel.pipeline_parallel_size=2 parallel.data_parallel_size=1 training.micro_batch_size=1) ;;
