@@ -12,17 +12,6 @@
 #include "base/clock.h"
 
 namespace dsv3::checkpoint {
-
-SaveOutcome retired(Result<SavedCheckpoint> saved, const std::string& dir,
-                    int64_t keep_last_count) {
-  SaveOutcome outcome{std::move(saved)};
-  if (outcome.saved.ok()) {
-    outcome.retired = keep_last(dir, keep_last_count, outcome.saved->path).status();
-  }
-  outcome.done_ns = system_clock().steady_ns();
-  return outcome;
-}
-
 namespace {
 
 // struct sched_attr of sched_setattr(2), in its first version: the system's header for it can't
@@ -38,6 +27,16 @@ struct SchedulerAttributes {
 static_assert(sizeof(SchedulerAttributes) == 48);
 
 }  // namespace
+
+SaveOutcome retired(Result<SavedCheckpoint> saved, const std::string& dir,
+                    int64_t keep_last_count) {
+  SaveOutcome outcome{std::move(saved)};
+  if (outcome.saved.ok()) {
+    outcome.retired = keep_last(dir, keep_last_count, outcome.saved->path).status();
+  }
+  outcome.done_ns = system_clock().steady_ns();
+  return outcome;
+}
 
 // On Linux each of these is of this thread only.
 void lower_priority() {
