@@ -48,7 +48,7 @@ TEST(LayoutRestart, OfARankOfAStageGivesTheLossesOfARunThatNobodyDisturbed) {
   for (const pid_t rank : ranks) {
     if (command_of(rank).find("--rank 3 ") != std::string::npos) kill_all({rank});
   }
-  kill_all(ranks, SIGCONT);
+  for (const pid_t rank : ranks) ::kill(rank, SIGCONT);  // the agent may have ended them by now
   EXPECT_EQ(home.ctl({"wait", id}, 100).code, 0) << home.job(id).dump(1);
   EXPECT_EQ(home.job(id)["attempt"], 2);
   expect_undisturbed(home, id, calm);
