@@ -71,6 +71,22 @@ TEST(Curves, KeepTheLargestRateAboveAndTheSmallestTimeBelow) {
   EXPECT_NEAR(curves.seconds(product(1, 1024, 512)), made_up_seconds(16, 1024, 512), 1e-12);
 }
 
+// A part of a rank's experts may be one, where the fewest that were measured are four.
+TEST(Curves, FewerGroupsThanMeasuredTakeTheirShare) {
+  const auto experts = [](int64_t groups) {
+    StepOp op = product(64 * groups, 128, 256);
+    op.op = "grouped_gemm";
+    op.cls = OpClass::kGroupedGemm;
+    op.groups = groups;
+    return op;
+  };
+  CalibrationSet set = made_up_set();
+  set.points = {point_of(experts(4), 4e-3), point_of(experts(16), 16e-3)};
+  const Curves curves(set);
+  EXPECT_NEAR(curves.seconds(experts(1)), 1e-3, 1e-12);
+  EXPECT_NEAR(curves.seconds(experts(2)), 2e-3, 1e-12);
+}
+
 TEST(Curves, FillAHoleAtTheNearestRate) {
   CalibrationSet set = made_up_set();
   const CalibrationPoint largest = set.points.back();
